@@ -1,0 +1,26 @@
+//! pgdiode moves **transactions** one way, from a source to a target, and commits how far it has come
+//! **together with** the data.
+//!
+//! ```text
+//!            source                       heart                      target
+//!   socket -> frame -> message -> Change -> pump -> Batch -> one target transaction -> commit
+//!      ^                                                          (rows + position)       |
+//!      +----------------------------------- confirm <-------------------------------------+
+//! ```
+//!
+//! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
+//!
+//! - words: [`change`], [`position`], [`error`], [`secret`]
+//! - wires: [`pg`], our PostgreSQL connections
+//! - ends: [`source`] and [`target`], ignorant of each other
+//! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
+//! - house: [`config`], [`pipeline`], [`verify`], [`status`]
+//! - doors: [`cli`]
+//!
+//! `ARCHITECTURE.md` tells the way of one change through these rooms.
+
+pub mod change;
+pub mod error;
+pub mod pg;
+pub mod position;
+pub mod secret;

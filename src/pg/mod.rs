@@ -1,0 +1,7 @@
+//! Our PostgreSQL connections: libpq's conventions for saying where and how, TLS, authentication, and one
+//! [`Session`] that speaks the wire protocol: SQL, raw COPY frames, logical replication.
+//!
+//! One client for everything, over the `postgres-protocol` codec: the published clients do not do replication, and
+//! a COPY relayed frame by frame costs a tenth of the processor time of one that is unpacked and packed again.
+
+pub mod quote;
