@@ -274,8 +274,9 @@ impl Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {
     pub xid: u32,
-    /// Commit end LSN: the position once the transaction is applied, and what orders and de-duplicates.
-    pub position: Lsn,
+    /// Where its commit record begins. A snapshot or slot at consistent point `p` shows the transaction exactly when
+    /// `commit_lsn < p`.
+    pub commit_lsn: Lsn,
     /// Commit time at the source, microseconds since 2000-01-01 UTC.
     pub committed_at_us: i64,
 }
@@ -285,7 +286,8 @@ pub struct Transaction {
 pub enum Event {
     Begin(Transaction),
     Change(Change),
-    Commit(Transaction),
+    /// The commit end LSN: the position once the transaction is applied, and what orders and de-duplicates.
+    Commit(Lsn),
     /// The source has nothing up to this position: an empty transaction. Never between Begin and Commit.
     Idle(Lsn),
 }

@@ -25,3 +25,4 @@ pub mod pg;
 pub mod position;
 pub mod secret;
 pub mod source;
+pub mod target;

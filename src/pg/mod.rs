@@ -6,5 +6,9 @@
 
 pub mod connect;
 pub mod conninfo;
+pub mod copy;
+pub mod dump;
 pub mod quote;
+pub mod replication;
+pub mod session;
 pub mod tls;

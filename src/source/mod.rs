@@ -1,4 +1,19 @@
-//! Where transactions come from. A source delivers [`Event`](crate::change::Event)s in commit order and is told how far
-//! the target has durably come; it knows nothing of any target.
+//! Where transactions come from.
+//!
+//! A source delivers [`Event`]s in commit order and is told what may be forgotten. It knows nothing of targets.
 
 pub mod postgres;
+
+use std::future::Future;
+
+use crate::change::Event;
+use crate::error::Result;
+use crate::position::Lsn;
+
+pub trait Source: Send {
+    /// The next event; waits until there is one. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Result<Event>> + Send;
+
+    /// The target has durably committed everything up to `position`; the source may forget all before it.
+    fn confirm(&mut self, position: Lsn) -> Result<()>;
+}

@@ -1,3 +1,13 @@
-//! PostgreSQL as a source: a logical replication slot read through the `pgoutput` plugin.
+//! PostgreSQL as a source: its catalog, its replication slot, its stream of changes.
+//!
+//! ```text
+//! socket -> [stream] frame -> [pgoutput] message -> [assemble] whole transactions, in-progress ones kept in [spool]
+//!        -> bounded channel -> PostgresSource::next
+//! ```
+//!
+//! Sessions are read-only; a slot and its confirmations are the only trace that is left at the source.
 
+pub mod assemble;
 pub mod pgoutput;
+pub mod spool;
+pub mod stream;

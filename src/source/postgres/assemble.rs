@@ -1,0 +1,222 @@
+//! From messages to events: whole transactions in commit order.
+//!
+//! Ordinary transactions arrive whole and pass straight through. Large ones may be streamed while they are still in
+//! progress, in segments that interleave; those wait in a [`Spool`] each until their commit or abort is known.
+//! No socket here: messages in, events out.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::change::{Change, Event, Relation, Transaction};
+use crate::error::{Error, Kind, Result};
+use crate::position::Lsn;
+use crate::source::postgres::pgoutput::{self, Message};
+use crate::source::postgres::spool::{Messages, Spool};
+
+/// Events in order, with the memory that they hold.
+#[derive(Default)]
+pub struct Chunk {
+    pub events: VecDeque<Event>,
+    pub bytes: usize,
+}
+
+impl Chunk {
+    fn push(&mut self, event: Event) {
+        self.bytes += match &event {
+            Event::Change(change) => change.size(),
+            _ => 32,
+        };
+        self.events.push_back(event);
+    }
+}
+
+pub struct Assembler {
+    /// What the server last said of each relation, by its OID.
+    relations: HashMap<u32, Arc<Relation>>,
+    /// In-progress transactions by top-level transaction id.
+    spools: HashMap<u32, Spool>,
+    /// The in-progress transaction whose segment we are in.
+    segment: Option<u32>,
+    /// Between Begin and Commit.
+    in_transaction: bool,
+    /// A streamed transaction whose commit has arrived and whose messages are being turned into events.
+    replay: Option<Replay>,
+    /// Most bytes that all spools together hold in memory.
+    spool_memory_max: usize,
+    spool_directory: PathBuf,
+    spooled: usize,
+}
+
+struct Replay {
+    messages: Messages,
+    end_lsn: Lsn,
+}
+
+impl Assembler {
+    pub fn new(spool_memory_max: usize, spool_directory: PathBuf) -> Assembler {
+        Assembler {
+            relations: HashMap::new(),
+            spools: HashMap::new(),
+            segment: None,
+            in_transaction: false,
+            replay: None,
+            spool_memory_max,
+            spool_directory,
+            spooled: 0,
+        }
+    }
+
+    /// Whether a committed streamed transaction is still coming out: no further message may be given before
+    /// [`Assembler::replay`] has emptied it.
+    pub fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// A keepalive says that all up to `end` has been sent. Inside a transaction that says nothing.
+    pub fn keepalive(&mut self, end: Lsn, out: &mut Chunk) {
+        if !self.in_transaction && self.segment.is_none() && self.replay.is_none() {
+            out.push(Event::Idle(end));
+        }
+    }
+
+    /// Takes one message.
+    pub fn message(&mut self, body: Bytes, out: &mut Chunk) -> Result<()> {
+        assert!(self.replay.is_none(), "a message was given before the replay ended");
+        let message = pgoutput::decode(body.clone(), self.segment.is_some())?;
+        match (self.segment, message) {
+            (Some(_), Message::StreamStop) => self.segment = None,
+            (Some(xid), message) => return self.spool(xid, &body, message),
+            (None, Message::StreamStart { xid, .. }) => {
+                self.segment = Some(xid);
+                self.spools.entry(xid).or_default();
+            }
+            (None, Message::StreamCommit { xid, commit_lsn, end_lsn, committed_at_us }) => {
+                let messages = self.take_spool(xid).into_messages().map_err(spool_failed)?;
+                out.push(Event::Begin(Transaction { xid, commit_lsn, committed_at_us }));
+                self.replay = Some(Replay { messages, end_lsn });
+            }
+            (None, Message::StreamAbort { xid, subxid, .. }) => self.abort(xid, subxid)?,
+            (None, Message::Begin { final_lsn, committed_at_us, xid }) => {
+                self.in_transaction = true;
+                out.push(Event::Begin(Transaction { xid, commit_lsn: final_lsn, committed_at_us }));
+            }
+            (None, Message::Commit { end_lsn, .. }) => {
+                self.in_transaction = false;
+                out.push(Event::Commit(end_lsn));
+            }
+            (None, message) => self.emit(message, out)?,
+        }
+        Ok(())
+    }
+
+    /// Turns more of the committed streamed transaction into events, until `out` holds `bytes_max`.
+    pub fn replay(&mut self, out: &mut Chunk, bytes_max: usize) -> Result<()> {
+        while out.bytes < bytes_max {
+            let Some(replay) = &mut self.replay else { return Ok(()) };
+            if let Some(body) = replay.messages.next().map_err(spool_failed)? {
+                let message = pgoutput::decode(body, true)?;
+                self.emit(message, out)?;
+            } else {
+                out.push(Event::Commit(replay.end_lsn));
+                self.replay = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a message of an in-progress transaction. Relations are noted at once as well: if their message is
+    /// rolled back with a subtransaction, the server does not repeat it.
+    fn spool(&mut self, top_xid: u32, body: &[u8], message: Message) -> Result<()> {
+        let xid = match message {
+            Message::Relation { xid, relation } => {
+                self.relations.insert(relation.id, Arc::new(relation));
+                xid
+            }
+            Message::Insert { xid, .. }
+            | Message::Update { xid, .. }
+            | Message::Delete { xid, .. }
+            | Message::Truncate { xid, .. } => xid,
+            _ => return Ok(()),
+        };
+        let spool = self.spools.entry(top_xid).or_default();
+        let before = spool.memory();
+        spool.append(xid.unwrap_or(top_xid), body);
+        self.spooled += spool.memory() - before;
+        if self.spooled > self.spool_memory_max { self.store_largest() } else { Ok(()) }
+    }
+
+    fn store_largest(&mut self) -> Result<()> {
+        if let Some(spool) = self.spools.values_mut().max_by_key(|spool| spool.memory()) {
+            self.spooled -= spool.memory();
+            spool.store(&self.spool_directory).map_err(spool_failed)?;
+        }
+        Ok(())
+    }
+
+    fn take_spool(&mut self, xid: u32) -> Spool {
+        let spool = self.spools.remove(&xid).unwrap_or_default();
+        self.spooled -= spool.memory();
+        spool
+    }
+
+    fn abort(&mut self, xid: u32, subxid: u32) -> Result<()> {
+        if xid == subxid {
+            self.take_spool(xid);
+            return Ok(());
+        }
+        let Some(spool) = self.spools.get_mut(&xid) else { return Ok(()) };
+        let before = spool.memory();
+        spool.roll_back(subxid).map_err(spool_failed)?;
+        self.spooled -= before - spool.memory();
+        Ok(())
+    }
+
+    /// A message of a transaction that is known to commit.
+    fn emit(&mut self, message: Message, out: &mut Chunk) -> Result<()> {
+        let change = match message {
+            Message::Relation { relation, .. } => {
+                self.relations.insert(relation.id, Arc::new(relation));
+                return Ok(());
+            }
+            Message::Insert { relation_id, new, .. } => {
+                Change::Insert { relation: self.relation(relation_id)?, new }
+            }
+            Message::Update { relation_id, old, new, .. } => {
+                Change::Update { relation: self.relation(relation_id)?, old, new }
+            }
+            Message::Delete { relation_id, old, .. } => {
+                Change::Delete { relation: self.relation(relation_id)?, old }
+            }
+            Message::Truncate { relation_ids, cascade, restart_identity, .. } => {
+                let relations =
+                    relation_ids.into_iter().map(|id| self.relation(id)).collect::<Result<_>>()?;
+                Change::Truncate { relations, cascade, restart_identity }
+            }
+            // What another session says in the log, where rows came from, and type names are not changes.
+            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => return Ok(()),
+            unexpected => {
+                return Err(Error::unexpected(format!("the source sent {unexpected:?} where it cannot be"))
+                    .hint("Please report this: the stream is stopped rather than guessed at."));
+            }
+        };
+        out.push(Event::Change(change));
+        Ok(())
+    }
+
+    fn relation(&self, id: u32) -> Result<Arc<Relation>> {
+        self.relations.get(&id).cloned().ok_or_else(|| {
+            Error::unexpected(format!("the source sent a change of relation {id} that it never described"))
+        })
+    }
+}
+
+fn spool_failed(cause: io::Error) -> Error {
+    let kind = if cause.kind() == io::ErrorKind::StorageFull { Kind::Capacity } else { Kind::Unexpected };
+    Error::new(kind, "a large in-progress transaction cannot be kept on disk").because(cause).hint(
+        "Give `stream.spool_dir` a directory with room for the largest transaction; the transaction is streamed again.",
+    )
+}

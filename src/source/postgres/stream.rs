@@ -1,0 +1,233 @@
+//! The socket's own task: it reads, decodes and answers the server for as long as the pipeline runs.
+//!
+//! A task of its own because the server must hear from us within `wal_sender_timeout` even while the target is busy
+//! for an hour. Back-pressure is the bounded channel: when it is full the socket is not read, and the server waits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::change::Event;
+use crate::error::{Error, Result};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::position::Lsn;
+use crate::source::Source;
+use crate::source::postgres::assemble::{Assembler, Chunk};
+use crate::source::postgres::pgoutput::{self, Frame};
+
+/// Bytes of events that one chunk holds before it must be handed on.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Chunks between the socket and the pump; with [`CHUNK_BYTES_MAX`] this bounds what is read ahead to 4 MiB.
+const CHUNKS_MAX: usize = 16;
+/// The server hears from us at least this often; its default time-out is 60 s.
+const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// A confirmation waits this long for others: each may cost the server a slot file write.
+const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// How values travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    /// Binary for types that have it; only where both sides agree on every type of every table.
+    Binary,
+}
+
+/// What to stream, and how.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    pub slot: String,
+    pub publication: String,
+    /// Where the target stands: everything up to here is already applied.
+    pub from: Lsn,
+    pub format: Format,
+    pub spool_memory_max: usize,
+    pub spool_directory: PathBuf,
+}
+
+/// A running stream of changes.
+pub struct PostgresSource {
+    chunks: mpsc::Receiver<Chunk>,
+    current: Chunk,
+    confirmed: watch::Sender<Lsn>,
+    server_end: watch::Receiver<Lsn>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl PostgresSource {
+    /// Connects and starts streaming from the slot.
+    pub async fn start(conninfo: &ConnInfo, options: StreamOptions) -> Result<PostgresSource> {
+        let mut session = Session::connect_replication(conninfo).await?;
+        let plugin_options = plugin_options(session.server_major(), &options);
+        session.start_replication(&options.slot, options.from, &plugin_options).await?;
+        let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
+        let (confirmed, confirmed_receiver) = watch::channel(options.from);
+        let (server_end_sender, server_end) = watch::channel(options.from);
+        let socket = Socket {
+            session,
+            assembler: Assembler::new(options.spool_memory_max, options.spool_directory),
+            chunk: Chunk::default(),
+            confirmed: confirmed_receiver,
+            received: options.from,
+            server_end: server_end_sender,
+            status_due: Instant::now(),
+        };
+        let task = tokio::spawn(socket.run(chunk_sender));
+        Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, task })
+    }
+
+    /// How far the server had sent when it last spoke: `confirmed <= committed <= received <= server end`.
+    pub fn server_end(&self) -> Lsn {
+        *self.server_end.borrow()
+    }
+
+    async fn ended(&mut self) -> Error {
+        match (&mut self.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => Error::unexpected("the replication stream ended by itself"),
+            Err(panic) => Error::unexpected("the replication task failed").because(panic),
+        }
+    }
+}
+
+/// A pipeline owns its tasks: dropping the source ends the socket's.
+impl Drop for PostgresSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Source for PostgresSource {
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            if let Some(event) = self.current.events.pop_front() {
+                return Ok(event);
+            }
+            match self.chunks.recv().await {
+                Some(chunk) => self.current = chunk,
+                None => return Err(self.ended().await),
+            }
+        }
+    }
+
+    fn confirm(&mut self, position: Lsn) -> Result<()> {
+        self.confirmed.send_if_modified(|confirmed| {
+            let advanced = position > *confirmed;
+            *confirmed = position.max(*confirmed);
+            advanced
+        });
+        Ok(())
+    }
+}
+
+fn plugin_options(server_major: u32, options: &StreamOptions) -> String {
+    let protocol = match server_major {
+        ..=13 => 1,
+        14 => 2,
+        15 => 3,
+        16.. => 4,
+    };
+    let publications = quote::literal(&quote::identifier(&options.publication));
+    let mut text = format!("proto_version '{protocol}', publication_names {publications}");
+    if server_major >= 14 {
+        text.push_str(", streaming 'on'");
+        if options.format == Format::Binary {
+            text.push_str(", binary 'true'");
+        }
+    }
+    text
+}
+
+struct Socket {
+    session: Session,
+    assembler: Assembler,
+    /// Decoded and not yet handed on.
+    chunk: Chunk,
+    confirmed: watch::Receiver<Lsn>,
+    /// End of what has been read from the socket.
+    received: Lsn,
+    server_end: watch::Sender<Lsn>,
+    /// When the server must next hear from us.
+    status_due: Instant,
+}
+
+impl Socket {
+    async fn run(mut self, chunks: mpsc::Sender<Chunk>) -> Result<()> {
+        loop {
+            self.fill_chunk()?;
+            let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.assembler.is_replaying();
+            // In this order: keep the connection alive, hand on what is here, then read more.
+            tokio::select! {
+                biased;
+                () = sleep_until(self.status_due) => self.send_status().await?,
+                changed = self.confirmed.changed() => match changed {
+                    Ok(()) => self.status_due = self.status_due.min(Instant::now() + STATUS_INTERVAL_MIN),
+                    Err(_) => return Ok(()),
+                },
+                permit = chunks.reserve(), if !self.chunk.events.is_empty() => match permit {
+                    Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),
+                    Err(_) => return Ok(()),
+                },
+                received = self.session.receive(), if wants_more => received?,
+            }
+        }
+    }
+
+    /// Decodes what has been received, as far as the chunk has room.
+    fn fill_chunk(&mut self) -> Result<()> {
+        while self.chunk.bytes < CHUNK_BYTES_MAX {
+            if self.assembler.is_replaying() {
+                self.assembler.replay(&mut self.chunk, CHUNK_BYTES_MAX)?;
+                continue;
+            }
+            let Some(frame) = self.session.buffered_replication_frame()? else { break };
+            match pgoutput::decode_frame(frame)? {
+                Frame::XLogData { start, end, body, .. } => {
+                    self.note_server_end(end.max(start));
+                    self.assembler.message(body, &mut self.chunk)?;
+                }
+                Frame::Keepalive { end, reply_requested, .. } => {
+                    self.note_server_end(end);
+                    self.assembler.keepalive(end, &mut self.chunk);
+                    if reply_requested {
+                        self.status_due = Instant::now();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_server_end(&mut self, end: Lsn) {
+        self.received = self.received.max(end);
+        self.server_end.send_if_modified(|server_end| {
+            let advanced = end > *server_end;
+            *server_end = end.max(*server_end);
+            advanced
+        });
+    }
+
+    async fn send_status(&mut self) -> Result<()> {
+        let confirmed = *self.confirmed.borrow_and_update();
+        let status = pgoutput::encode_status_update(
+            self.received.max(confirmed),
+            confirmed,
+            confirmed,
+            now_us(),
+            false,
+        );
+        self.status_due = Instant::now() + STATUS_INTERVAL_MAX;
+        self.session.send_replication_frame(&status).await
+    }
+}
+
+/// Microseconds since 2000-01-01 UTC, PostgreSQL's epoch.
+pub fn now_us() -> i64 {
+    const EPOCH_2000_US: i64 = 946_684_800_000_000;
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX) - EPOCH_2000_US
+}
