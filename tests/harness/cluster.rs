@@ -147,6 +147,8 @@ impl Cluster {
         let path = self.data_directory().join("pg_hba.conf");
         let rest = fs::read_to_string(&path).expect("pg_hba.conf is there");
         fs::write(&path, format!("{lines}{rest}")).expect("pg_hba.conf can be written");
+        let wrong = self.psql("postgres", "select error from pg_hba_file_rules where error is not null");
+        assert!(wrong.is_empty(), "the server refuses pg_hba.conf: {wrong}\n{lines}");
         self.reload();
     }
 
@@ -177,7 +179,7 @@ impl Cluster {
         let mut child = self
             .tools()
             .command("psql")
-            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "-", conninfo])
+            .args(["-wXAtq", "-v", "ON_ERROR_STOP=1", "-f", "-", conninfo])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! let source = Cluster::start(Version::V17, &[]);
-//! source.load_fixtures("postgres");
+//! load_fixtures(&source, "postgres");
 //! let proxy = Proxy::start(source.port());             // cut, heal, delay, freeze, truncate
 //! let pgdiode = PgdiodeRun::new(&config);              // run, spawn, kill
 //! ```
@@ -14,11 +14,17 @@
 #![allow(dead_code, unused_imports)]
 
 mod cluster;
+mod fixtures;
 mod ground;
+mod pipeline;
+mod proxy;
 mod rng;
 mod version;
 
 pub use cluster::{Cluster, PsqlRun};
+pub use fixtures::{load_fixtures, work};
+pub use pipeline::{Output, PgdiodeRun, Running};
+pub use proxy::Proxy;
 pub use rng::Rng;
 pub use version::{Tools, Version};
 
