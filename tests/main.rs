@@ -1,1 +1,5 @@
+//! The integration tests, one binary: a scenario per file, against servers that they start themselves.
 
+mod harness;
+
+mod harness_works;
