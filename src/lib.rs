@@ -20,7 +20,10 @@
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
 
 pub mod change;
+pub mod config;
 pub mod error;
 pub mod pg;
+pub mod pipeline;
 pub mod position;
 pub mod secret;
+pub mod status;

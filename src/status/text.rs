@@ -1,0 +1,1 @@
+//! A status for people: aligned, with colours only where they are wanted.
