@@ -221,11 +221,25 @@ impl Old {
 /// One change. Each carries its relation's shape as of its own moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    Insert { relation: Arc<Relation>, new: Tuple },
+    Insert {
+        relation: Arc<Relation>,
+        new: Tuple,
+    },
     /// `old` is `None` when the identity did not change: then `new` carries it.
-    Update { relation: Arc<Relation>, old: Option<Old>, new: Tuple },
-    Delete { relation: Arc<Relation>, old: Old },
-    Truncate { relations: Vec<Arc<Relation>>, cascade: bool, restart_identity: bool },
+    Update {
+        relation: Arc<Relation>,
+        old: Option<Old>,
+        new: Tuple,
+    },
+    Delete {
+        relation: Arc<Relation>,
+        old: Old,
+    },
+    Truncate {
+        relations: Vec<Arc<Relation>>,
+        cascade: bool,
+        restart_identity: bool,
+    },
 }
 
 impl Change {
@@ -271,7 +285,8 @@ mod tests {
 
     #[test]
     fn tuple_keeps_its_values() {
-        let values = [Value::Null, Value::Text(b""), Value::Unchanged, Value::Binary(b"\x00\xff"), Value::Text(b"a")];
+        let values =
+            [Value::Null, Value::Text(b""), Value::Unchanged, Value::Binary(b"\x00\xff"), Value::Text(b"a")];
         let tuple: Tuple = values.into_iter().collect();
         assert_eq!(tuple.values().collect::<Vec<_>>(), values);
         assert_eq!(Tuple::parse(tuple.data.clone(), 5), Some(tuple.clone()));

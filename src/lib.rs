@@ -20,6 +20,7 @@
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
 
 pub mod change;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod pg;

@@ -29,7 +29,11 @@ pub fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// `text` as a string literal, whatever `standard_conforming_strings` is.
 pub fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 #[cfg(test)]
