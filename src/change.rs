@@ -289,7 +289,11 @@ pub enum Event {
     /// The commit end LSN: the position once the transaction is applied, and what orders and de-duplicates.
     Commit(Lsn),
     /// The source has nothing up to this position: an empty transaction. Never between Begin and Commit.
-    Idle(Lsn),
+    Idle {
+        position: Lsn,
+        /// The source waits to hear that it was received, such as when it shuts down.
+        urgent: bool,
+    },
 }
 
 #[cfg(test)]

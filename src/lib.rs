@@ -20,9 +20,15 @@
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
 
 pub mod change;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod pg;
+pub mod pipeline;
+pub mod plan;
 pub mod position;
+pub mod pump;
 pub mod secret;
 pub mod source;
+pub mod status;
 pub mod target;

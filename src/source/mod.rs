@@ -14,6 +14,9 @@ pub trait Source: Send {
     /// The next event; waits until there is one. Cancel safe.
     fn next(&mut self) -> impl Future<Output = Result<Event>> + Send;
 
+    /// The next event if it is already here: sparing the pump a look at everything else for each.
+    fn try_next(&mut self) -> Option<Event>;
+
     /// The target has durably committed everything up to `position`; the source may forget all before it.
     fn confirm(&mut self, position: Lsn) -> Result<()>;
 }

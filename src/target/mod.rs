@@ -8,7 +8,7 @@ pub mod postgres;
 use std::future::Future;
 use std::time::Instant;
 
-use crate::change::{Change, TableName};
+use crate::change::{Change, Relation, TableName};
 use crate::error::Result;
 use crate::position::Lsn;
 
@@ -71,6 +71,9 @@ pub struct Gathered {
 pub trait Target: Send {
     /// Adds a change to the current transaction. A transaction that outgrows memory is sent ahead, uncommitted.
     fn apply(&mut self, change: Change) -> impl Future<Output = Result<()>> + Send;
+
+    /// Counts a change of the current transaction that is not applied because its table is quarantined.
+    fn pass_over(&mut self, relation: &Relation);
 
     /// Ends the current transaction; an empty one only moves the position.
     fn commit(&mut self, position: Lsn, committed_at_us: i64);

@@ -77,9 +77,9 @@ impl Assembler {
     }
 
     /// A keepalive says that all up to `end` has been sent. Inside a transaction that says nothing.
-    pub fn keepalive(&mut self, end: Lsn, out: &mut Chunk) {
+    pub fn keepalive(&mut self, end: Lsn, urgent: bool, out: &mut Chunk) {
         if !self.in_transaction && self.segment.is_none() && self.replay.is_none() {
-            out.push(Event::Idle(end));
+            out.push(Event::Idle { position: end, urgent });
         }
     }
 

@@ -114,6 +114,10 @@ impl Source for PostgresSource {
         }
     }
 
+    fn try_next(&mut self) -> Option<Event> {
+        self.current.events.pop_front()
+    }
+
     fn confirm(&mut self, position: Lsn) -> Result<()> {
         self.confirmed.send_if_modified(|confirmed| {
             let advanced = position > *confirmed;
@@ -192,7 +196,7 @@ impl Socket {
                 }
                 Frame::Keepalive { end, reply_requested, .. } => {
                     self.note_server_end(end);
-                    self.assembler.keepalive(end, &mut self.chunk);
+                    self.assembler.keepalive(end, reply_requested, &mut self.chunk);
                     if reply_requested {
                         self.status_due = Instant::now();
                     }

@@ -192,6 +192,10 @@ impl Target for PostgresTarget {
         if self.batch.bytes > self.batch_bytes_max { self.send_gathered().await } else { Ok(()) }
     }
 
+    fn pass_over(&mut self, relation: &Relation) {
+        self.skip(relation);
+    }
+
     fn commit(&mut self, position: Lsn, committed_at_us: i64) {
         self.batch.since.get_or_insert_with(Instant::now);
         self.batch.transactions += 1;

@@ -1,0 +1,238 @@
+//! The command line: one file per verb. A verb reads the configuration, asks the house (`pipeline`) and renders what
+//! it says; nothing here knows a source or a target.
+//!
+//! Results go to standard output, everything else to standard error. A closed pipe on standard output is not an
+//! error: whoever read it has seen enough.
+
+/// The exit statuses, as every `--help` ends.
+macro_rules! exit_statuses {
+    () => {
+        "\
+Exit statuses:
+    0  done
+    1  unexpected
+    2  wrong usage or configuration
+    3  refused by a check: version, replica identity, privileges, ownership
+    4  verification found a difference
+    5  another run holds the lock
+    6  source unreachable
+    7  target unreachable
+    8  capacity guard: too little room
+    9  the audit log cannot be written
+  130  interrupted (SIGINT)
+  143  terminated (SIGTERM)"
+    };
+}
+
+mod add_tables;
+mod check;
+mod completions;
+mod detach;
+mod init;
+mod list_tables;
+mod man;
+mod output;
+mod progress;
+mod remove_tables;
+mod reset;
+mod resync;
+mod setup;
+mod signals;
+mod start;
+mod status;
+mod stop;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::change::TableName;
+use crate::config::{Config, Level, Log, LogFormat, Pattern, Pipeline};
+use crate::error::Result;
+
+pub use output::{report, stderr_is_coloured, succeeded_anyway};
+pub use progress::LogWriter;
+pub use signals::Signal;
+
+const TEMPLATE: &str = "\
+{before-help}{about-with-newline}
+{usage-heading} {usage}
+
+{all-args}{after-help}";
+
+/// Moves data one way, provably intact, into a PostgreSQL you own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgdiode",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = false,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    help_template = TEMPLATE,
+    long_about = "\
+Moves data one way, provably intact, into a PostgreSQL you own.
+
+A pipeline copies a source and then applies each of its transactions, in commit order, together with how far it has
+come. The source is read and never written, except by `setup`, `add-tables`, `remove-tables` and `reset`, which print
+what they run.",
+    after_help = "\
+First steps:
+  pgdiode init     write a sample configuration, and fill it in
+  pgdiode check    find what would fail
+  pgdiode setup    create the publication
+  pgdiode start    copy, then follow
+  pgdiode verify   compare both sides
+
+`pgdiode VERB --help` explains a verb.",
+    after_long_help = concat!(
+        "\
+First steps:
+  pgdiode init     write a sample configuration, and fill it in
+  pgdiode check    find what would fail
+  pgdiode setup    create the publication
+  pgdiode start    copy, then follow
+  pgdiode verify   compare both sides
+
+",
+        exit_statuses!()
+    ),
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
+pub struct Global {
+    /// Configuration file [default: ./pgdiode.toml, then the user's, then /etc/pgdiode/pgdiode.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "PGDIODE_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Pipeline, when several are configured
+    #[arg(long, short, global = true, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Results and errors as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Format of the log on standard error: text or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormatName>,
+    /// Log more; twice for still more
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less; twice for errors only
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    pub quiet: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatName {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Init(init::Init),
+    Check(check::Check),
+    Setup(setup::Setup),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Status(status::Status),
+    Verify(verify::Verify),
+    Resync(resync::Resync),
+    AddTables(add_tables::AddTables),
+    RemoveTables(remove_tables::RemoveTables),
+    ListTables(list_tables::ListTables),
+    Reset(reset::Reset),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// How a verb ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// A signal ended it; the exit status says which.
+    Signalled(Signal),
+}
+
+impl Global {
+    pub(crate) fn config(&self) -> Result<Config> {
+        Config::load(self.config.as_deref(), &|name| std::env::var(name).ok())
+    }
+
+    pub(crate) fn pipeline(&self) -> Result<Pipeline> {
+        self.config()?.pipeline(self.pipeline.as_deref()).cloned()
+    }
+
+    /// The log that was configured, moved by the command line. Never fails: what is wrong with the configuration is
+    /// the verb's to say.
+    pub fn log(&self) -> Log {
+        let mut log = self.config().map(|config| config.log).unwrap_or_default();
+        match self.log_format {
+            Some(LogFormatName::Text) => log.format = LogFormat::Text,
+            Some(LogFormatName::Json) => log.format = LogFormat::Json,
+            None => {}
+        }
+        const LEVELS: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
+        let configured = LEVELS.iter().position(|level| *level == log.level).unwrap_or_default();
+        let moved = (configured + usize::from(self.verbose)).saturating_sub(usize::from(self.quiet));
+        log.level = LEVELS[moved.min(LEVELS.len() - 1)];
+        log
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub async fn run(self) -> Result<Outcome> {
+        let Some(verb) = self.verb else {
+            output::text(&Cli::command().render_help().to_string())?;
+            return Ok(Outcome::Done);
+        };
+        // Starting ends in order on a signal; everything else is simply dropped.
+        if let Verb::Start(start) = verb {
+            return Box::pin(start.run(&self.global)).await;
+        }
+        let mut signals = signals::Signals::listen()?;
+        tokio::select! {
+            result = Box::pin(verb.run(&self.global)) => result.map(|()| Outcome::Done),
+            signal = signals.next() => Ok(Outcome::Signalled(signal)),
+        }
+    }
+}
+
+impl Verb {
+    async fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Verb::Init(verb) => verb.run(),
+            Verb::Check(verb) => verb.run(global).await,
+            Verb::Setup(verb) => verb.run(global).await,
+            Verb::Start(verb) => verb.run(global).await.map(drop),
+            Verb::Stop(verb) => verb.run(global).await,
+            Verb::Status(verb) => verb.run(global).await,
+            Verb::Verify(verb) => verb.run(global).await,
+            Verb::Resync(verb) => verb.run(global).await,
+            Verb::AddTables(verb) => verb.run(global).await,
+            Verb::RemoveTables(verb) => verb.run(global).await,
+            Verb::ListTables(verb) => verb.run(global).await,
+            Verb::Reset(verb) => verb.run(global).await,
+            Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
+        }
+    }
+}
+
+/// `schema.table` as an argument; a part in double quotes keeps its dots.
+fn table_name(text: &str) -> Result<TableName, String> {
+    let pattern = text.parse::<Pattern>().map_err(|error| error.what().to_owned())?;
+    pattern.exact().ok_or_else(|| "one table is meant here, without * and ?".into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+use super::{Global, output};
+use crate::error::{Error, Result};
+use crate::pipeline;
+use crate::status::{CheckReport, Level};
+
+/// Find what would fail, before anything runs
+///
+/// Checks the configuration, both connections, versions, privileges, replica identities, free slots and senders, and
+/// what the target already holds. Each finding comes with its remedy.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: nothing.
+
+Examples:
+  pgdiode check
+  pgdiode check --json | jq '.findings[] | select(.level != \"ok\")'
+
+Ends with 3 when a finding refuses the pipeline; warnings alone end with 0.
+
+",
+    exit_statuses!()
+))]
+pub struct Check {}
+
+impl Check {
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
+        let config = global.config()?;
+        let pipeline = config.pipeline(global.pipeline.as_deref())?;
+        let mut report = CheckReport::default();
+        for (what, hint) in config.warnings() {
+            report.push(Level::Warning, what, Some(hint));
+        }
+        report.findings.extend(pipeline::check(pipeline).await?.findings);
+        if global.json {
+            output::json(&report)?;
+        } else {
+            output::text(&report.text(output::paint()))?;
+        }
+        match report.count(Level::Refused) {
+            0 => Ok(()),
+            refused => {
+                Err(Error::refused(format!("{refused} of the checks refused pipeline \"{}\"", pipeline.name))
+                    .hint("settle what is marked refused, then check again"))
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+use super::{Global, output, table_name};
+use crate::change::TableName;
+use crate::error::Result;
+use crate::pipeline;
+
+/// Carry tables no longer
+///
+/// The tables leave the publication. At the target they stay as they are, and stop following.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: the publication at the source, and what pgdiode knows of the tables at the target; no row is deleted.
+
+Examples:
+  pgdiode remove-tables public.audit_2019
+
+",
+    exit_statuses!()
+))]
+pub struct RemoveTables {
+    /// Tables to carry no longer
+    #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
+    tables: Vec<TableName>,
+}
+
+impl RemoveTables {
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
+        let pipeline = global.pipeline()?;
+        let ran = pipeline::remove_tables(&pipeline, &self.tables).await?;
+        output::statements(&ran, global.json)?;
+        output::note(&format!("{} no longer followed; its rows stay", output::listed(&self.tables)));
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+use super::{Global, output, table_name};
+use crate::change::TableName;
+use crate::error::Result;
+use crate::pipeline;
+
+/// Copy tables again
+///
+/// Brings back a quarantined table, or one that differs. The other tables go on meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: the tables' contents at the target are replaced. A running pipeline does it at once, a stopped one when it is
+started.
+
+Examples:
+  pgdiode resync public.users
+  pgdiode resync public.users public.orders
+
+",
+    exit_statuses!()
+))]
+pub struct Resync {
+    /// Tables to copy again
+    #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
+    tables: Vec<TableName>,
+}
+
+impl Resync {
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
+        let pipeline = global.pipeline()?;
+        pipeline::resync(&pipeline, &self.tables).await?;
+        output::note(&format!("{} will be copied again; see `pgdiode status`", output::listed(&self.tables)));
+        Ok(())
+    }
+}

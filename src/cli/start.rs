@@ -1,0 +1,109 @@
+use std::path::PathBuf;
+
+use tokio::sync::{oneshot, watch};
+
+use super::signals::{Signal, Signals};
+use super::{Global, Outcome, detach, output, progress};
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::pipeline;
+use crate::position::Lsn;
+use crate::status::{Progress, Stopped, Until};
+
+/// Copy, then follow
+///
+/// The first start copies every table as of one snapshot, then applies each later transaction of the source in commit
+/// order. A later start goes on where the target says it stands. A broken connection is tried again; an error that
+/// trying again cannot help ends the pipeline.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: writes the tables, the sequences and the schema pgdiode of the target, and creates a replication slot at the
+source. The source keeps write-ahead log for the slot while the pipeline is stopped: see `pgdiode status`.
+
+Examples:
+  pgdiode start                          until interrupted or stopped
+  pgdiode start --detach                 in the background
+  pgdiode start --once-caught-up         then end, for a scheduled run
+  pgdiode start --until-lsn 16/B374D848
+
+The first SIGINT or SIGTERM ends it after the last commit is confirmed, a second one at once; neither loses anything.
+
+",
+    exit_statuses!()
+))]
+pub struct Start {
+    /// Run in the background; returns once the pipeline runs
+    #[arg(long)]
+    detach: bool,
+    /// Log of a detached run [default: $XDG_STATE_HOME/pgdiode/NAME.log]
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    log_file: Option<PathBuf>,
+    /// End when the target holds all that the source had committed at the start
+    #[arg(long)]
+    once_caught_up: bool,
+    /// End when the target holds everything up to this position
+    #[arg(long, value_name = "LSN", conflicts_with = "once_caught_up", value_parser = lsn)]
+    until_lsn: Option<Lsn>,
+}
+
+fn lsn(text: &str) -> Result<Lsn, String> {
+    text.parse().map_err(|error: crate::error::Error| error.what().to_owned())
+}
+
+impl Start {
+    pub(super) async fn run(self, global: &Global) -> Result<Outcome> {
+        let pipeline = global.pipeline()?;
+        if self.detach {
+            detach::start(&pipeline, self.log_file.as_deref()).await?;
+            return Ok(Outcome::Done);
+        }
+        let until = match (self.until_lsn, self.once_caught_up) {
+            (Some(lsn), _) => Until::Reached(lsn),
+            (None, true) => Until::CaughtUp,
+            (None, false) => Until::Stopped,
+        };
+        let (stopped, signal) = attend(&pipeline, until).await?;
+        if let Some(stopped) = stopped {
+            if global.json {
+                output::json(&stopped)?;
+            } else {
+                output::note(&stopped.text(&pipeline.name));
+            }
+        }
+        Ok(signal.map_or(Outcome::Done, Outcome::Signalled))
+    }
+}
+
+/// Works until the pipeline ends. The first signal asks it to; the second does not wait, and then nothing is known of
+/// how it stopped.
+async fn attend(pipeline: &Pipeline, until: Until) -> Result<(Option<Stopped>, Option<Signal>)> {
+    let (sender, receiver) = watch::channel(Progress::default());
+    let (ask, asked) = oneshot::channel::<()>();
+    let stop = async {
+        // A dropped sender is no reason to stop.
+        if asked.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut signals = Signals::listen()?;
+    let mut ask = Some(ask);
+    let mut first = None;
+    let mut work = std::pin::pin!(pipeline::start(pipeline, until, sender, stop));
+    let mut display = std::pin::pin!(progress::show(receiver));
+    let mut displayed = false;
+    loop {
+        tokio::select! {
+            // An ended pipeline is reported before anything else.
+            biased;
+            result = &mut work => return result.map(|stopped| (Some(stopped), first)),
+            signal = signals.next() => {
+                let Some(ask) = ask.take() else { return Ok((None, Some(signal))) };
+                first = Some(signal);
+                output::note("stopping after the last commit; a second signal stops at once");
+                let _ = ask.send(());
+            }
+            () = &mut display, if !displayed => displayed = true,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use super::{Global, output};
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::pipeline;
+
+/// Show how far a pipeline has come
+///
+/// Phase, position and lag, what the slot makes the source keep, and each table's state and counts.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: nothing.
+
+Examples:
+  pgdiode status
+  pgdiode status --watch=5
+  pgdiode status --json | jq .lag_seconds
+
+With several pipelines and no --pipeline, shows all; --json then prints one object a line. --watch --json prints one
+object a line, each time.
+
+",
+    exit_statuses!()
+))]
+pub struct Status {
+    /// Show it again and again, every 2 seconds or as given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    watch: Option<u64>,
+}
+
+/// Moves to the top left and clears to the end of the screen.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+impl Status {
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
+        let config = global.config()?;
+        let pipelines: Vec<&Pipeline> = match &global.pipeline {
+            Some(name) => vec![config.pipeline(Some(name))?],
+            None => config.pipelines.iter().collect(),
+        };
+        let Some(seconds) = self.watch else { return show(&pipelines, global.json, "").await };
+        let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+        loop {
+            show(&pipelines, global.json, clear).await?;
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+async fn show(pipelines: &[&Pipeline], as_json: bool, before: &str) -> Result<()> {
+    let mut statuses = Vec::with_capacity(pipelines.len());
+    for pipeline in pipelines {
+        statuses.push(pipeline::status(pipeline).await?);
+    }
+    match (as_json, statuses.as_slice()) {
+        (true, [only]) if before.is_empty() => output::json_line(only),
+        (true, statuses) => statuses.iter().try_for_each(output::json_line),
+        (false, statuses) => {
+            let paint = output::paint();
+            let texts: Vec<String> = statuses.iter().map(|status| status.text(paint)).collect();
+            output::text(&format!("{before}{}", texts.join("\n")))
+        }
+    }
+}

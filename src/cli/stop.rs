@@ -1,0 +1,39 @@
+use serde_json::json;
+
+use super::{Global, output};
+use crate::error::Result;
+use crate::pipeline;
+
+/// Stop a running pipeline, wherever it runs
+///
+/// The process that works on the pipeline is asked through the target to end after its last commit; this waits until
+/// it has.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = concat!(
+    "\
+Changes: ends the process. The slot stays, so that `pgdiode start` goes on where it stopped, and the source keeps
+write-ahead log for it: to give a pipeline up for good, use `pgdiode reset --drop-slot`.
+
+Examples:
+  pgdiode stop
+  pgdiode stop --pipeline orders
+
+",
+    exit_statuses!()
+))]
+pub struct Stop {}
+
+impl Stop {
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
+        let pipeline = global.pipeline()?;
+        let stopped = pipeline::stop(&pipeline).await?;
+        if global.json {
+            return output::json(&json!({ "stopped": stopped }));
+        }
+        output::note(&match stopped {
+            Some(ran) => format!("stopped process {} on {}", ran.process_id, ran.host),
+            None => format!("pipeline \"{}\" was not running", pipeline.name),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,679 @@
+//! What the operator decides: one TOML file becomes one [`Config`], and every default is written here, once.
+//!
+//! A section's keys are declared with the `section!` macro, which turns one list into the struct, its defaults and
+//! the table of [`Key`]s. From that table come the check for unknown keys (`file`), the annotated sample and the
+//! configuration reference (`reference`): a key cannot exist without its explanation.
+//!
+//! Nothing secret is in `Debug`: connection texts and passwords are [`Secret`](crate::secret::Secret)s.
+
+mod endpoint;
+mod file;
+mod nearest;
+pub mod reference;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+pub use endpoint::{Conninfo, Endpoint};
+pub use nearest::nearest;
+pub use tables::{Pattern, Tables};
+
+/// Everything that was configured, checked as far as it can be without a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from; `None` when it came from the environment.
+    pub file: Option<PathBuf>,
+    /// In the order of their names.
+    pub pipelines: Vec<Pipeline>,
+    pub log: Log,
+}
+
+/// One source, one target and a mode.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    pub name: String,
+    pub mode: Mode,
+    pub source: Endpoint,
+    pub target: Endpoint,
+    pub tables: Tables,
+    pub publication: String,
+    pub slot: String,
+    pub copy: CopyOptions,
+    pub stream: StreamOptions,
+    pub limits: Limits,
+    pub retry: Retry,
+    /// The program that prints the source's schema; `None` looks for `pg_dump` in the usual places.
+    pub pg_dump: Option<PathBuf>,
+}
+
+/// Declares the values that a key may have, by their names in the file.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$text:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+        pub enum $name { $($(#[$text])* #[serde(rename = $word)] $variant),+ }
+
+        impl $name {
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl Shown for $name {
+            fn toml(&self) -> Option<String> {
+                self.as_str().to_owned().toml()
+            }
+        }
+    };
+}
+
+/// Declares a section of the file: its struct, its defaults and its table of keys.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident {
+            $($(#[doc = $text:literal])+ $key:ident: $type:ty = $default:expr, $shape:expr $(, $example:literal)?;)+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[doc = $text])+ pub $key: $type),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default),+ }
+            }
+        }
+
+        impl Section for $name {
+            const ABOUT: &'static str = concat!($($about, "\n"),+);
+
+            fn keys() -> Vec<Key> {
+                let default = Self::default();
+                vec![$(Key {
+                    name: stringify!($key),
+                    shape: $shape,
+                    default: default.$key.toml(),
+                    example: concat!("" $(, $example)?),
+                    text: concat!($($text, "\n"),+),
+                }),+]
+            }
+        }
+    };
+}
+
+choice! {
+    /// How a pipeline works.
+    Mode {
+        /// pgdiode's own engine: initial copy, then change data capture.
+        Stream = "stream",
+        /// The servers' native logical replication, set up and watched by pgdiode.
+        Subscription = "subscription",
+    }
+}
+
+choice! {
+    /// How values travel in the initial copy.
+    Format {
+        /// Binary where both servers agree on every type of the table, else text.
+        Auto = "auto",
+        Text = "text",
+        Binary = "binary",
+    }
+}
+
+choice! {
+    /// How values travel while streaming.
+    Binary {
+        /// On where both servers agree on the types.
+        Auto = "auto",
+        On = "on",
+        Off = "off",
+    }
+}
+
+choice! {
+    /// What follows a change of a table's shape at the source.
+    SchemaDrift {
+        /// Added columns are added to the target; any other drift quarantines the table.
+        Follow = "follow",
+        /// Any drift quarantines the table.
+        Quarantine = "quarantine",
+    }
+}
+
+choice! {
+    /// What follows a change that does not fit what the target holds.
+    OnConflict {
+        /// Make the row what the source says it is, and count.
+        Apply = "apply",
+        /// Stop that table until it is copied again.
+        Quarantine = "quarantine",
+    }
+}
+
+choice! {
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line, for machines.
+        Json = "json",
+    }
+}
+
+choice! {
+    Level {
+        Error = "error",
+        Warn = "warn",
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+}
+
+section! {
+    /// One source, one target and a mode. The section's name is the pipeline's name: lower-case letters, digits and
+    /// `_`, at most 40 characters.
+    PipelineKeys {
+        /// How the pipeline works. `stream`: pgdiode's own engine, an initial copy and then change data capture.
+        /// `subscription`: the servers' native logical replication, set up and watched by pgdiode.
+        mode: Mode = Mode::Stream, Shape::Choice(Mode::WORDS);
+        /// The database that is read and never written: a libpq URI or `key=value` text, or a table
+        /// `[pipeline.NAME.source]` of connection parameters.
+        source: Option<Endpoint> = None, Shape::Connection, r#""postgresql://repl@db1/app""#;
+        /// The database that becomes the mirror, written in the same ways.
+        target: Option<Endpoint> = None, Shape::Connection, r#""service=mirror""#;
+        /// Which tables: patterns `schema.table` with `*` and `?`, names as the catalog stores them. A pattern that
+        /// begins with `!` excludes, wherever it stands in the list; a part in double quotes is taken literally, dots
+        /// included. `*.*` is every ordinary table outside the system schemas.
+        tables: Vec<String> = vec!["*.*".into()], Shape::Texts, r#"["public.*", "!public.audit_*"]"#;
+        /// The publication at the source. Left out: `pgdiode_` and the pipeline's name.
+        publication: Option<String> = None, Shape::Text, r#""pgdiode_main""#;
+        /// The replication slot at the source. Left out: `pgdiode_` and the pipeline's name.
+        slot: Option<String> = None, Shape::Text, r#""pgdiode_main""#;
+        /// The initial copy.
+        copy: CopyOptions = CopyOptions::default(), Shape::of::<CopyOptions>();
+        /// What follows the initial copy.
+        stream: StreamOptions = StreamOptions::default(), Shape::of::<StreamOptions>();
+        /// What a pipeline may use.
+        limits: Limits = Limits::default(), Shape::of::<Limits>();
+        /// How a broken connection is tried again.
+        retry: Retry = Retry::default(), Shape::of::<Retry>();
+    }
+}
+
+section! {
+    /// The initial copy: every table as of one snapshot of the source.
+    CopyOptions {
+        /// Tables, or pieces of tables, that are copied at once. 0: the number of processors, at least 2, at most 8.
+        jobs: usize = 0, Shape::Whole(0, 64);
+        /// Tables larger than this are copied in several pieces at once.
+        split_mb: u64 = 256, Shape::Whole(1, 1_048_576);
+        /// How values travel. `auto`: binary where both servers agree on every type of the table, else text.
+        format: Format = Format::Auto, Shape::Choice(Format::WORDS);
+        /// Indexes built at once after the data. 0: the number of processors, at least 1, at most 4.
+        index_jobs: usize = 0, Shape::Whole(0, 64);
+        /// `maintenance_work_mem` of each session that builds an index at the target.
+        maintenance_work_mem_mb: u64 = 256, Shape::Whole(1, 1_048_576);
+    }
+}
+
+section! {
+    /// What follows the initial copy: transactions, in commit order.
+    StreamOptions {
+        /// Changes that one commit at the target holds at most, unless a single transaction is larger.
+        batch_mb: u64 = 16, Shape::Whole(1, 4096);
+        /// How long a transaction waits for company while the target is idle. 0: not at all.
+        linger_ms: u64 = 0, Shape::Whole(0, 60_000);
+        /// The longest time for which a batch collects transactions while the target is busy.
+        batch_ms_max: u64 = 500, Shape::Whole(1, 60_000);
+        /// Memory for each transaction that arrives before its commit; what exceeds it goes to `spool_dir`.
+        spool_mb: u64 = 64, Shape::Whole(1, 65_536);
+        /// Where large unfinished transactions wait for their commit. Left out: the system's temporary directory.
+        spool_dir: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/spool""#;
+        /// Whether values travel in binary. `auto`: where both servers agree on the types.
+        binary: Binary = Binary::Auto, Shape::Choice(Binary::WORDS);
+        /// How often the sequences' values are carried over. 0: only when the pipeline stops.
+        sequences_seconds: u64 = 10, Shape::Whole(0, 86_400);
+        /// Whether a table that appears at the source and matches `tables` joins by itself.
+        new_tables: bool = true, Shape::Switch;
+        /// How often the status stored in the target is renewed.
+        status_seconds: u64 = 10, Shape::Whole(1, 3600);
+        /// How often a message is written into the source's log so that an idle database's slot advances; the one
+        /// thing a pipeline writes at its source. 0: never.
+        heartbeat_seconds: u64 = 0, Shape::Whole(0, 86_400);
+        /// What follows a change of a table's shape. `follow`: added columns are added, any other drift quarantines
+        /// the table. `quarantine`: any drift does.
+        schema_drift: SchemaDrift = SchemaDrift::Follow, Shape::Choice(SchemaDrift::WORDS);
+        /// What follows a change that does not fit the target. `apply`: an insert of an existing key becomes an
+        /// update; an update or delete of a missing row is counted and skipped. `quarantine`: the table stops until
+        /// it is copied again.
+        on_conflict: OnConflict = OnConflict::Apply, Shape::Choice(OnConflict::WORDS);
+    }
+}
+
+section! {
+    /// What a pipeline may use.
+    Limits {
+        /// Warn when the slot makes the source keep more write-ahead log than this.
+        wal_budget_mb: u64 = 10_240, Shape::Whole(1, 1_073_741_824);
+        /// Memory for changes in flight, all buffers together.
+        memory_mb: u64 = 192, Shape::Whole(32, 1_048_576);
+    }
+}
+
+section! {
+    /// How a broken connection is tried again: the pause doubles from `first_ms` to `max_ms`, with some chance in it.
+    Retry {
+        /// The first pause.
+        first_ms: u64 = 500, Shape::Whole(1, 3_600_000);
+        /// The longest pause.
+        max_ms: u64 = 30_000, Shape::Whole(1, 3_600_000);
+    }
+}
+
+section! {
+    /// What goes to standard error while pgdiode runs.
+    Log {
+        /// `text` for people, `json` for machines: one object a line.
+        format: LogFormat = LogFormat::Text, Shape::Choice(LogFormat::WORDS);
+        /// How much is said. `-v` and `-q` on the command line move it by one.
+        level: Level = Level::Info, Shape::Choice(Level::WORDS);
+        /// Put in front of each line that an auditor looks for, for example `LI: `.
+        audit_prefix: String = String::new(), Shape::Text, r#""LI: ""#;
+    }
+}
+
+section! {
+    /// The whole file.
+    Document {
+        /// The pipelines, by name.
+        pipeline: BTreeMap<String, PipelineKeys> = BTreeMap::new(), Shape::Named(PipelineKeys::keys);
+        /// What goes to standard error.
+        log: Log = Log::default(), Shape::of::<Log>();
+        /// The `pg_dump` that prints the source's schema; it must not be older than the source. Left out: the newest
+        /// that is found on `PATH` and in the usual places.
+        pg_dump: Option<PathBuf> = None, Shape::Path, r#""/usr/lib/postgresql/17/bin/pg_dump""#;
+    }
+}
+
+/// One key of the file, as the reference prints it.
+pub struct Key {
+    pub name: &'static str,
+    pub shape: Shape,
+    /// As TOML; `None` when leaving the key out means something that its text explains.
+    pub default: Option<String>,
+    /// As TOML; empty when the default is a good example.
+    pub example: &'static str,
+    pub text: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy)]
+pub enum Shape {
+    Text,
+    Path,
+    Texts,
+    Switch,
+    /// A whole number, from and up to.
+    Whole(u64, u64),
+    Choice(&'static [&'static str]),
+    /// A text, or a table of `endpoint::parameters()`.
+    Connection,
+    Section(fn() -> Vec<Key>, &'static str),
+    /// A table of sections whose names the operator chooses.
+    Named(fn() -> Vec<Key>),
+}
+
+impl Shape {
+    fn of<S: Section>() -> Shape {
+        Shape::Section(S::keys, S::ABOUT)
+    }
+}
+
+trait Section {
+    const ABOUT: &'static str;
+    fn keys() -> Vec<Key>;
+}
+
+/// A default as TOML.
+trait Shown {
+    fn toml(&self) -> Option<String>;
+}
+
+macro_rules! shown {
+    ($($type:ty: $text:expr),+ $(,)?) => {
+        $(impl Shown for $type {
+            fn toml(&self) -> Option<String> {
+                let text: fn(&$type) -> Option<String> = $text;
+                text(self)
+            }
+        })+
+    };
+}
+
+// A JSON text, number, switch or list is the same in TOML.
+shown! {
+    usize: |number| Some(number.to_string()),
+    u64: |number| Some(number.to_string()),
+    bool: |switch| Some(switch.to_string()),
+    String: |text| serde_json::to_string(text).ok(),
+    Vec<String>: |texts| serde_json::to_string(texts).ok(),
+    Option<String>: |_| None,
+    Option<PathBuf>: |_| None,
+    Option<Endpoint>: |_| None,
+    BTreeMap<String, PipelineKeys>: |_| None,
+    CopyOptions: |_| None,
+    StreamOptions: |_| None,
+    Limits: |_| None,
+    Retry: |_| None,
+    Log: |_| None,
+}
+
+impl CopyOptions {
+    /// `jobs`, decided.
+    pub fn jobs(&self) -> usize {
+        if self.jobs == 0 { processors().clamp(2, 8) } else { self.jobs }
+    }
+
+    /// `index_jobs`, decided.
+    pub fn index_jobs(&self) -> usize {
+        if self.index_jobs == 0 { processors().clamp(1, 4) } else { self.index_jobs }
+    }
+}
+
+impl StreamOptions {
+    /// `spool_dir`, decided.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.spool_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Looks up an environment variable; a parameter, so that tests hold the environment.
+pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Config {
+    /// Reads the named file; without one, `PGDIODE_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
+    /// `PGDIODE_TARGET` describe, or the first file found in the usual places.
+    pub fn load(named: Option<&Path>, variable: Variable<'_>) -> Result<Config> {
+        if let Some(path) =
+            named.map(Path::to_owned).or_else(|| variable("PGDIODE_CONFIG").map(PathBuf::from))
+        {
+            return Config::read(&path);
+        }
+        let places = usual_places(variable);
+        let found = places.iter().find(|place| place.exists());
+        let described = variable("PGDIODE_SOURCE").is_some() || variable("PGDIODE_TARGET").is_some();
+        match (found, described) {
+            (Some(path), false) => Config::read(path),
+            (None, true) => Config::from_environment(variable),
+            (Some(path), true) => Err(Error::config(format!(
+                "both {} and PGDIODE_SOURCE or PGDIODE_TARGET describe what to do",
+                path.display()
+            ))
+            .hint("name the file with --config, or unset the variables")),
+            (None, false) => Err(Error::config("no configuration found").hint(format!(
+                "write one with `pgdiode init`, name one with --config or PGDIODE_CONFIG, or set PGDIODE_SOURCE and \
+                 PGDIODE_TARGET; looked for {}",
+                places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+
+    /// Reads one file.
+    pub fn read(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::config(format!("cannot read {}", path.display()))
+                .hint("write a sample with `pgdiode init`, or name another file with --config")
+                .because(error)
+        })?;
+        Config::parse(path, &text)
+    }
+
+    /// Understands `text`; `path` is for messages, and relative paths count from its directory.
+    pub fn parse(path: &Path, text: &str) -> Result<Config> {
+        let (document, places) = file::read(path, text)?;
+        let mut config = Config::check(document, &|key| places.of(key))?;
+        config.file = Some(path.to_owned());
+        let directory = path.parent().unwrap_or(Path::new(""));
+        for pipeline in &mut config.pipelines {
+            pipeline.anchor(directory);
+        }
+        Ok(config)
+    }
+
+    /// One pipeline, described by variables.
+    fn from_environment(variable: Variable<'_>) -> Result<Config> {
+        let text = |name: &str| variable(name).filter(|text| !text.trim().is_empty());
+        let mut keys = PipelineKeys {
+            source: text("PGDIODE_SOURCE").map(Endpoint::from_text),
+            target: text("PGDIODE_TARGET").map(Endpoint::from_text),
+            ..PipelineKeys::default()
+        };
+        if let Some(tables) = text("PGDIODE_TABLES") {
+            keys.tables = tables.split(',').map(|pattern| pattern.trim().to_owned()).collect();
+        }
+        let name = text("PGDIODE_NAME").unwrap_or_else(|| "main".into());
+        let document = Document { pipeline: BTreeMap::from([(name, keys)]), ..Document::default() };
+        Config::check(document, &|key| match key {
+            [_, _, key @ ("source" | "target" | "tables"), ..] => format!("PGDIODE_{}", key.to_uppercase()),
+            _ => "PGDIODE_NAME".into(),
+        })
+    }
+
+    fn check(document: Document, place: Place<'_>) -> Result<Config> {
+        if document.pipeline.is_empty() {
+            return Err(Error::config(format!("{}: no pipeline is described", place(&[])))
+                .hint("add a section such as [pipeline.main]; `pgdiode init` writes a sample"));
+        }
+        let mut pipelines = Vec::<Pipeline>::with_capacity(document.pipeline.len());
+        for (name, keys) in document.pipeline {
+            let pipeline = Pipeline::check(name, keys, document.pg_dump.clone(), place)?;
+            let twin =
+                pipelines.iter().find(|other| other.slot == pipeline.slot && other.source == pipeline.source);
+            if let Some(twin) = twin {
+                return Err(Error::config(format!(
+                    "{}: slot \"{}\" already belongs to pipeline \"{}\"",
+                    place(&["pipeline", &pipeline.name, "slot"]),
+                    pipeline.slot,
+                    twin.name
+                ))
+                .hint("a replication slot serves one pipeline; name another slot"));
+            }
+            pipelines.push(pipeline);
+        }
+        Ok(Config { file: None, pipelines, log: document.log })
+    }
+
+    /// The pipeline called `name`, or the only one.
+    pub fn pipeline(&self, name: Option<&str>) -> Result<&Pipeline> {
+        let names = || self.pipelines.iter().map(|pipeline| pipeline.name.as_str());
+        let listed = || names().collect::<Vec<_>>().join(", ");
+        match (name, self.pipelines.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Error::config("several pipelines are configured")
+                .hint(format!("choose one with --pipeline: {}", listed()))),
+            (Some(name), pipelines) => {
+                pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
+                    Error::config(format!("there is no pipeline \"{name}\"")).hint(
+                        match nearest(name, names()) {
+                            Some(near) => format!("did you mean \"{near}\"?"),
+                            None => format!("configured: {}", listed()),
+                        },
+                    )
+                })
+            }
+        }
+    }
+
+    /// What works but should not stay so, each with its remedy.
+    pub fn warnings(&self) -> Vec<(String, String)> {
+        let Some(file) = self.file.as_deref().filter(|file| endpoint::others_can_read(file)) else {
+            return Vec::new();
+        };
+        let ends = self.pipelines.iter().flat_map(|pipeline| {
+            [(pipeline, "source", &pipeline.source), (pipeline, "target", &pipeline.target)]
+        });
+        ends.filter(|(_, _, end)| end.holds_password())
+            .map(|(pipeline, side, _)| {
+                (
+                    format!(
+                        "{} can be read by other users and holds the {side}'s password of pipeline \"{}\"",
+                        file.display(),
+                        pipeline.name
+                    ),
+                    format!("run `chmod 600 {}`, or use password_file or password_env", file.display()),
+                )
+            })
+            .collect()
+    }
+}
+
+/// Says where a key was written, or would be, for the front of a message.
+type Place<'a> = &'a dyn Fn(&[&str]) -> String;
+
+fn usual_places(variable: Variable<'_>) -> Vec<PathBuf> {
+    let home = variable("HOME").map(|home| Path::new(&home).join(".config"));
+    let user = variable("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from).or(home);
+    let mut places = vec![PathBuf::from("pgdiode.toml")];
+    places.extend(user.map(|user| user.join("pgdiode/pgdiode.toml")));
+    places.push("/etc/pgdiode/pgdiode.toml".into());
+    places
+}
+
+impl Pipeline {
+    fn check(
+        name: String,
+        keys: PipelineKeys,
+        pg_dump: Option<PathBuf>,
+        place: Place<'_>,
+    ) -> Result<Pipeline> {
+        let at = |key: &[&str]| place(&[&["pipeline", name.as_str()], key].concat());
+        check_name(&name, &at(&[]))?;
+        check_numbers(&keys, &at)?;
+        let source = required(keys.source, "source", &at)?;
+        let target = required(keys.target, "target", &at)?;
+        if source == target {
+            return Err(Error::config(format!("{}: the target is the source itself", at(&["target"])))
+                .hint("a pipeline writes its target; name another database"));
+        }
+        let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
+        if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
+            return Err(Error::config(format!(
+                "{}: a publication's name has 1 to 63 bytes",
+                at(&["publication"])
+            ))
+            .hint(format!("leave the key out to use \"pgdiode_{name}\"")));
+        }
+        let slot = keys.slot.unwrap_or_else(|| format!("pgdiode_{name}"));
+        if !plain_name(&slot, NAME_BYTES_MAX) {
+            return Err(Error::config(format!(
+                "{}: \"{slot}\" cannot name a replication slot",
+                at(&["slot"])
+            ))
+            .hint("use lower-case letters, digits and _, at most 63 characters"));
+        }
+        let tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
+        let PipelineKeys { mode, copy, stream, limits, retry, .. } = keys;
+        Ok(Pipeline {
+            name,
+            mode,
+            source,
+            target,
+            tables,
+            publication,
+            slot,
+            copy,
+            stream,
+            limits,
+            retry,
+            pg_dump,
+        })
+    }
+
+    /// Makes relative paths count from `directory`.
+    fn anchor(&mut self, directory: &Path) {
+        self.source.anchor(directory);
+        self.target.anchor(directory);
+        if let Some(path) = &mut self.stream.spool_dir {
+            *path = directory.join(&*path);
+        }
+        // A bare program name is looked for on PATH.
+        if let Some(path) = self.pg_dump.as_mut().filter(|path| path.components().count() > 1) {
+            *path = directory.join(&*path);
+        }
+    }
+}
+
+/// PostgreSQL cuts longer identifiers (NAMEDATALEN - 1).
+const NAME_BYTES_MAX: usize = 63;
+
+/// Leaves room for `pgdiode_` and a suffix within [`NAME_BYTES_MAX`].
+const PIPELINE_NAME_MAX: usize = 40;
+
+fn check_name(name: &str, place: &str) -> Result<()> {
+    if plain_name(name, PIPELINE_NAME_MAX) {
+        return Ok(());
+    }
+    Err(Error::config(format!("{place}: \"{name}\" cannot name a pipeline"))
+        .hint("use lower-case letters, digits and _, at most 40 characters"))
+}
+
+fn plain_name(name: &str, longest: usize) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.len() <= longest && name.bytes().all(plain)
+}
+
+fn required(end: Option<Endpoint>, key: &str, at: &dyn Fn(&[&str]) -> String) -> Result<Endpoint> {
+    end.filter(|end| !end.is_empty()).ok_or_else(|| {
+        Error::config(format!("{}: the pipeline has no {key}", at(&[key])))
+            .hint(format!("set {key} = \"postgresql://user@host/database\""))
+    })
+}
+
+/// Numbers that are fine alone and not together.
+fn check_numbers(keys: &PipelineKeys, at: &dyn Fn(&[&str]) -> String) -> Result<()> {
+    if keys.retry.first_ms > keys.retry.max_ms {
+        return Err(Error::config(format!(
+            "{}: first_ms = {} is more than max_ms = {}",
+            at(&["retry", "first_ms"]),
+            keys.retry.first_ms,
+            keys.retry.max_ms
+        ))
+        .hint("pauses grow from first_ms to max_ms"));
+    }
+    if keys.stream.linger_ms > keys.stream.batch_ms_max {
+        return Err(Error::config(format!(
+            "{}: linger_ms = {} is more than batch_ms_max = {}",
+            at(&["stream", "linger_ms"]),
+            keys.stream.linger_ms,
+            keys.stream.batch_ms_max
+        ))
+        .hint("no batch collects longer than batch_ms_max"));
+    }
+    let buffers = keys.stream.batch_mb + keys.stream.spool_mb;
+    if buffers > keys.limits.memory_mb {
+        return Err(Error::config(format!(
+            "{}: memory_mb = {} does not hold batch_mb + spool_mb = {buffers}",
+            at(&["limits", "memory_mb"]),
+            keys.limits.memory_mb
+        ))
+        .hint("raise memory_mb, or lower stream.batch_mb or stream.spool_mb"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

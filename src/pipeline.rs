@@ -1,0 +1,73 @@
+//! Runs a pipeline: the only place that names both a source and a target.
+
+use tokio::sync::watch;
+
+use crate::change::TableName;
+use crate::config::Pipeline;
+use crate::error::{Error, Result};
+use crate::status::{
+    CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
+};
+
+fn not_built<T>() -> Result<T> {
+    Err(Error::unexpected("not built yet"))
+}
+
+/// Everything that can be found wrong before anything runs.
+pub async fn check(_pipeline: &Pipeline) -> Result<CheckReport> {
+    not_built()
+}
+
+/// The SQL that was run, or with `plan_only` would be, at each side.
+pub async fn setup(_pipeline: &Pipeline, _plan_only: bool) -> Result<Vec<String>> {
+    not_built()
+}
+
+/// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
+pub async fn start(
+    _pipeline: &Pipeline,
+    _until: Until,
+    _progress: watch::Sender<Progress>,
+    _stop: impl Future<Output = ()>,
+) -> Result<Stopped> {
+    not_built()
+}
+
+/// Asks the running process to stop and waits until it has; `None` when none was running.
+pub async fn stop(_pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    not_built()
+}
+
+pub async fn status(_pipeline: &Pipeline) -> Result<PipelineStatus> {
+    not_built()
+}
+
+/// Compares both sides at one position; no `tables` means all that are carried.
+pub async fn verify(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<VerifyReport> {
+    not_built()
+}
+
+/// Has the tables copied again.
+pub async fn resync(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<()> {
+    not_built()
+}
+
+/// The SQL that was run at the source.
+pub async fn add_tables(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<Vec<String>> {
+    not_built()
+}
+
+/// The SQL that was run at the source.
+pub async fn remove_tables(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<Vec<String>> {
+    not_built()
+}
+
+/// Every ordinary table of the source, carried or not.
+pub async fn list_tables(_pipeline: &Pipeline) -> Result<Vec<TableListing>> {
+    not_built()
+}
+
+/// The SQL that was run, or with `plan_only` would be, at each side.
+pub async fn reset(_pipeline: &Pipeline, _reset: Reset, _plan_only: bool) -> Result<Vec<String>> {
+    not_built()
+}
