@@ -8,6 +8,8 @@
 //! Sessions are read-only; a slot and its confirmations are the only trace that is left at the source.
 
 pub mod assemble;
+pub mod catalog;
 pub mod pgoutput;
+pub mod slot;
 pub mod spool;
 pub mod stream;

@@ -1,0 +1,115 @@
+//! Which tables a pipeline carries, and from which commit on.
+//!
+//! The whole state machine is one number per table: `copied_at`, the consistent point of the snapshot that its copy
+//! was read under. A change whose commit record begins before it is in the copy already; any other is applied. A table
+//! that joins late, a copy that crashed halfway and a table that is copied again are all this one rule.
+
+use std::collections::HashMap;
+
+use crate::change::{Relation, TableName};
+use crate::position::Lsn;
+
+/// What is known of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// In step since its copy. `relation` is the source's OID at that time: a table that was dropped and created again
+    /// has another, and its copy is of something else.
+    Copied { at: Lsn, relation: Option<u32> },
+    /// Not followed until it is copied again.
+    Quarantined,
+}
+
+/// What happens to a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Apply,
+    /// It is in the table's copy already.
+    InCopy,
+    /// The table is not known, or not in this shape: once it is copied, that copy will hold the change, because its
+    /// snapshot is younger than the change.
+    AwaitsCopy,
+    /// Counted and passed over: copying the table again brings it back.
+    PassOver,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    rules: HashMap<TableName, Rule>,
+    /// `rules` by the source's OID, filled as relations are met: names are compared once, not for every change.
+    met: HashMap<u32, Option<Rule>>,
+}
+
+impl FromIterator<(TableName, Rule)> for Plan {
+    fn from_iter<I: IntoIterator<Item = (TableName, Rule)>>(rules: I) -> Plan {
+        Plan { rules: rules.into_iter().collect(), met: HashMap::new() }
+    }
+}
+
+impl Plan {
+    /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.
+    pub fn admit(&mut self, relation: &Relation, commit_lsn: Lsn) -> Admission {
+        let rules = &self.rules;
+        let rule = self.met.entry(relation.id).or_insert_with(|| rules.get(&relation.table()).copied());
+        match *rule {
+            Some(Rule::Quarantined) => Admission::PassOver,
+            Some(Rule::Copied { at, .. }) if commit_lsn < at => Admission::InCopy,
+            Some(Rule::Copied { relation: copied, .. }) if copied.is_none_or(|id| id == relation.id) => {
+                Admission::Apply
+            }
+            Some(Rule::Copied { .. }) | None => Admission::AwaitsCopy,
+        }
+    }
+
+    /// Follows a table no further.
+    pub fn quarantine(&mut self, table: &TableName) {
+        self.rules.insert(table.clone(), Rule::Quarantined);
+        self.met.clear();
+    }
+
+    /// The latest copy: before this position the target shows tables of different moments.
+    pub fn consistent_from(&self) -> Lsn {
+        let copied = self.rules.values().filter_map(|rule| match rule {
+            Rule::Copied { at, .. } => Some(*at),
+            Rule::Quarantined => None,
+        });
+        copied.max().unwrap_or(Lsn::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::ReplicaIdentity;
+
+    fn relation(id: u32, name: &str) -> Relation {
+        let identity = ReplicaIdentity::Default;
+        Relation { id, schema: "public".into(), name: name.into(), identity, columns: Vec::new() }
+    }
+
+    #[test]
+    fn a_change_is_applied_exactly_from_its_tables_copy_on() {
+        let rule = Rule::Copied { at: Lsn(100), relation: Some(7) };
+        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        assert_eq!(plan.admit(&relation(7, "t"), Lsn(99)), Admission::InCopy);
+        assert_eq!(plan.admit(&relation(7, "t"), Lsn(100)), Admission::Apply);
+        assert_eq!(plan.consistent_from(), Lsn(100));
+    }
+
+    #[test]
+    fn a_table_that_was_made_anew_is_not_the_one_that_was_copied() {
+        let rule = Rule::Copied { at: Lsn(100), relation: Some(7) };
+        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        assert_eq!(plan.admit(&relation(8, "t"), Lsn(200)), Admission::AwaitsCopy);
+        assert_eq!(plan.admit(&relation(9, "unknown"), Lsn(200)), Admission::AwaitsCopy);
+    }
+
+    #[test]
+    fn a_quarantined_table_is_passed_over_at_once() {
+        let rule = Rule::Copied { at: Lsn(100), relation: None };
+        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        assert_eq!(plan.admit(&relation(7, "t"), Lsn(200)), Admission::Apply);
+        plan.quarantine(&TableName::new("public", "t"));
+        assert_eq!(plan.admit(&relation(7, "t"), Lsn(200)), Admission::PassOver);
+        assert_eq!(plan.consistent_from(), Lsn::ZERO);
+    }
+}

@@ -1,0 +1,121 @@
+//! The replication slot: its creation, its identity, and what has become of it.
+
+use crate::error::{Error, Result};
+use crate::pg::quote;
+use crate::pg::replication::SlotLife;
+use crate::pg::session::Session;
+use crate::position::{Lineage, Lsn};
+
+/// A slot as the source shows it.
+#[derive(Debug, Clone)]
+pub struct SlotState {
+    pub active: bool,
+    pub confirmed: Lsn,
+    /// `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: String,
+    /// Log that the server keeps for the slot, in bytes.
+    pub wal_held_bytes: u64,
+    /// How much more can be written before the slot is in danger; unknown without `max_slot_wal_keep_size`.
+    pub safe_wal_bytes: Option<i64>,
+    /// Why it is of no use any more, where the server says so.
+    pub invalidation: Option<String>,
+}
+
+/// Reads the slot; `None` when there is none of that name.
+pub async fn read(session: &mut Session, slot: &str) -> Result<Option<SlotState>> {
+    let invalidation = match session.server_major() {
+        17.. => "s.invalidation_reason",
+        16 => "case when s.conflicting then 'conflict with recovery' end",
+        _ => "null",
+    };
+    let sql = format!(
+        "select s.active, s.confirmed_flush_lsn, s.wal_status,
+                case when pg_catalog.pg_is_in_recovery() then 0
+                     else pg_catalog.pg_current_wal_lsn() - s.restart_lsn end::int8,
+                s.safe_wal_size, {invalidation}
+           from pg_catalog.pg_replication_slots s where s.slot_name = {}",
+        quote::literal(slot)
+    );
+    let rows = session.query(&sql).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    Ok(Some(SlotState {
+        active: row.bool(0),
+        confirmed: row.optional(1)?.unwrap_or(Lsn::ZERO),
+        wal_status: row.string(2),
+        wal_held_bytes: row.optional::<i64>(3)?.unwrap_or(0).max(0).unsigned_abs(),
+        safe_wal_bytes: row.optional(4)?,
+        invalidation: row.text(5).map(str::to_owned),
+    }))
+}
+
+/// Creates the pipeline's slot and names the history that begins with it.
+pub async fn create(replication: &mut Session, slot: &str, database: &str) -> Result<Lineage> {
+    let system = replication.identify_system().await?;
+    let created =
+        replication.create_slot(slot, SlotLife::Permanent).await.map_err(|error| match error.sqlstate() {
+            Some("55000") => error.hint("Set wal_level = logical at the source and restart it."),
+            Some("53400") => {
+                error.hint("Raise max_replication_slots at the source, or drop a slot that nobody uses.")
+            }
+            Some("42501") => error.hint("The source's user needs the REPLICATION attribute."),
+            _ => error,
+        })?;
+    Ok(Lineage {
+        system_identifier: system.system_identifier,
+        timeline: system.timeline,
+        database: database.to_owned(),
+        slot: slot.to_owned(),
+        consistent_point: created.consistent_point,
+    })
+}
+
+/// What the source must be for the stored position to mean anything there (invariant 4).
+pub async fn check_lineage(
+    replication: &mut Session,
+    session: &mut Session,
+    stored: &Lineage,
+    position: Lsn,
+) -> Result<Lineage> {
+    let system = replication.identify_system().await?;
+    if system.system_identifier != stored.system_identifier {
+        return Err(Error::refused(format!(
+            "the source is another cluster: its system identifier is {}, the target was filled from {}",
+            system.system_identifier, stored.system_identifier
+        ))
+        .hint("If that is intended, start over: pgdiode reset, then pgdiode start."));
+    }
+    if system.timeline < stored.timeline {
+        return Err(Error::refused(format!(
+            "the source is on timeline {}, the target has followed it to timeline {}: it is older than its copy",
+            system.timeline, stored.timeline
+        ))
+        .hint("It may be a backup, or the old primary after a failover. Point the pipeline at the current primary."));
+    }
+    let Some(slot) = read(session, &stored.slot).await? else {
+        return Err(Error::refused(format!("the replication slot \"{}\" is gone", stored.slot)).hint(
+            "Changes since the stored position can no longer be had. Start over with: pgdiode reset, then pgdiode start.",
+        ));
+    };
+    if slot.wal_status == "lost" || slot.invalidation.is_some() {
+        let reason = slot.invalidation.unwrap_or_else(|| "its write-ahead log was removed".into());
+        return Err(Error::refused(format!("the replication slot \"{}\" is lost: {reason}", stored.slot)).hint(
+            "Raise max_slot_wal_keep_size (or idle_replication_slot_timeout) at the source, then start over: pgdiode \
+             reset, then pgdiode start.",
+        ));
+    }
+    if slot.confirmed > position {
+        return Err(Error::refused(format!(
+            "the slot \"{}\" stands at {}, beyond the target's position {position}: changes between would be lost",
+            stored.slot, slot.confirmed
+        ))
+        .hint("The slot was created again, or advanced by somebody else. Start over: pgdiode reset, then pgdiode start."));
+    }
+    if system.timeline > stored.timeline && position > system.position {
+        return Err(Error::refused(format!(
+            "the source was promoted (timeline {} to {}) at {}, before the target's position {position}",
+            stored.timeline, system.timeline, system.position
+        ))
+        .hint("The target holds changes that the new primary never had. Start over: pgdiode reset, then pgdiode start."));
+    }
+    Ok(Lineage { timeline: system.timeline, ..stored.clone() })
+}
