@@ -483,3 +483,6 @@ fn look_up_passwords(conninfo: &mut ConnInfo) {
         host.password = file.find(host, &conninfo.dbname, &conninfo.user);
     }
 }
+
+#[cfg(test)]
+mod tests;
