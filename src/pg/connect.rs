@@ -268,13 +268,13 @@ async fn attempt<'a>(
     address: &Address,
     startup: &[(&str, &str)],
     encryption: Encryption,
-) -> Result<Session<'a>, Failure> {
+) -> Result<Opening<'a>, Failure> {
     let stream = reach(conninfo, host, address, encryption).await.map_err(|error| Failure {
         other_encryption_may_help: encryption == Encryption::IfOffered && error.kind() == Kind::Refused,
         error,
     })?;
     let encrypted = matches!(stream, Stream::Tls(_));
-    let mut session = Session {
+    let mut session = Opening {
         conninfo,
         host,
         stream,
@@ -356,7 +356,7 @@ fn unreachable_socket(path: &Path, error: io::Error) -> Error {
 }
 
 /// A connection on its way to being [`Connected`].
-struct Session<'a> {
+struct Opening<'a> {
     conninfo: &'a ConnInfo,
     host: &'a Host,
     stream: Stream,
@@ -366,7 +366,7 @@ struct Session<'a> {
     secret_key: i32,
 }
 
-impl Session<'_> {
+impl Opening<'_> {
     fn connected(self, address: &Address) -> Connected {
         let mut host = self.host.clone();
         if let Address::Tcp(address) = address {

@@ -164,6 +164,13 @@ impl ConnInfo {
         set("PGSSLMINPROTOCOLVERSION", self.ssl_min_protocol_version.as_str().to_owned());
         set("PGSSLMAXPROTOCOLVERSION", self.ssl_max_protocol_version.as_str().to_owned());
         set("PGCONNECT_TIMEOUT", self.connect_timeout.map_or(0, |timeout| timeout.as_secs()).to_string());
+        variables.extend(self.optional_variables().map(|(name, value)| (name.to_owned(), value)));
+        variables
+    }
+
+    fn optional_variables(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let mut variables = Vec::new();
+        let mut set = |name, value| variables.push((name, value));
         // Variables that only newer clients know are set only when they say something.
         if self.sslnegotiation != SslNegotiation::Postgres {
             set("PGSSLNEGOTIATION", self.sslnegotiation.as_str().to_owned());
@@ -197,7 +204,7 @@ impl ConnInfo {
                 set(name, text.to_owned());
             }
         }
-        variables
+        variables.into_iter()
     }
 
     fn each_host(&self, text: impl Fn(&Host) -> String) -> String {

@@ -120,13 +120,7 @@ pub(super) async fn negotiate(
         match ask(&mut tcp).await.map_err(|error| failure(error, conninfo, host))? {
             b'S' => {}
             b'N' if demand == Demand::GoOnWithout => return Ok(Stream::Tcp(tcp)),
-            b'N' => {
-                return Err(Error::refused(format!("the server at {} does not do TLS", host.display())).hint(format!(
-                    "set ssl = on in the server's postgresql.conf, or, where the network may be trusted, connect \
-                     with sslmode=prefer instead of {}",
-                    conninfo.sslmode.as_str()
-                )));
-            }
+            b'N' => return Err(no_tls(conninfo, host)),
             // An error this early is one of a server that cannot start a session, out of memory or processes.
             b'E' => {
                 return Err(Error::new(
@@ -156,6 +150,14 @@ async fn ask(tcp: &mut TcpStream) -> io::Result<u8> {
     frontend::ssl_request(&mut request);
     tcp.write_all(&request).await?;
     tcp.read_u8().await
+}
+
+fn no_tls(conninfo: &ConnInfo, host: &Host) -> Error {
+    let mode = conninfo.sslmode.as_str();
+    Error::refused(format!("the server at {} does not do TLS", host.display())).hint(format!(
+        "set ssl = on in the server's postgresql.conf; where the network may be trusted, sslmode=prefer \
+         instead of {mode} connects without"
+    ))
 }
 
 pub(super) fn not_postgresql(host: &Host) -> Error {
@@ -268,6 +270,9 @@ fn webpki_verifier(
         let text = read("sslcrl", path)?;
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
         let lists = lists.map_err(|error| malformed("sslcrl", path).because(error.to_string()))?;
+        if lists.is_empty() {
+            return Err(malformed("sslcrl", path));
+        }
         builder = builder.with_crls(lists).enforce_revocation_expiration();
     }
     builder.build().map_err(|error| Error::config(format!("cannot verify with {source}")).because(error))
@@ -310,8 +315,8 @@ fn read(parameter: &str, path: &Path) -> Result<Vec<u8>> {
 }
 
 fn malformed(parameter: &str, path: &Path) -> Error {
-    Error::config(format!("{parameter} {} holds nothing in PEM form", path.display()))
-        .hint("the file begins with a line like -----BEGIN CERTIFICATE-----")
+    Error::config(format!("{parameter} {} holds nothing of its kind in PEM form", path.display()))
+        .hint("a certificate begins with -----BEGIN CERTIFICATE-----, a list with -----BEGIN X509 CRL-----")
 }
 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -555,6 +560,10 @@ pub(super) fn failure(error: io::Error, conninfo: &ConnInfo, host: &Host) -> Err
             let (what, hint) = certificate_problem(reason, conninfo, host);
             Error::refused(what).because(error).hint(hint)
         }
+        Some(rustls::Error::InvalidCertRevocationList(_)) => {
+            let (what, hint) = revocation_problem(host);
+            Error::refused(what).because(error).hint(hint)
+        }
         Some(rustls::Error::AlertReceived(alert)) => {
             let hint = alert_hint(*alert, conninfo);
             Error::refused(format!("the server at {place} ended the TLS handshake")).because(error).hint(hint)
@@ -589,17 +598,21 @@ fn certificate_problem(reason: &CertificateError, conninfo: &ConnInfo, host: &Ho
         CertificateError::Revoked => {
             (format!("the certificate of {place} is revoked"), "replace it on the server".to_owned())
         }
-        CertificateError::UnknownRevocationStatus | CertificateError::ExpiredRevocationListContext { .. } => {
-            (
-                format!("sslcrl does not tell whether the certificate of {place} is revoked"),
-                "give current revocation lists of every authority in the chain as sslcrl".to_owned(),
-            )
-        }
+        CertificateError::UnknownRevocationStatus
+        | CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => revocation_problem(host),
         _ => (
             format!("the certificate of {place} is not acceptable"),
             format!("it must be X.509 version 3 and signed by an authority in {roots}"),
         ),
     }
+}
+
+fn revocation_problem(host: &Host) -> (String, String) {
+    (
+        format!("sslcrl does not tell whether the certificate of {} is revoked", host.display()),
+        "give current revocation lists of every authority in the chain as sslcrl".to_owned(),
+    )
 }
 
 fn alert_hint(alert: AlertDescription, conninfo: &ConnInfo) -> String {

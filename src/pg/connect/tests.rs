@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
+    KeyPair, RevokedCertParams,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener as AsyncTcpListener;
 
@@ -18,6 +21,9 @@ use super::*;
 use crate::pg::conninfo::Environment;
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
+
+/// Of every certificate here: each authority signs few.
+const SERIAL: u64 = 7;
 
 const HBA: &str = "\
 local all all trust
@@ -110,6 +116,9 @@ impl Server {
         let (certificate, key) = signed(&ca.0, "server", &["localhost", "db.example"]);
         self.write("server.crt", &certificate);
         self.write("server.key", &key);
+        self.write("clean.crl", &revocations(&ca.0, &[]));
+        self.write("revoked.crl", &revocations(&ca.0, &[SERIAL]));
+        self.write("others.crl", &revocations(&authority().0, &[]));
         let (certificate, key) = signed(&ca.0, "cert_role", &[]);
         self.write("client.crt", &certificate);
         self.write("client.key", &key);
@@ -180,9 +189,28 @@ fn signed(issuer: &Issuer<'static, KeyPair>, common_name: &str, names: &[&str]) 
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut parameters = CertificateParams::new(names).unwrap();
     parameters.distinguished_name.push(DnType::CommonName, common_name);
+    parameters.serial_number = Some(SERIAL.into());
     let key = KeyPair::generate().unwrap();
     let certificate = parameters.signed_by(&key, issuer).unwrap();
     (certificate.pem(), key.serialize_pem())
+}
+
+fn revocations(issuer: &Issuer<'static, KeyPair>, serials: &[u64]) -> String {
+    let revoked = |serial: &u64| RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let parameters = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    parameters.signed_by(issuer).unwrap().pem().unwrap()
 }
 
 fn failed(result: Result<Connected>) -> Error {
@@ -244,6 +272,9 @@ async fn the_servers_certificate_must_prove_what_sslmode_says() {
         ("sslmode=verify-full sslrootcert={}/server.crt".to_owned(), Ok(())),
         (format!("sslmode=verify-full sslrootcert={{}}/server.crt {ip}"), Err("another host name")),
         (format!("sslmode=require {ip}"), Ok(())),
+        ("sslmode=verify-full sslrootcert={}/ca.crt sslcrl={}/clean.crl".to_owned(), Ok(())),
+        ("sslmode=verify-full sslrootcert={}/ca.crt sslcrl={}/revoked.crl".to_owned(), Err("is revoked")),
+        ("sslmode=verify-ca sslrootcert={}/ca.crt sslcrl={}/others.crl".to_owned(), Err("does not tell")),
         ("sslmode=require ssl_min_protocol_version=TLSv1.3".to_owned(), Ok(())),
         ("sslmode=verify-full sslrootcert={}/ca.crt ssl_max_protocol_version=TLSv1.2".to_owned(), Ok(())),
     ] {
@@ -279,6 +310,7 @@ async fn files_that_cannot_serve_are_named() {
         ("sslmode=verify-full", "needs a root certificate"),
         ("sslmode=require sslrootcert={}/absent", "cannot read sslrootcert"),
         ("sslmode=require sslrootcert={}/client.key", "sslrootcert"),
+        ("sslmode=require sslrootcert={}/ca.crt sslcrl={}/ca.crt", "sslcrl"),
         ("sslmode=require sslcert={}/client.crt", "has no key"),
         ("sslmode=require sslcert={}/client.crt sslkey={}/absent", "cannot read sslkey"),
         ("sslmode=require sslcert={}/client.crt sslkey={}/open.key", "read by others"),
@@ -377,11 +409,15 @@ async fn servers_of_the_wanted_kind_are_chosen() {
     let mut session = session(connect(&conninfo, &read_only).await.unwrap(), &conninfo);
     assert_eq!(session.value("show default_transaction_read_only").await.unwrap(), "on");
     assert_eq!(session.value("show work_mem").await.unwrap(), "1MB");
+    // Servers before 14 report neither parameter and are asked.
+    session.parameters.clear();
+    assert!(!session.in_recovery().await.unwrap());
+    assert!(session.read_only(&[]).await.unwrap());
 }
 
 /// Back to where SQL can be sent.
-fn session(connected: Connected, conninfo: &ConnInfo) -> Session<'_> {
-    Session {
+fn session(connected: Connected, conninfo: &ConnInfo) -> Opening<'_> {
+    Opening {
         conninfo,
         host: &conninfo.hosts[0],
         stream: connected.stream,
@@ -488,6 +524,53 @@ async fn a_server_that_is_starting_is_worth_another_try() {
     let error = failed(connect(&conninfo, &[]).await);
     assert_eq!(error.sqlstate(), Some("57P03"), "{error:?}");
     assert!(error.retries() && error.hint_text().unwrap().contains("soon"), "{error:?}");
+}
+
+/// A server of TLS from the first byte that lets everybody in.
+async fn direct_impostor(alpn: &[&[u8]]) -> ConnInfo {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut configuration = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    configuration.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let listener = AsyncTcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream =
+            tokio_rustls::TlsAcceptor::from(Arc::new(configuration)).accept(stream).await.unwrap();
+        stream.read_buf(&mut BytesMut::new()).await.unwrap();
+        stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05Iafterwards").await.unwrap();
+        stream.flush().await.unwrap();
+        while stream.read_buf(&mut BytesMut::new()).await.is_ok_and(|count| count > 0) {}
+    });
+    let text = format!("host=127.0.0.1 port={port} user=u sslmode=require sslnegotiation=direct");
+    ConnInfo::parse(&text, &Environment::default()).unwrap()
+}
+
+#[tokio::test]
+async fn tls_can_begin_with_the_first_byte() {
+    let connected = connect(&direct_impostor(&[b"postgresql"]).await, &[]).await.unwrap();
+    assert!(connected.tls);
+    assert_eq!(connected.buffer.as_ref(), b"afterwards");
+    let error = failed(connect(&direct_impostor(&[]).await, &[]).await);
+    assert!(error.what().contains("is not a PostgreSQL server"), "{error:?}");
+}
+
+#[test]
+fn only_trouble_that_passes_is_worth_another_try() {
+    for sqlstate in ["53300", "57P03", "57P01", "08006", "58030"] {
+        assert_eq!(kind_of(sqlstate), Kind::SourceUnreachable, "{sqlstate}");
+    }
+    for sqlstate in ["28P01", "28000", "3D000", "42501", "55000", "0A000", "XX000", ""] {
+        assert_eq!(kind_of(sqlstate), Kind::Refused, "{sqlstate}");
+    }
 }
 
 proptest! {
