@@ -6,8 +6,8 @@
 //! nothing is left to resolve but host names.
 //!
 //! Rules: PostgreSQL documentation, "Database Connection Control Functions", "The Password File", "The Connection
-//! Service File". Stricter than libpq in three places: an `sslrootcert` that is named must exist, what we do not
-//! support is refused rather than ignored, and a URI whose password may not be percent-encoded is refused.
+//! Service File". Stricter than libpq in three places: a file of certificates that is named must exist, what we do
+//! not support is refused rather than ignored, and a URI whose password may not be percent-encoded is refused.
 
 mod environment;
 mod parameter;
