@@ -6,8 +6,8 @@
 //! nothing is left to resolve but host names.
 //!
 //! Rules: PostgreSQL documentation, "Database Connection Control Functions", "The Password File", "The Connection
-//! Service File". Stricter than libpq in three places: an `sslrootcert` that is named must exist, what we do not
-//! support is refused rather than ignored, and a URI whose password may not be percent-encoded is refused.
+//! Service File". Stricter than libpq in three places: a file of certificates that is named must exist, what we do
+//! not support is refused rather than ignored, and a URI whose password may not be percent-encoded is refused.
 
 mod environment;
 mod parameter;
@@ -164,6 +164,13 @@ impl ConnInfo {
         set("PGSSLMINPROTOCOLVERSION", self.ssl_min_protocol_version.as_str().to_owned());
         set("PGSSLMAXPROTOCOLVERSION", self.ssl_max_protocol_version.as_str().to_owned());
         set("PGCONNECT_TIMEOUT", self.connect_timeout.map_or(0, |timeout| timeout.as_secs()).to_string());
+        variables.extend(self.optional_variables().map(|(name, value)| (name.to_owned(), value)));
+        variables
+    }
+
+    fn optional_variables(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let mut variables = Vec::new();
+        let mut set = |name, value| variables.push((name, value));
         // Variables that only newer clients know are set only when they say something.
         if self.sslnegotiation != SslNegotiation::Postgres {
             set("PGSSLNEGOTIATION", self.sslnegotiation.as_str().to_owned());
@@ -197,7 +204,7 @@ impl ConnInfo {
                 set(name, text.to_owned());
             }
         }
-        variables
+        variables.into_iter()
     }
 
     fn each_host(&self, text: impl Fn(&Host) -> String) -> String {
@@ -483,3 +490,6 @@ fn look_up_passwords(conninfo: &mut ConnInfo) {
         host.password = file.find(host, &conninfo.dbname, &conninfo.user);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,14 +24,17 @@ fn uri(text: &str) -> Result<Pairs> {
         push_decoded(&mut pairs, "user", user)?;
         push_decoded(&mut pairs, "password", password)?;
     }
+    // `user:pass/word@host`: libpq would take the password for a port, a database or a parameter, and show it.
+    let (authority, behind) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path = behind.split('?').next().unwrap_or_default();
+    if path.contains('@') || (credentials_end.is_none() && authority.contains(':') && behind.contains('@')) {
+        return Err(Error::config("the connection URI has an '@' behind a '/' or a '?'").hint(
+            "in user names, passwords, database names and values write '@' as %40, '/' as %2F and '?' as %3F",
+        ));
+    }
     rest = network_locations(rest, &mut pairs)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let dbname = path.strip_prefix('/').unwrap_or(path);
-    // `user:pass/word@host`: libpq would look for a host named after the user.
-    if credentials_end.is_none() && dbname.contains('@') {
-        return Err(Error::config("the connection URI has an '@' behind a '/'")
-            .hint("in user names, passwords and database names write '@' as %40 and '/' as %2F"));
-    }
     push_decoded(&mut pairs, "dbname", dbname)?;
     query_parameters(query, &mut pairs)?;
     Ok(pairs)
