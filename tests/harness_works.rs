@@ -44,11 +44,15 @@ fn a_killed_server_recovers_and_a_stopped_one_keeps_its_port() {
 }
 
 #[test]
-fn an_error_in_sql_is_an_error_and_so_is_a_condition_never_met() {
+fn an_error_in_sql_ends_the_statements() {
     let cluster = Cluster::start(Version::V15, &[]);
-    let error =
-        cluster.try_psql("postgres", "select 1; select 1/0; select 2").expect_err("a division by zero");
+    let sql = "create table before (); select 1/0; create table after ()";
+    let error = cluster.try_psql("postgres", sql).expect_err("a division by zero");
     assert!(error.contains("division by zero"), "{error}");
+    assert_eq!(
+        cluster.psql("postgres", "select relname from pg_class where relname in ('before', 'after')"),
+        "before"
+    );
 }
 
 #[test]

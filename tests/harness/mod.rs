@@ -31,7 +31,7 @@ pub use version::{Tools, Version};
 use std::time::{Duration, Instant};
 
 /// How long a condition may take before its test fails: generous, because nothing is measured by it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 const POLL: Duration = Duration::from_millis(20);
 

@@ -1,4 +1,4 @@
-//! Which PostgreSQLs there are and where they lie; `scripts/install` puts them there.
+//! Which PostgreSQL versions there are and where they lie; `scripts/install` puts them there.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,48 @@
+# `make help` lists the targets; each is a command that can be typed by hand.
+
+CARGO ?= cargo
+SEED ?=
+
+# What has not been built yet is not offered.
+HIDDEN := $(if $(wildcard scripts/bench),,bench) $(if $(wildcard src/demo.rs src/demo/mod.rs),,demo)
+
+.DEFAULT_GOAL := help
+.PHONY: help build install test chaos bench demo fmt lint check ci clean
+
+help: ## this list
+	@awk -F ':.*## ' -v hidden=' $(HIDDEN) ' \
+	  '/^[a-z-]+:.*## / && !index(hidden, " " $$1 " ") { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+
+build: ## the binary, in target/debug
+	$(CARGO) build --locked
+
+install: ## the PostgreSQL servers that the tests start
+	scripts/install
+
+test: install ## all tests, against real servers
+	$(CARGO) test --locked
+
+chaos: install ## the long random tests; SEED=n repeats one
+	$(if $(SEED),PGDIODE_SEED=$(SEED) )$(CARGO) test --locked --test it chaos -- --ignored --nocapture
+
+bench: install ## copy, stream and verify, measured
+	scripts/bench
+
+demo: install build ## two throw-away servers and a pipeline between them
+	$(CARGO) run --locked --quiet -- demo
+
+fmt: ## formats the code
+	$(CARGO) fmt
+
+lint: ## formatting, clippy, and what dependencies may be
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	scripts/deny
+
+check: lint test ## what must pass before a change is proposed
+
+ci: ## the same, with each stage's time
+	.ci/run
+
+clean: ## removes target/, not the servers in /var/cache/pgdiode
+	$(CARGO) clean
