@@ -4,6 +4,9 @@
 //! Results go to standard output, everything else to standard error. A closed pipe on standard output is not an
 //! error: whoever read it has seen enough.
 
+// What documents a verb is its help, and terminals show no Markdown.
+#![allow(clippy::doc_markdown)]
+
 /// The exit statuses, as every `--help` ends.
 macro_rules! exit_statuses {
     () => {
@@ -51,7 +54,7 @@ use crate::change::TableName;
 use crate::config::{Config, Level, Log, LogFormat, Pattern, Pipeline};
 use crate::error::Result;
 
-pub use output::{report, stderr_is_coloured, succeeded_anyway};
+pub use output::{report, report_usage, stderr_is_coloured, succeeded_anyway};
 pub use progress::LogWriter;
 pub use signals::Signal;
 
@@ -74,9 +77,9 @@ const TEMPLATE: &str = "\
     long_about = "\
 Moves data one way, provably intact, into a PostgreSQL you own.
 
-A pipeline copies a source and then applies each of its transactions, in commit order, together with how far it has
-come. The source is read and never written, except by `setup`, `add-tables`, `remove-tables` and `reset`, which print
-what they run.",
+A pipeline copies a source and then applies each of its transactions, in commit order, together with how far it has \
+come. No row of the source is ever written; what a pipeline needs there, a publication and a replication slot, is \
+created and dropped by the verbs whose help says so.",
     after_help = "\
 First steps:
   pgdiode init     write a sample configuration, and fill it in
@@ -110,8 +113,12 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every verb")]
 pub struct Global {
-    /// Configuration file [default: ./pgdiode.toml, then the user's, then /etc/pgdiode/pgdiode.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "PGDIODE_CONFIG", hide_env_values = true)]
+    /// Configuration file
+    ///
+    /// Without it: the one that PGDIODE_CONFIG names, else the pipeline that PGDIODE_SOURCE, PGDIODE_TARGET,
+    /// PGDIODE_TABLES and PGDIODE_NAME describe, else the first found of ./pgdiode.toml,
+    /// $XDG_CONFIG_HOME/pgdiode/pgdiode.toml and /etc/pgdiode/pgdiode.toml.
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Pipeline, when several are configured
     #[arg(long, short, global = true, value_name = "NAME")]
@@ -120,7 +127,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// Format of the log on standard error: text or json
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", hide_possible_values = true)]
     pub log_format: Option<LogFormatName>,
     /// Log more; twice for still more
     #[arg(long, short, global = true, action = ArgAction::Count)]
@@ -174,13 +181,13 @@ impl Global {
     /// The log that was configured, moved by the command line. Never fails: what is wrong with the configuration is
     /// the verb's to say.
     pub fn log(&self) -> Log {
+        const LEVELS: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
         let mut log = self.config().map(|config| config.log).unwrap_or_default();
         match self.log_format {
             Some(LogFormatName::Text) => log.format = LogFormat::Text,
             Some(LogFormatName::Json) => log.format = LogFormat::Json,
             None => {}
         }
-        const LEVELS: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
         let configured = LEVELS.iter().position(|level| *level == log.level).unwrap_or_default();
         let moved = (configured + usize::from(self.verbose)).saturating_sub(usize::from(self.quiet));
         log.level = LEVELS[moved.min(LEVELS.len() - 1)];

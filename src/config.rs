@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
-pub use tables::{Pattern, Tables};
+pub use tables::{Pattern, Tables, written};
 
 /// Everything that was configured, checked as far as it can be without a server.
 #[derive(Debug, Clone)]
@@ -408,6 +408,7 @@ impl Config {
     /// Reads the named file; without one, `PGDIODE_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
     /// `PGDIODE_TARGET` describe, or the first file found in the usual places.
     pub fn load(named: Option<&Path>, variable: Variable<'_>) -> Result<Config> {
+        let variable: Variable<'_> = &|name| variable(name).filter(|text| !text.trim().is_empty());
         if let Some(path) =
             named.map(Path::to_owned).or_else(|| variable("PGDIODE_CONFIG").map(PathBuf::from))
         {
@@ -456,16 +457,15 @@ impl Config {
 
     /// One pipeline, described by variables.
     fn from_environment(variable: Variable<'_>) -> Result<Config> {
-        let text = |name: &str| variable(name).filter(|text| !text.trim().is_empty());
         let mut keys = PipelineKeys {
-            source: text("PGDIODE_SOURCE").map(Endpoint::from_text),
-            target: text("PGDIODE_TARGET").map(Endpoint::from_text),
+            source: variable("PGDIODE_SOURCE").map(Endpoint::from_text),
+            target: variable("PGDIODE_TARGET").map(Endpoint::from_text),
             ..PipelineKeys::default()
         };
-        if let Some(tables) = text("PGDIODE_TABLES") {
+        if let Some(tables) = variable("PGDIODE_TABLES") {
             keys.tables = tables.split(',').map(|pattern| pattern.trim().to_owned()).collect();
         }
-        let name = text("PGDIODE_NAME").unwrap_or_else(|| "main".into());
+        let name = variable("PGDIODE_NAME").unwrap_or_else(|| "main".into());
         let document = Document { pipeline: BTreeMap::from([(name, keys)]), ..Document::default() };
         Config::check(document, &|key| match key {
             [_, _, key @ ("source" | "target" | "tables"), ..] => format!("PGDIODE_{}", key.to_uppercase()),
@@ -546,7 +546,7 @@ type Place<'a> = &'a dyn Fn(&[&str]) -> String;
 
 fn usual_places(variable: Variable<'_>) -> Vec<PathBuf> {
     let home = variable("HOME").map(|home| Path::new(&home).join(".config"));
-    let user = variable("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from).or(home);
+    let user = variable("XDG_CONFIG_HOME").map(PathBuf::from).or(home);
     let mut places = vec![PathBuf::from("pgdiode.toml")];
     places.extend(user.map(|user| user.join("pgdiode/pgdiode.toml")));
     places.push("/etc/pgdiode/pgdiode.toml".into());
@@ -617,7 +617,7 @@ impl Pipeline {
     }
 }
 
-/// PostgreSQL cuts longer identifiers (NAMEDATALEN - 1).
+/// A server cuts longer identifiers (`NAMEDATALEN - 1`).
 const NAME_BYTES_MAX: usize = 63;
 
 /// Leaves room for `pgdiode_` and a suffix within [`NAME_BYTES_MAX`].

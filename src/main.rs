@@ -9,8 +9,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Ends by itself on wrong usage (2), --help and --version (0).
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return cli::report_usage(&usage),
+    };
     let as_json = cli.global.json;
     log_to_stderr(&cli.global.log());
     match Box::pin(cli.run()).await {

@@ -9,6 +9,7 @@ pub mod text;
 use serde::{Serialize, Serializer};
 
 use crate::change::TableName;
+use crate::config::written;
 use crate::position::Lsn;
 
 /// A pipeline at one moment.
@@ -289,5 +290,5 @@ fn lsn<S: Serializer>(lsn: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 fn table<S: Serializer>(name: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(name)
+    serializer.serialize_str(&written(name))
 }

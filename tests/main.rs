@@ -2,5 +2,6 @@
 
 mod harness;
 
+mod cli;
 mod harness_works;
 mod tidy;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: writes pgdiode.1 and one page for each verb into the directory, which must exist; pages that are there are
+Changes: writes pgdiode.1 and one page for each verb into the directory, which must exist; pages that are there are \
 replaced.
 
 Examples:

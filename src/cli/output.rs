@@ -2,12 +2,14 @@
 
 use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
 
 use super::progress;
 use crate::change::TableName;
+use crate::config::written;
 use crate::error::{Error, Kind, Result};
 use crate::status::text::{Paint, printable};
 
@@ -43,7 +45,7 @@ pub(super) fn statements(statements: &[String], as_json: bool) -> Result<()> {
 
 /// `a.b, c.d`.
 pub(super) fn listed(tables: &[TableName]) -> String {
-    let names: Vec<String> = tables.iter().map(|table| printable(&table.to_string()).into_owned()).collect();
+    let names: Vec<String> = tables.iter().map(|table| printable(&written(table)).into_owned()).collect();
     names.join(", ")
 }
 
@@ -96,18 +98,29 @@ pub fn report(error: &Error, as_json: bool) {
     note(&text);
 }
 
+/// Prints what clap says: help and version (0), or what is wrong with the usage (2).
+pub fn report_usage(usage: &clap::Error) -> ExitCode {
+    let as_json = std::env::args_os().any(|argument| argument == "--json");
+    if usage.use_stderr() && as_json {
+        let rendered = usage.render().to_string();
+        let message = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        report(&Error::config(message).hint("see `pgdiode --help`"), true);
+    } else {
+        // A closed pipe is no error, and nobody is left to be told.
+        let _ = usage.print();
+    }
+    ExitCode::from(if usage.use_stderr() { Kind::Config.exit_status() } else { 0 })
+}
+
 fn error_text(error: &Error, paint: Paint) -> String {
-    let mut text = format!("{} {}", paint.bad("error:"), printable(error.what()));
-    for cause in causes(error) {
-        text.push_str(&format!("\n  caused by: {}", printable(&cause)));
-    }
-    if let Some(sqlstate) = error.sqlstate() {
-        text.push_str(&format!("\n  SQLSTATE: {sqlstate}"));
-    }
-    if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("\n{} {}", paint.strong("hint:"), printable(hint)));
-    }
-    text
+    let mut lines = vec![format!("{} {}", paint.bad("error:"), printable(error.what()))];
+    lines.extend(causes(error).iter().map(|cause| format!("  caused by: {}", printable(cause))));
+    lines.extend(error.sqlstate().map(|sqlstate| format!("  SQLSTATE: {sqlstate}")));
+    lines.extend(error.hint_text().map(|hint| format!("{} {}", paint.strong("hint:"), printable(hint))));
+    lines.join(
+        "
+",
+    )
 }
 
 fn error_json(error: &Error) -> serde_json::Value {

@@ -39,7 +39,7 @@ async fn draw(mut receiver: watch::Receiver<Progress>) {
     while receiver.changed().await.is_ok() {
         let progress = receiver.borrow_and_update().clone();
         let known = progress.phase == Phase::Copying && progress.bytes_total > 0;
-        let template = if known { "{bar:30} {msg}" } else { "{spinner} {msg}" };
+        let template = if known { "{bar:30} {wide_msg}" } else { "{spinner} {wide_msg}" };
         // The templates are ours, and correct.
         bar.0.set_style(
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),

@@ -9,7 +9,7 @@ use crate::{pipeline, status};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: removes the pipeline's positions and counts from the schema pgdiode of the target, and at the source what the
+Changes: removes the pipeline's positions and counts from the schema pgdiode of the target, and at the source what the \
 options name. The copied rows stay. Refused while the pipeline runs.
 
 Examples:

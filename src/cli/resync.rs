@@ -9,7 +9,7 @@ use crate::pipeline;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: the tables' contents at the target are replaced. A running pipeline does it at once, a stopped one when it is
+Changes: the tables' contents at the target are replaced. A running pipeline does it at once, a stopped one when it is \
 started.
 
 Examples:

@@ -4,7 +4,6 @@ use tokio::sync::{oneshot, watch};
 
 use super::signals::{Signal, Signals};
 use super::{Global, Outcome, detach, output, progress};
-use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pipeline;
 use crate::position::Lsn;
@@ -18,7 +17,7 @@ use crate::status::{Progress, Stopped, Until};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: writes the tables, the sequences and the schema pgdiode of the target, and creates a replication slot at the
+Changes: writes the tables, the sequences and the schema pgdiode of the target, and creates a replication slot at the \
 source. The source keeps write-ahead log for the slot while the pipeline is stopped: see `pgdiode status`.
 
 Examples:
@@ -63,7 +62,17 @@ impl Start {
             (None, true) => Until::CaughtUp,
             (None, false) => Until::Stopped,
         };
-        let (stopped, signal) = attend(&pipeline, until).await?;
+        let (sender, receiver) = watch::channel(Progress::default());
+        let (ask, asked) = oneshot::channel::<()>();
+        let stop = async {
+            // A dropped sender is no reason to stop.
+            if asked.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut signals = Signals::listen()?;
+        let work = pipeline::start(&pipeline, until, sender, stop);
+        let (stopped, signal) = attend(work, ask, receiver, async || signals.next().await).await?;
         if let Some(stopped) = stopped {
             if global.json {
                 output::json(&stopped)?;
@@ -77,33 +86,79 @@ impl Start {
 
 /// Works until the pipeline ends. The first signal asks it to; the second does not wait, and then nothing is known of
 /// how it stopped.
-async fn attend(pipeline: &Pipeline, until: Until) -> Result<(Option<Stopped>, Option<Signal>)> {
-    let (sender, receiver) = watch::channel(Progress::default());
-    let (ask, asked) = oneshot::channel::<()>();
-    let stop = async {
-        // A dropped sender is no reason to stop.
-        if asked.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let mut signals = Signals::listen()?;
-    let mut ask = Some(ask);
-    let mut first = None;
-    let mut work = std::pin::pin!(pipeline::start(pipeline, until, sender, stop));
+async fn attend(
+    work: impl Future<Output = Result<Stopped>>,
+    ask: oneshot::Sender<()>,
+    receiver: watch::Receiver<Progress>,
+    mut next_signal: impl AsyncFnMut() -> Signal,
+) -> Result<(Option<Stopped>, Option<Signal>)> {
+    let mut work = std::pin::pin!(work);
     let mut display = std::pin::pin!(progress::show(receiver));
     let mut displayed = false;
+    let mut ask = Some(ask);
+    let mut first = None;
     loop {
         tokio::select! {
             // An ended pipeline is reported before anything else.
             biased;
             result = &mut work => return result.map(|stopped| (Some(stopped), first)),
-            signal = signals.next() => {
+            signal = next_signal() => {
                 let Some(ask) = ask.take() else { return Ok((None, Some(signal))) };
                 first = Some(signal);
                 output::note("stopping after the last commit; a second signal stops at once");
+                // Who is not there to be asked has ended already.
                 let _ = ask.send(());
             }
             () = &mut display, if !displayed => displayed = true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::status::StopReason;
+
+    const STOPPED: Stopped = Stopped { reason: StopReason::Signal, position: None };
+
+    fn channels() -> (oneshot::Sender<()>, oneshot::Receiver<()>, watch::Receiver<Progress>) {
+        let (ask, asked) = oneshot::channel();
+        (ask, asked, watch::channel(Progress::default()).1)
+    }
+
+    #[tokio::test]
+    async fn the_first_signal_asks_and_waits() {
+        let (ask, asked, progress) = channels();
+        let work = async {
+            asked.await.expect("the pipeline is asked, not abandoned");
+            Ok(STOPPED)
+        };
+        let mut signals = vec![Signal::Terminate];
+        let next = async || match signals.pop() {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        };
+        assert_eq!(
+            attend(work, ask, progress, next).await.unwrap(),
+            (Some(STOPPED), Some(Signal::Terminate))
+        );
+    }
+
+    #[tokio::test]
+    async fn the_second_signal_does_not_wait() {
+        let (ask, _asked, progress) = channels();
+        let mut signals = vec![Signal::Terminate, Signal::Interrupt];
+        let next = async || signals.pop().expect("two signals are enough");
+        let ended = attend(std::future::pending(), ask, progress, next).await.unwrap();
+        assert_eq!(ended, (None, Some(Signal::Terminate)));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_passed_on() {
+        let (ask, _asked, progress) = channels();
+        let work = async { Err(Error::refused("no")) };
+        let error = attend(work, ask, progress, std::future::pending).await.unwrap_err();
+        assert_eq!(error.what(), "no");
     }
 }

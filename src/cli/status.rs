@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::{Global, output};
+use super::{Global, output, report};
 use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pipeline;
@@ -19,7 +19,7 @@ Examples:
   pgdiode status --watch=5
   pgdiode status --json | jq .lag_seconds
 
-With several pipelines and no --pipeline, shows all; --json then prints one object a line. --watch --json prints one
+With several pipelines and no --pipeline, shows all; --json then prints one object a line. --watch --json prints one \
 object a line, each time.
 
 ",
@@ -43,26 +43,38 @@ impl Status {
             None => config.pipelines.iter().collect(),
         };
         let Some(seconds) = self.watch else { return show(&pipelines, global.json, "").await };
-        let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+        let clear = if std::io::stdout().is_terminal() && !global.json { CLEAR } else { "" };
         loop {
-            show(&pipelines, global.json, clear).await?;
+            // Somebody who watches wants to see it come back.
+            match show(&pipelines, global.json, clear).await {
+                Err(error) if error.retries() => report(&error, global.json),
+                shown => shown?,
+            }
             tokio::time::sleep(Duration::from_secs(seconds)).await;
         }
     }
 }
 
+/// Shows what can be shown, then fails with the first failure.
 async fn show(pipelines: &[&Pipeline], as_json: bool, before: &str) -> Result<()> {
-    let mut statuses = Vec::with_capacity(pipelines.len());
+    let mut texts = Vec::with_capacity(pipelines.len());
+    let mut failure = None;
     for pipeline in pipelines {
-        statuses.push(pipeline::status(pipeline).await?);
-    }
-    match (as_json, statuses.as_slice()) {
-        (true, [only]) if before.is_empty() => output::json_line(only),
-        (true, statuses) => statuses.iter().try_for_each(output::json_line),
-        (false, statuses) => {
-            let paint = output::paint();
-            let texts: Vec<String> = statuses.iter().map(|status| status.text(paint)).collect();
-            output::text(&format!("{before}{}", texts.join("\n")))
+        match pipeline::status(pipeline).await {
+            Ok(status) if as_json => output::json_line(&status)?,
+            Ok(status) => texts.push(status.text(output::paint())),
+            Err(error) => {
+                let error = if pipelines.len() > 1 {
+                    error.context(format!("pipeline \"{}\"", pipeline.name))
+                } else {
+                    error
+                };
+                failure.get_or_insert(error);
+            }
         }
     }
+    if !as_json {
+        output::text(&format!("{before}{}", texts.join("\n")))?;
+    }
+    failure.map_or(Ok(()), Err)
 }

@@ -11,7 +11,7 @@ use crate::pipeline;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: ends the process. The slot stays, so that `pgdiode start` goes on where it stopped, and the source keeps
+Changes: ends the process. The slot stays, so that `pgdiode start` goes on where it stopped, and the source keeps \
 write-ahead log for it: to give a pipeline up for good, use `pgdiode reset --drop-slot`.
 
 Examples:

@@ -40,13 +40,9 @@ impl Verify {
         if report.identical {
             return Ok(());
         }
-        let tables: Vec<String> = report
-            .tables
-            .iter()
-            .filter(|table| !table.identical)
-            .map(|table| table.name.to_string())
-            .collect();
-        Err(Error::new(Kind::Difference, format!("both sides differ in {}", tables.join(", ")))
+        let different = report.tables.iter().filter(|table| !table.identical);
+        let tables: Vec<TableName> = different.map(|table| table.name.clone()).collect();
+        Err(Error::new(Kind::Difference, format!("both sides differ in {}", output::listed(&tables)))
             .hint("find out who else writes the target; `pgdiode resync TABLE` copies a table again"))
     }
 }

@@ -59,8 +59,7 @@ impl Reading<'_> {
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
-        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.get(..span.start).unwrap_or(self.text).matches('\n').count() + 1
     }
 
     fn section(&mut self, table: &DeTable<'_>, known: &[Key]) -> Result<()> {
@@ -84,7 +83,8 @@ impl Reading<'_> {
 
     fn value(&mut self, key: &Key, value: &DeValue<'_>, span: &Range<usize>) -> Result<()> {
         match (key.shape, value) {
-            (Shape::Text | Shape::Path, DeValue::String(_)) | (Shape::Switch, DeValue::Boolean(_)) => Ok(()),
+            (Shape::Text | Shape::Path | Shape::Connection, DeValue::String(_))
+            | (Shape::Switch, DeValue::Boolean(_)) => Ok(()),
             (Shape::Texts, DeValue::Array(items)) if items.iter().all(|item| item.get_ref().is_str()) => {
                 Ok(())
             }
@@ -94,7 +94,6 @@ impl Reading<'_> {
                 if fits { Ok(()) } else { Err(self.unfit(key, value, span)) }
             }
             (Shape::Choice(words), DeValue::String(word)) if words.contains(&word.as_ref()) => Ok(()),
-            (Shape::Connection, DeValue::String(_)) => Ok(()),
             (Shape::Connection, DeValue::Table(table)) => self.section(table, &endpoint::parameters()),
             (Shape::Section(keys, _), DeValue::Table(table)) => self.section(table, &keys()),
             (Shape::Named(keys), DeValue::Table(table)) => self.named(table, &keys()),
@@ -161,13 +160,19 @@ impl Reading<'_> {
     }
 }
 
-/// The unfit value, where it is short and cannot be a secret.
+/// The unfit value where it cannot be a misplaced secret: a password, or a text that holds one.
 fn shown(key: &Key, value: &DeValue<'_>) -> String {
-    match (key.shape, value) {
-        (Shape::Choice(_) | Shape::Whole(..) | Shape::Switch, DeValue::String(text)) if text.len() <= 40 => {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "_-./".contains(character);
+    let open = matches!(key.shape, Shape::Choice(_) | Shape::Whole(..) | Shape::Switch);
+    match value {
+        DeValue::String(text) if open && text.len() <= 40 && text.chars().all(plain) => {
             format!(", not \"{text}\"")
         }
-        (_, DeValue::Integer(number)) if key.name != "password" => format!(", not {number}"),
-        (_, other) => format!(", not a {}", other.type_str()),
+        DeValue::Integer(number) if open => format!(", not {number}"),
+        other => {
+            let name = other.type_str();
+            let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
+            format!(", not {article} {name}")
+        }
     }
 }

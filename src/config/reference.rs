@@ -43,7 +43,7 @@ fn sample_keys(text: &mut String, keys: &[Key], section: &str) {
 
 fn sample_section(text: &mut String, name: &str, keys: &[Key], about: &str) {
     comment(text, about);
-    text.push_str(&format!("[{name}]\n"));
+    line(text, &format!("[{name}]"));
     sample_keys(text, keys, name);
 }
 
@@ -51,12 +51,12 @@ fn sample_key(text: &mut String, key: &Key, required: bool) {
     comment(text, key.text);
     let value = key.default.as_deref().unwrap_or(key.example);
     let mark = if required { "" } else { "# " };
-    text.push_str(&format!("{mark}{} = {value}\n\n", key.name));
+    line(text, &format!("{mark}{} = {value}\n", key.name));
 }
 
 fn comment(text: &mut String, words: &str) {
-    for line in wrapped(&prose(words), WIDTH - 3) {
-        text.push_str(&format!("## {line}\n"));
+    for words in wrapped(&prose(words), WIDTH - 3) {
+        line(text, &format!("## {words}"));
     }
 }
 
@@ -100,9 +100,9 @@ pub fn markdown() -> String {
 }
 
 fn markdown_section(text: &mut String, name: &str, keys: &[Key], about: &str) {
-    text.push_str(&format!("## `[{name}]`\n\n"));
-    for line in wrapped(&prose(about), 118) {
-        text.push_str(&format!("{line}\n"));
+    line(text, &format!("## `[{name}]`\n"));
+    for words in wrapped(&prose(about), 118) {
+        line(text, &words);
     }
     text.push('\n');
     markdown_table(text, keys.iter().filter(|key| !matches!(key.shape, Shape::Section(..))));
@@ -121,12 +121,8 @@ fn markdown_table<'a>(text: &mut String, keys: impl Iterator<Item = &'a Key>) {
             "" => String::new(),
             example => format!(" Example: `{example}`."),
         };
-        text.push_str(&format!(
-            "| `{}` | {} | {default} | {}{example} |\n",
-            key.name,
-            shape(key.shape),
-            prose(key.text)
-        ));
+        let (name, shape, meaning) = (key.name, shape(key.shape), prose(key.text));
+        line(text, &format!("| `{name}` | {shape} | {default} | {meaning}{example} |"));
     }
     text.push('\n');
 }
@@ -144,6 +140,11 @@ fn shape(shape: Shape) -> String {
         Shape::Connection => "text or table".into(),
         Shape::Section(..) | Shape::Named(_) => "section".into(),
     }
+}
+
+fn line(text: &mut String, words: &str) {
+    text.push_str(words);
+    text.push('\n');
 }
 
 /// A doc comment as one line.

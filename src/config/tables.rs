@@ -113,6 +113,15 @@ impl std::str::FromStr for Pattern {
     }
 }
 
+/// `table` as a pattern that matches it alone: quoted only where it must be. What status prints can be typed again.
+pub fn written(table: &TableName) -> String {
+    let part = |name: &str| {
+        let plain = !name.contains(['.', '*', '?', '!', '"', ',']) && name.trim() == name && !name.is_empty();
+        if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    };
+    format!("{}.{}", part(&table.schema), part(&table.name))
+}
+
 /// Matches with one remembered `*`: linear for each, never exponential.
 fn matches(pattern: &[Piece], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
@@ -219,6 +228,21 @@ mod tests {
             assert!(error.hint_text().is_some());
         }
         assert_eq!(Tables::parse(&[]).unwrap_err().what(), "the list is empty");
+    }
+
+    #[test]
+    fn written_tables_read_back() {
+        for (schema, name, expected) in [
+            ("public", "users", "public.users"),
+            ("public", "Users", "public.Users"),
+            ("a.b", "say \"hi\"", r#""a.b"."say ""hi""""#),
+            ("!x", "y*", r#""!x"."y*""#),
+            (" a", "b c", r#"" a".b c"#),
+        ] {
+            let table = TableName::new(schema, name);
+            assert_eq!(written(&table), expected);
+            assert_eq!(expected.parse::<Pattern>().unwrap().exact(), Some(table));
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use crate::config::written;
+
 use super::{
     CheckReport, DifferenceKind, Level, Phase, PipelineStatus, SlotStatus, StopReason, Stopped, TableListing,
     TableState, TableStatus, TableVerification, VerifyReport,
@@ -147,7 +149,7 @@ impl SlotStatus {
             parts.push(format!("{} until the server invalidates it", bytes(left)));
         }
         if let Some(reached) = self.budget_reached_in_seconds {
-            parts.push(format!("full in {}", duration(reached)));
+            parts.push(format!("over budget in {}", duration(reached)));
         }
         parts.join(", ")
     }
@@ -186,7 +188,7 @@ fn tables(tables: &[TableStatus], paint: Paint) -> String {
         };
         let warned = |number: u64| (count(number), if number > 0 { Tone::Warning } else { Tone::Plain });
         grid.row(vec![
-            (printable(&table.name.to_string()).into_owned(), Tone::Plain),
+            (printable(&written(&table.name)).into_owned(), Tone::Plain),
             (table.state.word().into(), table.state.tone()),
             (count(table.rows_copied), Tone::Plain),
             (copied, Tone::Plain),
@@ -263,7 +265,7 @@ fn verified(grid: &mut Grid, table: &TableVerification) {
     let result =
         if table.identical { ("identical".into(), Tone::Good) } else { ("different".into(), Tone::Bad) };
     grid.row(vec![
-        (printable(&table.name.to_string()).into_owned(), Tone::Plain),
+        (printable(&written(&table.name)).into_owned(), Tone::Plain),
         result,
         (count(table.rows_source), Tone::Plain),
         (count(table.rows_target), Tone::Plain),
@@ -290,7 +292,7 @@ pub fn listing(tables: &[TableListing], paint: Paint) -> String {
         let carried = if table.carried { ("yes".into(), Tone::Good) } else { ("no".into(), Tone::Dim) };
         let state = table.state.map_or(("-".into(), Tone::Dim), |state| (state.word().into(), state.tone()));
         grid.row(vec![
-            (printable(&table.name.to_string()).into_owned(), Tone::Plain),
+            (printable(&written(&table.name)).into_owned(), Tone::Plain),
             carried,
             state,
             (printable(&table.replica_identity).into_owned(), Tone::Plain),
@@ -369,11 +371,8 @@ impl Grid {
             let gap = " ".repeat(width - cell.chars().count());
             let between = if column == 0 { "" } else { "  " };
             let cell = paint.tone(*tone, cell);
-            written += &if column < self.left {
-                format!("{between}{cell}{gap}")
-            } else {
-                format!("{between}{gap}{cell}")
-            };
+            let (first, last) = if column < self.left { (cell, gap) } else { (gap, cell) };
+            written.extend([between, &first, &last]);
         }
         line(text, written.trim_end());
     }

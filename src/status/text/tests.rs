@@ -51,7 +51,7 @@ fn status() -> PipelineStatus {
         slot: Some(SlotStatus {
             name: "pgdiode_main".into(),
             active: true,
-            wal_held_bytes: 12 << 30,
+            wal_held_bytes: 7 << 30,
             wal_budget_bytes: 10 << 30,
             budget_reached_in_seconds: Some(7500),
             wal_status: Some("extended".into()),
@@ -79,6 +79,13 @@ fn status() -> PipelineStatus {
 fn status_for_people() {
     golden("streaming.txt", &status().text(Paint::Plain));
     golden("streaming.colour.txt", &status().text(Paint::Coloured));
+    let mut over = status();
+    over.slot.as_mut().unwrap().wal_held_bytes = 12 << 30;
+    let warned = "\x1b[33mholds 12 GB of 10 GB\x1b[0m";
+    assert!(
+        over.text(Paint::Coloured).contains(warned)
+            && !status().text(Paint::Coloured).contains("\x1b[33mholds")
+    );
     let new = PipelineStatus {
         phase: Phase::New,
         running_on: None,
