@@ -164,7 +164,7 @@ const PG_DUMP_VARIABLE: &str = "PGDIODE_PG_DUMP";
 /// configuration, else of `PGDIODE_PG_DUMP`, is taken or refused; else `PATH` and the distributions' places are
 /// searched, newest first.
 pub async fn find_pg_dump(explicit: Option<&Path>, server_major: u32) -> Result<PathBuf> {
-    let variable = std::env::var_os(PG_DUMP_VARIABLE).map(PathBuf::from);
+    let variable = std::env::var_os(PG_DUMP_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let candidates = match explicit.map(Path::to_owned).or(variable) {
         Some(named) => vec![named],
         None => candidates(&std::env::var_os("PATH").unwrap_or_default(), Path::new("/usr")),

@@ -1,6 +1,6 @@
 //! A server of its own for one test, reached through a socket in its temporary directory.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -111,7 +111,10 @@ fn succeed(command: &mut Command) -> Output {
     output
 }
 
+/// Another process writes it: a file that this one has open for writing, even for a moment in a child that another
+/// test is starting, cannot be run.
 pub(super) fn write_program(file: &Path, text: &str) {
-    std::fs::write(file, text).unwrap();
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let source = file.with_extension("text");
+    std::fs::write(&source, text).unwrap();
+    succeed(Command::new("install").args(["-m", "755"]).arg(&source).arg(file));
 }
