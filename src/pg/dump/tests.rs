@@ -357,6 +357,7 @@ fn statements_end_where_the_server_ends_them() {
     }
     assert_eq!(statements(" -- nothing\n ; /* open"), Vec::<&str>::new());
     assert_eq!(statements("select 'open; "), ["select 'open;"]);
+    assert_eq!(statements("select a\u{a0}\n"), ["select a\u{a0}"], "space beyond ASCII is a part of names");
 }
 
 /// Texts that are one token or several, whatever stands around them, and that end no statement.
