@@ -20,7 +20,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use entry::{Entry, EntryKind, roles_in};
 pub use process::{DumpOptions, Section, Tablespaces, find_pg_dump, run};
@@ -256,7 +256,7 @@ pub struct RebuildOrder<'a> {
     /// Each locks two tables.
     pub foreign_keys: Vec<&'a Entry>,
     /// In the dump's order: what may need several tables' keys (views, materialized views and the entries on them,
-    /// rules), and what speaks of earlier entries (comments, grants).
+    /// rules), and what speaks of earlier entries (comments, grants, the state of partitions' triggers).
     pub rest: Vec<&'a Entry>,
 }
 
@@ -271,19 +271,12 @@ impl<'a> RebuildOrder<'a> {
     fn new(entries: &'a [Entry]) -> Self {
         let mut order = RebuildOrder::default();
         let mut places: HashMap<&TableName, usize> = HashMap::new();
-        // pg_dump moves a materialized view that needs a key behind it; its indexes cannot come before it.
-        let late: Vec<&TableName> = entries
-            .iter()
-            .filter(|entry| {
-                matches!(entry.kind, EntryKind::MaterializedView | EntryKind::View | EntryKind::Table)
-            })
-            .filter_map(|entry| entry.table.as_ref())
-            .collect();
+        let late = LateDefinitions::of(entries);
         for entry in entries {
             match (&entry.kind, &entry.table) {
                 (EntryKind::IndexAttach, _) => order.attachments.push(entry),
                 (EntryKind::FkConstraint, _) => order.foreign_keys.push(entry),
-                (kind, Some(table)) if kind.rebuild_rank().is_some() && !late.contains(&table) => {
+                (_, Some(table)) if entry.rebuild_rank().is_some() && !late.needed_by(entry) => {
                     let place = *places.entry(table).or_insert(order.tables.len());
                     if place == order.tables.len() {
                         order.tables.push(TableRebuild { table: table.clone(), entries: Vec::new() });
@@ -297,5 +290,38 @@ impl<'a> RebuildOrder<'a> {
             table.entries.sort_by_key(|entry| entry.rebuild_rank());
         }
         order
+    }
+}
+
+/// What `pg_dump` moved from before the rows to behind the keys, because it needs one of them: views that group by a
+/// key and name other columns, and the like in materialized views and `BEGIN ATOMIC` bodies. What is built on them
+/// comes later still.
+struct LateDefinitions<'a> {
+    relations: HashSet<&'a TableName>,
+    routines: Vec<&'a str>,
+}
+
+impl<'a> LateDefinitions<'a> {
+    fn of(entries: &'a [Entry]) -> Self {
+        let mut late = LateDefinitions { relations: HashSet::new(), routines: Vec::new() };
+        for entry in entries {
+            match entry.kind {
+                EntryKind::Table | EntryKind::View | EntryKind::MaterializedView => {
+                    late.relations.extend(&entry.table);
+                }
+                EntryKind::Function | EntryKind::Procedure | EntryKind::Aggregate => {
+                    // Up to what SQL may spell otherwise: doubled quotes, line ends.
+                    late.routines.extend(entry.name.split(['(', '"', ' ']).next());
+                }
+                _ => {}
+            }
+        }
+        late
+    }
+
+    /// Waiting in vain costs a little time, so a mention of the routine's name is enough.
+    fn needed_by(&self, entry: &Entry) -> bool {
+        entry.table.as_ref().is_some_and(|table| self.relations.contains(table))
+            || self.routines.iter().any(|routine| entry.sql.contains(routine))
     }
 }

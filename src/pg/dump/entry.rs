@@ -126,19 +126,6 @@ impl EntryKind {
                 | EntryKind::SubscriptionTable
         )
     }
-
-    /// The place among its table's post-data entries; `None` when it must wait for other tables or entries.
-    pub(super) fn rebuild_rank(&self) -> Option<u8> {
-        match self {
-            EntryKind::Constraint | EntryKind::Index => Some(1),
-            EntryKind::CheckConstraint
-            | EntryKind::Statistics
-            | EntryKind::Trigger
-            | EntryKind::Policy
-            | EntryKind::RowSecurity => Some(2),
-            _ => None,
-        }
-    }
 }
 
 /// As in the header.
@@ -198,8 +185,20 @@ impl Entry {
         roles
     }
 
+    /// The place among its table's post-data entries; `None` when it must wait for other tables or entries.
     pub(super) fn rebuild_rank(&self) -> Option<u8> {
-        self.kind.rebuild_rank().map(|rank| if self.makes_unique() { 0 } else { rank })
+        match self.kind {
+            EntryKind::Constraint | EntryKind::Index if self.makes_unique() => Some(0),
+            EntryKind::Constraint | EntryKind::Index => Some(1),
+            // The state of a partition's trigger, which exists only once its parent's trigger does.
+            EntryKind::Trigger if starts_with(&top_level(&self.sql), &["alter"]) => None,
+            EntryKind::CheckConstraint
+            | EntryKind::Statistics
+            | EntryKind::Trigger
+            | EntryKind::Policy
+            | EntryKind::RowSecurity => Some(2),
+            _ => None,
+        }
     }
 
     /// A primary key, a unique constraint or a unique index.

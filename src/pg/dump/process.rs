@@ -55,8 +55,13 @@ pub async fn run(pg_dump: &Path, environment: &[(String, String)], options: &Dum
     let failed = |error| Error::unexpected(format!("cannot read from {}", pg_dump.display())).because(error);
     let (output, message) = (output.map_err(failed)?, message.map_err(failed)?);
     let status = child.wait().await.map_err(failed)?;
+    let message = String::from_utf8_lossy(&message);
     if !status.success() {
-        return Err(failure(pg_dump, &status.to_string(), String::from_utf8_lossy(&message).trim()));
+        return Err(failure(pg_dump, &status.to_string(), message.trim()));
+    }
+    // For one, that a table needs a function that comes after the keys: such a schema does not split in sections.
+    for warning in message.lines() {
+        tracing::warn!("{warning}");
     }
     if output.len() as u64 == DUMP_BYTES_MAX {
         return Err(Error::new(
@@ -159,7 +164,7 @@ const PG_DUMP_VARIABLE: &str = "PGDIODE_PG_DUMP";
 /// configuration, else of `PGDIODE_PG_DUMP`, is taken or refused; else `PATH` and the distributions' places are
 /// searched, newest first.
 pub async fn find_pg_dump(explicit: Option<&Path>, server_major: u32) -> Result<PathBuf> {
-    let variable = std::env::var_os(PG_DUMP_VARIABLE).map(PathBuf::from);
+    let variable = std::env::var_os(PG_DUMP_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let candidates = match explicit.map(Path::to_owned).or(variable) {
         Some(named) => vec![named],
         None => candidates(&std::env::var_os("PATH").unwrap_or_default(), Path::new("/usr")),
@@ -167,7 +172,7 @@ pub async fn find_pg_dump(explicit: Option<&Path>, server_major: u32) -> Result<
     find_among(&candidates, server_major).await
 }
 
-async fn find_among(candidates: &[PathBuf], server_major: u32) -> Result<PathBuf> {
+pub(super) async fn find_among(candidates: &[PathBuf], server_major: u32) -> Result<PathBuf> {
     let mut found = Vec::new();
     for candidate in candidates {
         match version_of(candidate).await {
@@ -205,8 +210,8 @@ pub(super) fn leading_number(version: &str) -> Option<u32> {
     version[..digits].parse().ok()
 }
 
-/// The programs named `pg_dump` on `PATH`, then where Debian and the PostgreSQL project's RPMs put them.
-fn candidates(path: &std::ffi::OsStr, usr: &Path) -> Vec<PathBuf> {
+/// The programs named `pg_dump` on `PATH`, then where Debian and the PGDG RPMs put them.
+pub(super) fn candidates(path: &std::ffi::OsStr, usr: &Path) -> Vec<PathBuf> {
     let mut candidates: Vec<PathBuf> = std::env::split_paths(path)
         .map(|directory| directory.join("pg_dump"))
         .filter(|file| is_program(file))

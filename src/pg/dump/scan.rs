@@ -110,6 +110,11 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
+/// Space beyond ASCII is a part of names.
+fn is_space_character(character: char) -> bool {
+    u8::try_from(character).is_ok_and(is_space)
+}
+
 fn starts_name(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
@@ -238,7 +243,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
         }
     }
     if let Some(statement) = open {
-        pieces.push(Piece::Unfinished(text[statement.start..].trim_end()));
+        pieces.push(Piece::Unfinished(text[statement.start..].trim_end_matches(is_space_character)));
     }
     pieces
 }
