@@ -1,5 +1,7 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
+pub mod ends;
+
 use tokio::sync::watch;
 
 use crate::change::TableName;

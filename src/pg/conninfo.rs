@@ -117,6 +117,20 @@ impl ConnInfo {
         resolve(text::pairs(text)?, environment)
     }
 
+    /// From a text and pairs that override what it says.
+    pub fn parse_with(
+        text: &str,
+        parameters: impl IntoIterator<Item = (String, String)>,
+        environment: &Environment,
+    ) -> Result<ConnInfo> {
+        let mut pairs = text::pairs(text)?;
+        for (name, value) in parameters {
+            pairs.retain(|(written, _)| *written != name);
+            pairs.push((name, value));
+        }
+        resolve(pairs, environment)
+    }
+
     /// From the pairs of a configuration table; an empty value means what it means in a `key=value` string.
     pub fn from_parameters<N: Into<String>, V: Into<String>>(
         parameters: impl IntoIterator<Item = (N, V)>,

@@ -57,7 +57,7 @@ create table if not exists pgdiode.relation (
     schema_name text not null,
     table_name text not null,
     state text not null default 'pending'
-        check (state in ('pending', 'copying', 'ready', 'quarantined')),
+        check (state in ('pending', 'copying', 'copied', 'ready', 'quarantined')),
     copied_at pg_lsn,
     reason text,
     remedy text,
@@ -65,6 +65,7 @@ create table if not exists pgdiode.relation (
     rows_copied int8 not null default 0,
     bytes_copied int8 not null default 0,
     bytes_total int8 not null default 0,
+    source_oid oid,
     columns jsonb,
     primary key (pipeline, schema_name, table_name)
 );
@@ -134,6 +135,8 @@ pub struct StoredRelation {
     pub state: RelationState,
     /// Commits before this position are in the copy.
     pub copied_at: Option<Lsn>,
+    /// The source's OID of the table that was copied.
+    pub source_oid: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +145,8 @@ pub enum RelationState {
     Pending,
     /// Its copy had begun; after a crash that is the same as pending.
     Copying,
+    /// Its rows are here; indexes and constraints may be missing.
+    Copied,
     Ready,
     /// Not followed until it is copied again.
     Quarantined,
@@ -152,6 +157,7 @@ impl RelationState {
         match text {
             "pending" => Ok(RelationState::Pending),
             "copying" => Ok(RelationState::Copying),
+            "copied" => Ok(RelationState::Copied),
             "ready" => Ok(RelationState::Ready),
             "quarantined" => Ok(RelationState::Quarantined),
             other => Err(Error::unexpected(format!("pgdiode.relation holds the unknown state \"{other}\""))),
@@ -192,7 +198,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
     let (position, schema_copied) = (row.optional(7)?, row.bool(6));
     let relations = session
         .query_with(
-            "select schema_name, table_name, state, copied_at from pgdiode.relation where pipeline = $1 order by 1, 2",
+            "select schema_name, table_name, state, copied_at, source_oid from pgdiode.relation where pipeline = $1 order by 1, 2",
             &[name],
         )
         .await?
@@ -202,6 +208,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
                 table: TableName::new(row.string(0), row.string(1)),
                 state: RelationState::parse(row.text(2).unwrap_or_default())?,
                 copied_at: row.optional(3)?,
+                source_oid: row.optional(4)?,
             })
         })
         .collect::<Result<_>>()?;

@@ -1,0 +1,110 @@
+//! The two ends of a pipeline, resolved: where they are, and sessions to them.
+
+use crate::config::Pipeline;
+use crate::error::{Error, Kind, Result};
+use crate::pg::conninfo::{ConnInfo, Environment};
+use crate::pg::quote;
+use crate::pg::replication::TEXT_FORMAT;
+use crate::pg::session::{Session, Side};
+use crate::target::postgres::progress;
+
+/// Where both ends are.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    pub source: ConnInfo,
+    pub target: ConnInfo,
+}
+
+impl Ends {
+    pub fn resolve(pipeline: &Pipeline) -> Result<Ends> {
+        let environment = Environment::of_process();
+        let name = format!("pgdiode {}", pipeline.name);
+        let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {
+            let written = endpoint.conninfo()?;
+            let parameters = written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+            let text = written.text.as_ref().map_or("", |text| text.reveal());
+            let mut conninfo = ConnInfo::parse_with(text, parameters, &environment)
+                .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;
+            conninfo.application_name.get_or_insert_with(|| name.clone());
+            Ok(conninfo)
+        };
+        Ok(Ends { source: resolve(&pipeline.source, Side::Source)?, target: resolve(&pipeline.target, Side::Target)? })
+    }
+
+    /// A session that cannot write: sources are read-only to us (invariant 7).
+    pub async fn source(&self) -> Result<Session> {
+        let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off");
+        Session::connect(&self.source, Side::Source, &[("options", &options)]).await
+    }
+
+    /// The one kind of source session that may write: for set-up, which says what it runs.
+    pub async fn source_for_setup(&self) -> Result<Session> {
+        Session::connect(&self.source, Side::Source, &[("options", TEXT_FORMAT)]).await
+    }
+
+    pub async fn replication(&self) -> Result<Session> {
+        Session::connect_replication(&self.source).await
+    }
+
+    pub async fn target(&self) -> Result<Session> {
+        Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+    }
+
+    /// A target session for writing rows: no triggers, no foreign keys, stable text formats.
+    pub async fn target_for_rows(&self) -> Result<Session> {
+        let mut session = self.target().await?;
+        session.query(progress::APPLY_SETTINGS).await.map_err(|error| match error.sqlstate() {
+            Some("42501") => error.with_kind(Kind::Refused).hint(format!(
+                "The target's user must be able to switch triggers off for its own session. As a superuser, on \
+                 PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
+                quote::identifier(&self.target.user)
+            )),
+            _ => error,
+        })?;
+        Ok(session)
+    }
+}
+
+/// Takes the pipeline's lock on a session of the target: whoever holds it runs the pipeline, and loses it with the
+/// connection that it writes through.
+pub async fn lock(session: &mut Session, pipeline: &str) -> Result<()> {
+    let key = lock_key(pipeline);
+    // A killed run's session at the server may take a moment to notice.
+    const ATTEMPTS_MAX: u32 = 20;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+    for attempt in 1.. {
+        if session.one(&format!("select pg_catalog.pg_try_advisory_lock({key})")).await?.bool(0) {
+            return Ok(());
+        }
+        if attempt == ATTEMPTS_MAX {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let holder = lock_holder(session, pipeline).await?;
+    Err(Error::new(Kind::Locked, format!("pipeline \"{pipeline}\" is running already{holder}"))
+        .hint("Stop it with: pgdiode stop. Its state: pgdiode status."))
+}
+
+/// SQL for the key of the pipeline's advisory lock.
+pub fn lock_key(pipeline: &str) -> String {
+    format!("pg_catalog.hashtextextended({}, 0)", quote::literal(&format!("pgdiode pipeline {pipeline}")))
+}
+
+/// `, on HOST since TIME` of whoever holds the lock.
+async fn lock_holder(session: &mut Session, pipeline: &str) -> Result<String> {
+    let key = lock_key(pipeline);
+    let rows = session
+        .query(&format!(
+            "select coalesce(p.runs_at, a.application_name), a.backend_start::timestamptz(0), a.pid
+               from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+               left join pgdiode.pipeline p on p.name = {}
+              where l.locktype = 'advisory' and l.granted
+                and (l.classid::int8 << 32) | l.objid::int8 = {key}",
+            quote::literal(pipeline)
+        ))
+        .await?;
+    Ok(rows.first().map_or_else(String::new, |row| {
+        format!(": {} since {} (backend {} at the target)", row.string(0), row.string(1), row.string(2))
+    }))
+}
