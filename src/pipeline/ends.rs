@@ -21,14 +21,19 @@ impl Ends {
         let name = format!("pgdiode {}", pipeline.name);
         let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {
             let written = endpoint.conninfo()?;
-            let parameters = written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+            let parameters =
+                written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
             let text = written.text.as_ref().map_or("", |text| text.reveal());
-            let mut conninfo = ConnInfo::parse_with(text, parameters, &environment)
-                .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;
+            let mut conninfo = ConnInfo::parse_with(text, parameters, &environment).map_err(|error| {
+                error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name))
+            })?;
             conninfo.application_name.get_or_insert_with(|| name.clone());
             Ok(conninfo)
         };
-        Ok(Ends { source: resolve(&pipeline.source, Side::Source)?, target: resolve(&pipeline.target, Side::Target)? })
+        Ok(Ends {
+            source: resolve(&pipeline.source, Side::Source)?,
+            target: resolve(&pipeline.target, Side::Target)?,
+        })
     }
 
     /// A session that cannot write: sources are read-only to us (invariant 7).
