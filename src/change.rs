@@ -92,13 +92,15 @@ pub struct Tuple {
 
 impl Tuple {
     /// Takes `data` as `columns` encoded values; `None` when it is not exactly that.
-    pub fn parse(data: Bytes, columns: u16) -> Option<Tuple> {
-        let mut rest = &data[..];
-        for _ in 0..columns {
-            let (_, next) = split_value(rest)?;
-            rest = next;
-        }
-        rest.is_empty().then_some(Tuple { data, columns })
+    pub fn parse(mut data: Bytes, columns: u16) -> Option<Tuple> {
+        let tuple = Tuple::split(&mut data, columns)?;
+        data.is_empty().then_some(tuple)
+    }
+
+    /// Takes `columns` encoded values off the front of `data`; `None`, and `data` as it was, when they are not there.
+    pub fn split(data: &mut Bytes, columns: u16) -> Option<Tuple> {
+        let length = values_length(data, columns)?;
+        Some(Tuple { data: data.split_to(length), columns })
     }
 
     /// The values in column order.
@@ -142,6 +144,15 @@ fn put_sized(data: &mut BytesMut, kind: u8, bytes: &[u8]) {
     data.put_u8(kind);
     data.put_i32(i32::try_from(bytes.len()).expect("a value is smaller than 1 GB"));
     data.put_slice(bytes);
+}
+
+/// How many bytes of `data` its first `columns` values take. Every value of every change passes here once.
+fn values_length(data: &[u8], columns: u16) -> Option<usize> {
+    let mut rest = data;
+    for _ in 0..columns {
+        (_, rest) = split_value(rest)?;
+    }
+    Some(data.len() - rest.len())
 }
 
 /// The first encoded value of `data`, and what follows it.
@@ -276,6 +287,17 @@ mod tests {
         assert_eq!(tuple.values().collect::<Vec<_>>(), values);
         assert_eq!(Tuple::parse(tuple.data.clone(), 5), Some(tuple.clone()));
         assert_eq!(format!("{tuple:?}"), r#"[null, "", unchanged, 0x00ff, "a"]"#);
+    }
+
+    #[test]
+    fn tuple_splits_off_the_front() {
+        let first: Tuple = [Value::Null, Value::Text(b"abc")].into_iter().collect();
+        let second: Tuple = [Value::Binary(b"d")].into_iter().collect();
+        let mut data = Bytes::from([&first.data[..], &second.data[..]].concat());
+        assert_eq!(Tuple::split(&mut data, 4), None);
+        assert_eq!(Tuple::split(&mut data, 2), Some(first));
+        assert_eq!(Tuple::split(&mut data, 1), Some(second));
+        assert!(data.is_empty());
     }
 
     #[test]

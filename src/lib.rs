@@ -24,3 +24,4 @@ pub mod error;
 pub mod pg;
 pub mod position;
 pub mod secret;
+pub mod source;

@@ -1,0 +1,3 @@
+//! PostgreSQL as a source: a logical replication slot read through the `pgoutput` plugin.
+
+pub mod pgoutput;
