@@ -472,7 +472,9 @@ fn encode(message: &Message) -> Bytes {
             put_kind(&mut out, b'T', *xid);
             out.put_u32(u32::try_from(relation_ids.len()).unwrap());
             out.put_u8(u8::from(*cascade) | u8::from(*restart_identity) << 1);
-            relation_ids.iter().for_each(|id| out.put_u32(*id));
+            for id in relation_ids {
+                out.put_u32(*id);
+            }
         }
         _ => encode_stream_or_two_phase(&mut out, message),
     }
