@@ -30,5 +30,8 @@ pub mod position;
 pub mod pump;
 pub mod secret;
 pub mod source;
+<<<<<<< HEAD
 pub mod status;
 pub mod target;
+=======
+>>>>>>> dec

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! PostgreSQL as a source: its catalog, its replication slot, its stream of changes.
 //!
 //! ```text
@@ -13,3 +14,8 @@ pub mod pgoutput;
 pub mod slot;
 pub mod spool;
 pub mod stream;
+=======
+//! PostgreSQL as a source: a logical replication slot read through the `pgoutput` plugin.
+
+pub mod pgoutput;
+>>>>>>> dec

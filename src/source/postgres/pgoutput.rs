@@ -18,6 +18,7 @@ use crate::change::{Column, Old, Relation, ReplicaIdentity, Tuple};
 use crate::error::Error;
 use crate::position::Lsn;
 
+<<<<<<< HEAD
 /// One decoded message; values stay slices of the body. Times are microseconds since 2000-01-01 UTC.
 ///
 /// `xid` is `Some` between Stream Start and Stream Stop: there, messages of subtransactions name the subtransaction.
@@ -109,6 +110,52 @@ pub enum Message {
         gid: String,
     },
     RollbackPrepared(RolledBack),
+=======
+/// One decoded message, with its kind byte; values stay slices of the body. Times are microseconds since
+/// 2000-01-01 UTC.
+///
+/// `xid` is `Some` between Stream Start and Stream Stop. There it names the subtransaction, which may be aborted alone;
+/// only a logical message names the transaction, so that it stays although its subtransaction is undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// `B`. `final_lsn` is where the commit record begins, not yet a position.
+    Begin { final_lsn: Lsn, committed_at_us: i64, xid: u32 },
+    /// `C`. `commit_lsn < end_lsn`, the position after the transaction.
+    Commit { commit_lsn: Lsn, end_lsn: Lsn, committed_at_us: i64 },
+    /// `O`. The source got this transaction from elsewhere; `commit_lsn` is there, or zero in a stream.
+    Origin { commit_lsn: Lsn, name: String },
+    /// `M`. What `pg_logical_emit_message` wrote; outside of any transaction when it is not transactional.
+    Logical { xid: Option<u32>, transactional: bool, lsn: Lsn, prefix: String, content: Bytes },
+    /// `R`. Holds for the messages after it that name its id, until it comes again.
+    Relation { xid: Option<u32>, relation: Relation },
+    /// `Y`. A type of a column that is not built in; a domain has its own id and its base type's name.
+    Type { xid: Option<u32>, id: u32, schema: String, name: String },
+    /// `I`.
+    Insert { xid: Option<u32>, relation_id: u32, new: Tuple },
+    /// `U`.
+    Update { xid: Option<u32>, relation_id: u32, old: Option<Old>, new: Tuple },
+    /// `D`.
+    Delete { xid: Option<u32>, relation_id: u32, old: Old },
+    /// `T`. The published ones among the tables of one statement, those it cascaded to included.
+    Truncate { xid: Option<u32>, relation_ids: Vec<u32>, cascade: bool, restart_identity: bool },
+    /// `S`. A segment of a transaction that is still in progress.
+    StreamStart { xid: u32, first_segment: bool },
+    /// `E`.
+    StreamStop,
+    /// `c`. As [`Message::Commit`], of a streamed transaction.
+    StreamCommit { xid: u32, commit_lsn: Lsn, end_lsn: Lsn, committed_at_us: i64 },
+    /// `A`. `subxid` and nothing else of `xid` is undone; all of it when they are equal.
+    StreamAbort { xid: u32, subxid: u32, aborted: Option<Aborted> },
+    /// `b`. As [`Message::Begin`], of a transaction that will be prepared.
+    BeginPrepare(Prepared),
+    /// `P`. Ends what [`Message::BeginPrepare`] began; whether it takes effect is told later.
+    Prepare(Prepared),
+    /// `K`. `commit_lsn < end_lsn`, the position after it.
+    CommitPrepared { commit_lsn: Lsn, end_lsn: Lsn, committed_at_us: i64, xid: u32, gid: String },
+    /// `r`.
+    RollbackPrepared(RolledBack),
+    /// `p`. As [`Message::Prepare`], of a streamed transaction.
+>>>>>>> dec
     StreamPrepare(Prepared),
 }
 
@@ -487,7 +534,11 @@ impl Reader {
     fn flags(&mut self, known: u8) -> Result<u8, Malformed> {
         match self.rest.first() {
             Some(flags) if flags & !known == 0 => self.u8(),
+<<<<<<< HEAD
             _ => Err(self.malformed("flags that protocol versions 1 to 4 know")),
+=======
+            _ => Err(self.malformed("flags that are defined")),
+>>>>>>> dec
         }
     }
 
@@ -526,6 +577,15 @@ impl Reader {
     fn tuple(&mut self) -> Result<Tuple, Malformed> {
         let columns = self.u16()?;
         Tuple::split(&mut self.rest, columns)
+<<<<<<< HEAD
             .ok_or_else(|| self.malformed("a tuple of as many values as announced"))
     }
 }
+=======
+            .ok_or_else(|| self.malformed("as many well-formed values as announced"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
+>>>>>>> dec

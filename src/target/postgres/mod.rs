@@ -8,6 +8,7 @@ pub mod batch;
 pub mod encode;
 pub mod merge;
 pub mod progress;
+pub mod schema;
 pub mod statement;
 pub mod table;
 
