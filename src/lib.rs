@@ -30,8 +30,5 @@ pub mod position;
 pub mod pump;
 pub mod secret;
 pub mod source;
-<<<<<<< HEAD
 pub mod status;
 pub mod target;
-=======
->>>>>>> dec

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Where transactions come from.
 //!
 //! A source delivers [`Event`]s in commit order and is told what may be forgotten. It knows nothing of targets.
@@ -21,9 +20,3 @@ pub trait Source: Send {
     /// The target has durably committed everything up to `position`; the source may forget all before it.
     fn confirm(&mut self, position: Lsn) -> Result<()>;
 }
-=======
-//! Where transactions come from. A source delivers [`Event`](crate::change::Event)s in commit order and is told how far
-//! the target has durably come; it knows nothing of any target.
-
-pub mod postgres;
->>>>>>> dec

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! PostgreSQL as a source: its catalog, its replication slot, its stream of changes.
 //!
 //! ```text
@@ -14,8 +13,3 @@ pub mod pgoutput;
 pub mod slot;
 pub mod spool;
 pub mod stream;
-=======
-//! PostgreSQL as a source: a logical replication slot read through the `pgoutput` plugin.
-
-pub mod pgoutput;
->>>>>>> dec

@@ -18,99 +18,6 @@ use crate::change::{Column, Old, Relation, ReplicaIdentity, Tuple};
 use crate::error::Error;
 use crate::position::Lsn;
 
-<<<<<<< HEAD
-/// One decoded message; values stay slices of the body. Times are microseconds since 2000-01-01 UTC.
-///
-/// `xid` is `Some` between Stream Start and Stream Stop: there, messages of subtransactions name the subtransaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// `final_lsn` is where the commit record begins; the position that follows it comes with [`Message::Commit`].
-    Begin {
-        final_lsn: Lsn,
-        committed_at_us: i64,
-        xid: u32,
-    },
-    /// `commit_lsn < end_lsn`, the position after the transaction.
-    Commit {
-        commit_lsn: Lsn,
-        end_lsn: Lsn,
-        committed_at_us: i64,
-    },
-    /// The transaction was replayed at the source from elsewhere. In a stream `commit_lsn` is zero: not yet known.
-    Origin {
-        commit_lsn: Lsn,
-        name: String,
-    },
-    /// What `pg_logical_emit_message` wrote. When not transactional it stands outside of any transaction.
-    Logical {
-        xid: Option<u32>,
-        transactional: bool,
-        lsn: Lsn,
-        prefix: String,
-        content: Bytes,
-    },
-    Relation {
-        xid: Option<u32>,
-        relation: Relation,
-    },
-    /// A type that a relation's column uses and that is not built in; for a domain, the name is its base type's.
-    Type {
-        xid: Option<u32>,
-        id: u32,
-        schema: String,
-        name: String,
-    },
-    Insert {
-        xid: Option<u32>,
-        relation_id: u32,
-        new: Tuple,
-    },
-    Update {
-        xid: Option<u32>,
-        relation_id: u32,
-        old: Option<Old>,
-        new: Tuple,
-    },
-    Delete {
-        xid: Option<u32>,
-        relation_id: u32,
-        old: Old,
-    },
-    Truncate {
-        xid: Option<u32>,
-        relation_ids: Vec<u32>,
-        cascade: bool,
-        restart_identity: bool,
-    },
-    StreamStart {
-        xid: u32,
-        first_segment: bool,
-    },
-    StreamStop,
-    StreamCommit {
-        xid: u32,
-        commit_lsn: Lsn,
-        end_lsn: Lsn,
-        committed_at_us: i64,
-    },
-    /// `subxid` and nothing else of `xid` is undone; all of it when they are equal.
-    StreamAbort {
-        xid: u32,
-        subxid: u32,
-        aborted: Option<Aborted>,
-    },
-    BeginPrepare(Prepared),
-    Prepare(Prepared),
-    /// `commit_lsn < end_lsn`, the position after it.
-    CommitPrepared {
-        commit_lsn: Lsn,
-        end_lsn: Lsn,
-        committed_at_us: i64,
-        xid: u32,
-        gid: String,
-    },
-    RollbackPrepared(RolledBack),
-=======
 /// One decoded message, with its kind byte; values stay slices of the body. Times are microseconds since
 /// 2000-01-01 UTC.
 ///
@@ -155,7 +62,6 @@ pub enum Message {
     /// `r`.
     RollbackPrepared(RolledBack),
     /// `p`. As [`Message::Prepare`], of a streamed transaction.
->>>>>>> dec
     StreamPrepare(Prepared),
 }
 
@@ -534,11 +440,7 @@ impl Reader {
     fn flags(&mut self, known: u8) -> Result<u8, Malformed> {
         match self.rest.first() {
             Some(flags) if flags & !known == 0 => self.u8(),
-<<<<<<< HEAD
-            _ => Err(self.malformed("flags that protocol versions 1 to 4 know")),
-=======
             _ => Err(self.malformed("flags that are defined")),
->>>>>>> dec
         }
     }
 
@@ -577,15 +479,9 @@ impl Reader {
     fn tuple(&mut self) -> Result<Tuple, Malformed> {
         let columns = self.u16()?;
         Tuple::split(&mut self.rest, columns)
-<<<<<<< HEAD
-            .ok_or_else(|| self.malformed("a tuple of as many values as announced"))
-    }
-}
-=======
             .ok_or_else(|| self.malformed("as many well-formed values as announced"))
     }
 }
 
 #[cfg(test)]
 mod tests;
->>>>>>> dec

@@ -129,7 +129,9 @@ fn needed_entry_failed(entry: &Entry, error: Error) -> Error {
              again."
         }
         Some("42501") => "Give the target's user the privilege that the message names, then start again.",
-        _ => "Mend what the message names, or leave the table out with `tables = [\"*.*\", \"!schema.table\"]`.",
+        _ => {
+            "Mend what the message names, or leave the table out with `tables = [\"*.*\", \"!schema.table\"]`."
+        }
     };
     let hint = error.hint_text().map_or_else(|| hint.to_owned(), |server| format!("{server} {hint}"));
     Error::new(kind, format!("the target cannot take {}", title(entry))).because(error).hint(hint)
