@@ -1,6 +1,9 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
+pub mod copy;
 pub mod ends;
+pub mod meter;
+pub mod queue;
 
 use tokio::sync::watch;
 

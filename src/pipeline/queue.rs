@@ -1,7 +1,7 @@
 //! The copy's work, shared by its workers: the largest ready piece first, more pieces as earlier ones are done.
 
-use std::collections::BinaryHeap;
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
 use tokio::sync::Notify;

@@ -29,6 +29,7 @@ create table if not exists pgdiode.pipeline (
     slot text,
     consistent_point pg_lsn,
     publication text,
+    tables_created boolean not null default false,
     schema_copied boolean not null default false,
     phase text not null default 'new',
     error text,
@@ -118,6 +119,9 @@ pub const TARGET_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c 
 pub struct Stored {
     pub lineage: Option<Lineage>,
     pub position: Option<Lsn>,
+    /// The tables exist at the target.
+    pub tables_created: bool,
+    /// So do indexes, constraints and all the rest: the first copy is complete.
     pub schema_copied: bool,
     pub relations: Vec<StoredRelation>,
 }
@@ -174,7 +178,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
     let rows = session
         .query_with(
             "select p.layout, p.system_identifier, p.timeline, p.database, p.slot, p.consistent_point, p.schema_copied,
-                    s.lsn
+                    s.lsn, p.tables_created
                from pgdiode.pipeline p left join pgdiode.position s on s.pipeline = p.name
               where p.name = $1",
             &[name],
@@ -195,7 +199,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
         }),
         _ => None,
     };
-    let (position, schema_copied) = (row.optional(7)?, row.bool(6));
+    let (position, schema_copied, tables_created) = (row.optional(7)?, row.bool(6), row.bool(8));
     let relations = session
         .query_with(
             "select schema_name, table_name, state, copied_at, source_oid from pgdiode.relation where pipeline = $1 order by 1, 2",
@@ -212,7 +216,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Some(Stored { lineage, position, schema_copied, relations }))
+    Ok(Some(Stored { lineage, position, tables_created, schema_copied, relations }))
 }
 
 /// The statement that moves the position from `from` to `to`; it touches no row when somebody else moved it meanwhile.

@@ -1,0 +1,582 @@
+//! The copy: tables as of one snapshot of the source, with indexes built while other tables are still coming.
+//!
+//! ```text
+//! temporary slot -> consistent point C + exported snapshot, imported by every worker
+//! pg_dump pre-data -> tables            (one transaction)
+//! largest piece first: COPY out -> COPY in, frames relayed; the last piece of a table sets copied_at = C
+//!                      then that table's keys, then its other indexes, each as it becomes possible
+//! attachments, foreign keys, the rest -> sequences -> ready
+//! ```
+//!
+//! A crash at any point leaves each table either done (`copied_at` set, in the transaction of its last rows) or to be
+//! done again from its beginning; the next run copies only those, under a new snapshot. The stream then skips for each
+//! table what its own snapshot already showed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+
+use crate::change::TableName;
+use crate::config::{Format, Pipeline};
+use crate::error::{Error, Kind, Result};
+use crate::pg::copy::relay;
+use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
+use crate::pg::quote;
+use crate::pg::replication::SlotLife;
+use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
+use crate::pipeline::meter::Meter;
+use crate::pipeline::queue::Queue;
+use crate::position::Lsn;
+use crate::source::postgres::catalog::{self, SourceTable};
+use crate::status::Phase;
+use crate::target::postgres::schema::{self, LeftOut};
+
+/// What to copy.
+pub struct Order {
+    pub tables: Vec<SourceTable>,
+    pub schema: SchemaWork,
+}
+
+/// What of the schema is missing at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaWork {
+    /// Everything: a first copy.
+    All,
+    /// The tables are there from an earlier attempt; indexes and constraints may be.
+    Finish,
+    /// The first copy is long done; only tables that are not there are created.
+    NewTables,
+}
+
+/// What a copy needs to know; shared by its workers.
+struct Copy {
+    ends: Ends,
+    pipeline: Pipeline,
+    meter: Arc<Meter>,
+    snapshot: String,
+    consistent_point: Lsn,
+    /// Both servers are new enough for binary values of one to be read by the other.
+    may_be_binary: bool,
+    tables: Vec<TableCopy>,
+    queue: Queue<Work>,
+    post_data: OnceCell<Dump>,
+    post_data_options: DumpOptions,
+    pg_dump: std::path::PathBuf,
+    roles: HashSet<String>,
+}
+
+struct TableCopy {
+    source: SourceTable,
+    parts: Vec<Part>,
+    parts_left: AtomicUsize,
+    rows: AtomicU64,
+    indexes_left: AtomicUsize,
+}
+
+/// A range of blocks, or the whole table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// From this block on, up to the other; open-ended for the last: the table may have grown since it was measured.
+    Blocks(u64, Option<u64>),
+}
+
+/// A piece of work for a worker; tables by their index.
+enum Work {
+    Rows(usize, Part),
+    /// Primary key and unique constraints; then the other indexes become possible.
+    Keys(usize),
+    Index(usize, Box<Entry>),
+    /// What a table has beside indexes: triggers, policies; its statistics.
+    Finish(usize),
+}
+
+/// Copies what is ordered; says what of the schema was left out.
+pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Vec<LeftOut>> {
+    meter.phase(Phase::Copying, "waiting for a consistent point of the source");
+    let mut replication = ends.replication().await?;
+    let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
+    let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
+    let snapshot = slot.snapshot.ok_or_else(|| Error::unexpected("the source exported no snapshot"))?;
+    let mut target = ends.target_for_rows().await?;
+    let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
+    let may_be_binary = target.server_major() >= replication.server_major();
+    let mut left_out = Vec::new();
+    let created = match order.schema {
+        SchemaWork::Finish => Vec::new(),
+        SchemaWork::All | SchemaWork::NewTables => {
+            meter.phase(Phase::Copying, "creating tables");
+            let (created, notes) =
+                create_tables(ends, pipeline, &mut target, &pg_dump, &snapshot, &order).await?;
+            left_out.extend(notes);
+            created
+        }
+    };
+    let tables: Vec<TableCopy> =
+        order.tables.into_iter().map(|table| split(table, pipeline, &replication)).collect();
+    meter.copy_begins(tables.len(), tables.iter().map(|table| table.source.bytes).sum());
+    meter.phase(Phase::Copying, "copying rows and building indexes");
+    let copy = Arc::new(Copy {
+        ends: ends.clone(),
+        pipeline: pipeline.clone(),
+        meter: Arc::clone(meter),
+        consistent_point: slot.consistent_point,
+        may_be_binary,
+        tables,
+        queue: Queue::new(),
+        post_data: OnceCell::new(),
+        post_data_options: DumpOptions {
+            section: Some(Section::PostData),
+            snapshot: Some(snapshot.clone()),
+            tables: if order.schema == SchemaWork::NewTables { created.clone() } else { Vec::new() },
+            ..DumpOptions::default()
+        },
+        snapshot,
+        pg_dump,
+        roles: schema::roles(&mut target).await?,
+    });
+    let builds_indexes = order.schema != SchemaWork::NewTables || !created.is_empty();
+    if builds_indexes {
+        // Early: the snapshot must still be there, and the first table to end should find its indexes known.
+        let copy = Arc::clone(&copy);
+        tokio::spawn(async move { copy.post_data().await.map(drop) });
+    }
+    copy_all(&copy, builds_indexes).await?;
+    if builds_indexes {
+        left_out.extend(finish_schema(&copy, &mut target).await?);
+    }
+    carry_sequences(&mut ends.source().await?, &mut target).await?;
+    mark_ready(&mut target, &pipeline.name, order.schema).await?;
+    drop(replication);
+    Ok(left_out)
+}
+
+/// Creates what is missing, in one transaction with the mark that says so. The names of tables that were created.
+async fn create_tables(
+    ends: &Ends,
+    pipeline: &Pipeline,
+    target: &mut Session,
+    pg_dump: &std::path::Path,
+    snapshot: &str,
+    order: &Order,
+) -> Result<(Vec<TableName>, Vec<LeftOut>)> {
+    let mut missing = Vec::new();
+    if order.schema == SchemaWork::NewTables {
+        for table in &order.tables {
+            let sql =
+                format!("select pg_catalog.to_regclass({})", quote::literal(&quote::table(&table.table)));
+            if target.one(&sql).await?.text(0).is_none() {
+                missing.push(table.table.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok((missing, Vec::new()));
+        }
+    }
+    let options = DumpOptions {
+        section: Some(Section::PreData),
+        snapshot: Some(snapshot.to_owned()),
+        tables: missing.clone(),
+        ..DumpOptions::default()
+    };
+    let text = dump::run(pg_dump, &ends.source.to_libpq_env(), &options).await?;
+    let dump = Dump::parse(&text)?;
+    target.query("begin").await?;
+    let left_out = schema::replay_pre_data(target, &dump, |entry| is_carried(pipeline, entry)).await?;
+    let name = quote::literal(&pipeline.name);
+    target.query(&format!("update pgdiode.pipeline set tables_created = true where name = {name}")).await?;
+    target.query("commit").await?;
+    Ok((missing, left_out))
+}
+
+/// Whether an entry belongs to no table, or to one that the pipeline is to carry.
+fn is_carried(pipeline: &Pipeline, entry: &Entry) -> bool {
+    entry.table.as_ref().is_none_or(|table| pipeline.tables.match_table(table))
+}
+
+/// Cuts a table that is larger than `split_mb`.
+fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> TableCopy {
+    let blocks_max = pipeline.copy.split_mb * 128;
+    // Before 14 a range of ctids is no range scan; partitioned tables have no blocks of their own.
+    let parts = if source.is_partitioned || source.blocks <= blocks_max || replication.server_major() < 14 {
+        vec![Part::Whole]
+    } else {
+        let count = source.blocks.div_ceil(blocks_max);
+        let bound = |part: u64| source.blocks * part / count;
+        (0..count)
+            .map(|part| Part::Blocks(bound(part), (part + 1 < count).then(|| bound(part + 1))))
+            .collect()
+    };
+    TableCopy {
+        parts_left: AtomicUsize::new(parts.len()),
+        parts,
+        source,
+        rows: AtomicU64::new(0),
+        indexes_left: AtomicUsize::new(0),
+    }
+}
+
+/// Runs workers until all tables are copied and indexed.
+async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
+    for (index, table) in copy.tables.iter().enumerate() {
+        for part in &table.parts {
+            copy.queue.push(table.source.bytes / table.parts.len() as u64, Work::Rows(index, *part));
+        }
+    }
+    let mut workers = JoinSet::new();
+    for _ in 0..copy.pipeline.copy.jobs() {
+        let copy = Arc::clone(copy);
+        workers.spawn(async move {
+            Worker { copy: &copy, source: None, target: None, builds_indexes }.run().await
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        // The first failure drops the others: stopping is the same as crashing.
+        worker.map_err(|panic| Error::unexpected("a copy worker failed").because(panic))??;
+    }
+    Ok(())
+}
+
+struct Worker<'a> {
+    copy: &'a Copy,
+    /// In a transaction that reads the snapshot.
+    source: Option<Session>,
+    target: Option<Session>,
+    builds_indexes: bool,
+}
+
+impl Worker<'_> {
+    async fn run(mut self) -> Result<()> {
+        while let Some(work) = self.copy.queue.next().await {
+            let outcome = self.work(&work).await;
+            if let Err(error) = outcome {
+                self.give_up(&work, error).await?;
+            }
+            self.copy.queue.done();
+        }
+        Ok(())
+    }
+
+    async fn work(&mut self, work: &Work) -> Result<()> {
+        match work {
+            Work::Rows(index, part) => self.copy_rows(*index, *part).await,
+            Work::Keys(index) => self.build_keys(*index).await,
+            Work::Index(index, entry) => {
+                let entry = std::slice::from_ref(&**entry);
+                self.replay(entry.iter()).await?;
+                self.index_is_built(*index);
+                Ok(())
+            }
+            Work::Finish(index) => self.finish_table(*index).await,
+        }
+    }
+
+    /// One table's trouble is that table's alone, unless trying again can help or the disk is full.
+    async fn give_up(&mut self, work: &Work, error: Error) -> Result<()> {
+        let index = match work {
+            Work::Rows(index, _) if !error.retries() && error.kind() != Kind::Capacity => *index,
+            _ => return Err(error),
+        };
+        let table = &self.copy.tables[index].source.table;
+        tracing::error!(%table, error = error.chain(), "the table cannot be copied; it is quarantined");
+        (self.source, self.target) = (None, None);
+        let remedy = format!("mend what the reason names, then: pgdiode resync '{table}'");
+        let reason = format!("copy failed: {}", error.chain());
+        let sql =
+            crate::target::postgres::progress::quarantine(&self.copy.pipeline.name, table, &reason, &remedy);
+        self.target().await?.query(&sql).await?;
+        self.copy.meter.table_ends(table, 0);
+        Ok(())
+    }
+
+    async fn source(&mut self) -> Result<&mut Session> {
+        if self.source.is_none() {
+            let mut session = self.copy.ends.source().await?;
+            session.query("begin isolation level repeatable read read only").await?;
+            session
+                .query(&format!("set transaction snapshot {}", quote::literal(&self.copy.snapshot)))
+                .await?;
+            self.source = Some(session);
+        }
+        Ok(self.source.as_mut().expect("just connected"))
+    }
+
+    async fn target(&mut self) -> Result<&mut Session> {
+        if self.target.is_none() {
+            let mut session = self.copy.ends.target_for_rows().await?;
+            let memory = self.copy.pipeline.copy.maintenance_work_mem_mb;
+            session.query(&format!("set maintenance_work_mem = '{memory}MB'")).await?;
+            self.target = Some(session);
+        }
+        Ok(self.target.as_mut().expect("just connected"))
+    }
+
+    // ---- rows ----
+
+    async fn copy_rows(&mut self, index: usize, part: Part) -> Result<()> {
+        let copy = self.copy;
+        let table = &copy.tables[index];
+        let name = &table.source.table;
+        copy.meter.table_begins(name);
+        let format = copy.format(&table.source);
+        let out = copy_out(&table.source, part, format);
+        self.source().await?;
+        self.target().await?;
+        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
+            unreachable!("connected")
+        };
+        target.query("begin").await?;
+        let frozen = if part == Part::Whole { empty(target, &table.source).await? } else { false };
+        let into = copy_into(&table.source, format, frozen);
+        let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
+        let rows = table.rows.fetch_add(rows, Ordering::Relaxed) + rows;
+        let is_last = table.parts_left.fetch_sub(1, Ordering::AcqRel) == 1;
+        if is_last && part == Part::Whole {
+            copy.mark_copied(target, &table.source, rows).await?;
+        }
+        target.query("commit").await?;
+        if is_last {
+            if part != Part::Whole {
+                copy.mark_copied(target, &table.source, rows).await?;
+            }
+            copy.meter.table_ends(name, rows);
+            if self.builds_indexes {
+                copy.queue.push(table.source.bytes, Work::Keys(index));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- indexes ----
+
+    async fn build_keys(&mut self, index: usize) -> Result<()> {
+        let copy = self.copy;
+        let table = &copy.tables[index];
+        let entries = copy.entries_of(&table.source.table).await?;
+        let keys = entries.iter().filter(|entry| entry.kind == EntryKind::Constraint);
+        self.replay(keys).await?;
+        let indexes: Vec<_> = entries.into_iter().filter(|entry| entry.kind == EntryKind::Index).collect();
+        table.indexes_left.store(indexes.len(), Ordering::Release);
+        if indexes.is_empty() {
+            copy.queue.push(0, Work::Finish(index));
+        }
+        for entry in indexes {
+            copy.queue.push(table.source.bytes / 2, Work::Index(index, Box::new(entry)));
+        }
+        Ok(())
+    }
+
+    fn index_is_built(&self, index: usize) {
+        if self.copy.tables[index].indexes_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.copy.queue.push(0, Work::Finish(index));
+        }
+    }
+
+    async fn finish_table(&mut self, index: usize) -> Result<()> {
+        let table = &self.copy.tables[index].source.table;
+        let entries = self.copy.entries_of(table).await?;
+        let rest =
+            entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Constraint | EntryKind::Index));
+        self.replay(rest).await?;
+        let analyze = format!("analyze {}", quote::table(table));
+        self.target().await?.query(&analyze).await.map(drop)
+    }
+
+    async fn replay(&mut self, entries: impl Iterator<Item = &Entry>) -> Result<()> {
+        let copy = self.copy;
+        for entry in entries {
+            let left_out = schema::replay_post_data(self.target().await?, entry, &copy.roles).await?;
+            for LeftOut { entry, reason } in left_out {
+                tracing::warn!(entry, reason, "left out of the target's schema");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Copy {
+    fn format(&self, table: &SourceTable) -> &'static str {
+        let binary = match self.pipeline.copy.format {
+            Format::Text => false,
+            Format::Binary => true,
+            Format::Auto => self.may_be_binary && table.is_binary_safe,
+        };
+        if binary { "binary" } else { "text" }
+    }
+
+    async fn post_data(&self) -> Result<&Dump> {
+        self.post_data
+            .get_or_try_init(async || {
+                let environment = self.ends.source.to_libpq_env();
+                Dump::parse(&dump::run(&self.pg_dump, &environment, &self.post_data_options).await?)
+            })
+            .await
+    }
+
+    /// A table's own post-data entries.
+    async fn entries_of(&self, table: &TableName) -> Result<Vec<Entry>> {
+        let order = self.post_data().await?.rebuild_order();
+        let entries = order.tables.into_iter().find(|rebuild| rebuild.table == *table);
+        Ok(entries.map(|rebuild| rebuild.entries.into_iter().cloned().collect()).unwrap_or_default())
+    }
+
+    /// The table is here as of the consistent point. In the transaction of its last rows, where there is one.
+    async fn mark_copied(&self, target: &mut Session, table: &SourceTable, rows: u64) -> Result<()> {
+        let columns: BTreeMap<i16, &str> =
+            table.columns.iter().map(|column| (column.number, column.name.as_str())).collect();
+        let columns = serde_json::to_string(&columns)
+            .map_err(|error| Error::unexpected("column names cannot be written as JSON").because(error))?;
+        let sql = format!(
+            "insert into pgdiode.relation as r
+                    (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns)
+             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {})
+             on conflict (pipeline, schema_name, table_name) do update
+                set state = excluded.state, copied_at = excluded.copied_at, source_oid = excluded.source_oid,
+                    rows_copied = excluded.rows_copied, columns = excluded.columns, reason = null, remedy = null,
+                    since = now()",
+            quote::literal(&self.pipeline.name),
+            quote::literal(&table.table.schema),
+            quote::literal(&table.table.name),
+            self.consistent_point,
+            table.oid,
+            quote::literal(&columns)
+        );
+        target.query(&sql).await.map(drop)
+    }
+}
+
+/// Empties a table for its copy, in the open transaction; whether its rows may be frozen on arrival.
+async fn empty(target: &mut Session, table: &SourceTable) -> Result<bool> {
+    let name = quote::table(&table.table);
+    let referenced = format!(
+        "select exists (select from pg_catalog.pg_constraint
+                         where confrelid = {}::pg_catalog.regclass and contype = 'f' and conrelid <> confrelid)",
+        quote::literal(&name)
+    );
+    if target.one(&referenced).await?.bool(0) {
+        // TRUNCATE refuses while another table's foreign key points here, even though it does not fire for us.
+        target.query(&format!("delete from only {name}")).await?;
+        return Ok(false);
+    }
+    let only = if table.is_partitioned { "" } else { "only " };
+    target.query(&format!("truncate {only}{name}")).await?;
+    Ok(!table.is_partitioned)
+}
+
+/// The source's half; the column list is pinned, since a snapshot pins rows but not the catalog.
+fn copy_out(table: &SourceTable, part: Part, format: &str) -> String {
+    let name = quote::table(&table.table);
+    let columns = quote::identifiers(table.columns.iter().map(|column| column.name.as_str()));
+    match part {
+        Part::Whole if table.is_partitioned => {
+            format!("copy (select {columns} from {name}) to stdout (format {format})")
+        }
+        Part::Whole if table.columns.is_empty() => format!("copy {name} to stdout (format {format})"),
+        Part::Whole => format!("copy {name} ({columns}) to stdout (format {format})"),
+        Part::Blocks(from, to) => {
+            let end = to.map_or_else(String::new, |to| format!(" and ctid < '({to},0)'::tid"));
+            format!(
+                "copy (select {columns} from only {name} where ctid >= '({from},0)'::tid{end}) to stdout (format {format})"
+            )
+        }
+    }
+}
+
+fn copy_into(table: &SourceTable, format: &str, frozen: bool) -> String {
+    let name = quote::table(&table.table);
+    let columns = if table.columns.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", quote::identifiers(table.columns.iter().map(|column| column.name.as_str())))
+    };
+    let freeze = if frozen { ", freeze" } else { "" };
+    format!("copy {name}{columns} from stdin (format {format}{freeze})")
+}
+
+/// What needs several tables, or tables that hold no rows of their own.
+async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>> {
+    copy.meter.phase(Phase::Copying, "adding foreign keys and the rest of the schema");
+    let dump = copy.post_data().await?;
+    schema::apply_settings(target, dump).await?;
+    let order = dump.rebuild_order();
+    let copied: HashSet<&TableName> = copy.tables.iter().map(|table| &table.source.table).collect();
+    let others = order.tables.iter().filter(|rebuild| !copied.contains(&rebuild.table));
+    let entries = others
+        .flat_map(|rebuild| rebuild.entries.iter())
+        .chain(&order.attachments)
+        .chain(&order.foreign_keys)
+        .chain(&order.rest);
+    let mut left_out = Vec::new();
+    for entry in entries.filter(|entry| !entry.stays_at_source() && is_carried(&copy.pipeline, entry)) {
+        let needs_uncarried =
+            entry.referenced_table.as_ref().is_some_and(|table| !copy.pipeline.tables.match_table(table));
+        if needs_uncarried {
+            let reason = "it refers to a table that is not carried".to_owned();
+            left_out.push(LeftOut { entry: entry.name.clone(), reason });
+            continue;
+        }
+        left_out.extend(schema::replay_post_data(target, entry, &copy.roles).await?);
+    }
+    Ok(left_out)
+}
+
+/// Sets every sequence that exists on both sides to the source's value. Not transactional on either side: sequences
+/// only ever run ahead.
+pub async fn carry_sequences(source: &mut Session, target: &mut Session) -> Result<u64> {
+    let rows = source
+        .query(
+            "select schemaname, sequencename, last_value from pg_catalog.pg_sequences
+              where last_value is not null and schemaname <> 'pgdiode'",
+        )
+        .await?;
+    let values: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let name = quote::table(&TableName::new(row.string(0), row.string(1)));
+            format!("({}, {})", quote::literal(&name), row.string(2))
+        })
+        .collect();
+    let mut carried = 0;
+    for values in values.chunks(1000) {
+        let sql = format!(
+            "select pg_catalog.count(pg_catalog.setval(s.oid, v.value))
+               from (values {}) as v (name, value)
+               cross join lateral (select pg_catalog.to_regclass(v.name) as oid) as s
+               join pg_catalog.pg_class c on c.oid = s.oid and c.relkind = 'S'
+               left join pg_catalog.pg_sequences q
+                 on q.schemaname = c.relnamespace::pg_catalog.regnamespace::text and q.sequencename = c.relname
+              where q.last_value is distinct from v.value",
+            values.join(", ")
+        );
+        carried += target.one(&sql).await?.get::<u64>(0)?;
+    }
+    Ok(carried)
+}
+
+async fn mark_ready(target: &mut Session, pipeline: &str, schema: SchemaWork) -> Result<()> {
+    let name = quote::literal(pipeline);
+    let mut sql =
+        format!("update pgdiode.relation set state = 'ready' where pipeline = {name} and state = 'copied';");
+    if schema != SchemaWork::NewTables {
+        sql.push_str(&format!("update pgdiode.pipeline set schema_copied = true where name = {name};"));
+    }
+    target.query(&sql).await.map(drop)
+}
+
+/// The tables that a first copy carries: what the publication names, as far as the patterns want it.
+pub async fn carried(source: &mut Session, pipeline: &Pipeline) -> Result<Vec<SourceTable>> {
+    let Some(published) = catalog::published(source, &pipeline.publication).await? else {
+        return Err(Error::refused(format!(
+            "there is no publication \"{}\" at the source",
+            pipeline.publication
+        ))
+        .hint("Create it with: pgdiode setup. To see what that runs: pgdiode setup --print-sql."));
+    };
+    let mut tables = catalog::tables(source).await?;
+    let wanted = published.into_iter().filter(|table| pipeline.tables.match_table(table));
+    Ok(wanted.filter_map(|table| tables.remove(&table)).collect())
+}
