@@ -107,10 +107,7 @@ fn a_truncated_answer_ends_in_the_middle() {
     let error = cluster
         .try_psql_at(&through, "copy (select n from generate_series(1, 1000000) as n) to stdout")
         .expect_err("the answer was cut off");
-    assert!(
-        error.contains("server closed the connection") || error.contains("connection to server"),
-        "{error}"
-    );
+    assert!(error.to_lowercase().contains("connection"), "{error}");
     assert_eq!(proxy.forwarded_bytes() - before, 100_001);
     proxy.heal();
     assert_eq!(cluster.try_psql_at(&through, "select 3"), Ok("3".to_owned()));
