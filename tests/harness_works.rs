@@ -175,3 +175,27 @@ fn the_same_seed_throws_the_same_dice() {
 }
 
 const ASLEEP: &str = "select exists (select from pg_stat_activity where wait_event = 'PgSleep')";
+
+#[test]
+fn the_fixtures_pass_through_pg_dump() {
+    for version in [Version::V15, Version::V18] {
+        let source = Cluster::start(version, &[]);
+        load_fixtures(&source, "postgres");
+        let mut pg_dump = source.tools().command("pg_dump");
+        let dump = pg_dump.arg(source.conninfo("postgres")).output().expect("pg_dump runs");
+        assert!(dump.status.success(), "{version}: {}", String::from_utf8_lossy(&dump.stderr));
+        let target = Cluster::start(version, &[]);
+        target.psql("postgres", "create role fixture_reader; create role \"Fixture Owner\"");
+        target.psql("postgres", &String::from_utf8(dump.stdout).expect("a dump is UTF-8"));
+        // As text: some of the types have no equality.
+        let digest = "select string_agg(c.oid::regclass || ' ' || md5(query_to_xml(
+                format('select t::text from only %s as t order by 1', c.oid::regclass), true, false, '')::text), E'\\n'
+                order by c.oid::regclass::text)
+            from pg_class c where relkind in ('r', 'm') and relispopulated and relnamespace::regnamespace::text !~ '^pg_|^information_'";
+        let expected = source.psql("postgres", digest);
+        assert!(expected.lines().count() > 50, "the digest sees {expected}");
+        assert_eq!(target.psql("postgres", digest), expected, "{version}");
+        source.psql("postgres", "update odd.documents set doc = '{\"a\":  1}' where id = 1");
+        assert_ne!(source.psql("postgres", digest), expected, "the digest is blind");
+    }
+}
