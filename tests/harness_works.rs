@@ -199,3 +199,14 @@ fn the_fixtures_pass_through_pg_dump() {
         assert_ne!(source.psql("postgres", digest), expected, "the digest is blind");
     }
 }
+
+#[test]
+fn sessions_can_work_on_the_fixtures_at_once() {
+    let cluster = Cluster::start(Version::V17, &[("deadlock_timeout", "20ms")]);
+    load_fixtures(&cluster, "postgres");
+    let runs =
+        [1, 2, 3].map(|seed| cluster.spawn_psql("postgres", &format!("call workload.run({seed}, 30)")));
+    for run in runs {
+        run.wait().expect("a session among others");
+    }
+}
