@@ -107,10 +107,7 @@ fn a_truncated_answer_ends_in_the_middle() {
     let error = cluster
         .try_psql_at(&through, "copy (select n from generate_series(1, 1000000) as n) to stdout")
         .expect_err("the answer was cut off");
-    assert!(
-        error.contains("server closed the connection") || error.contains("connection to server"),
-        "{error}"
-    );
+    assert!(error.to_lowercase().contains("connection"), "{error}");
     assert_eq!(proxy.forwarded_bytes() - before, 100_001);
     proxy.heal();
     assert_eq!(cluster.try_psql_at(&through, "select 3"), Ok("3".to_owned()));
@@ -178,3 +175,38 @@ fn the_same_seed_throws_the_same_dice() {
 }
 
 const ASLEEP: &str = "select exists (select from pg_stat_activity where wait_event = 'PgSleep')";
+
+#[test]
+fn the_fixtures_pass_through_pg_dump() {
+    for version in [Version::V15, Version::V18] {
+        let source = Cluster::start(version, &[]);
+        load_fixtures(&source, "postgres");
+        let mut pg_dump = source.tools().command("pg_dump");
+        let dump = pg_dump.arg(source.conninfo("postgres")).output().expect("pg_dump runs");
+        assert!(dump.status.success(), "{version}: {}", String::from_utf8_lossy(&dump.stderr));
+        let target = Cluster::start(version, &[]);
+        target.psql("postgres", "create role fixture_reader; create role \"Fixture Owner\"");
+        target.psql("postgres", &String::from_utf8(dump.stdout).expect("a dump is UTF-8"));
+        // As text: some of the types have no equality.
+        let digest = "select string_agg(c.oid::regclass || ' ' || md5(query_to_xml(
+                format('select t::text from only %s as t order by 1', c.oid::regclass), true, false, '')::text), E'\\n'
+                order by c.oid::regclass::text)
+            from pg_class c where relkind in ('r', 'm') and relispopulated and relnamespace::regnamespace::text !~ '^pg_|^information_'";
+        let expected = source.psql("postgres", digest);
+        assert!(expected.lines().count() > 50, "the digest sees {expected}");
+        assert_eq!(target.psql("postgres", digest), expected, "{version}");
+        source.psql("postgres", "update odd.documents set doc = '{\"a\":  1}' where id = 1");
+        assert_ne!(source.psql("postgres", digest), expected, "the digest is blind");
+    }
+}
+
+#[test]
+fn sessions_can_work_on_the_fixtures_at_once() {
+    let cluster = Cluster::start(Version::V17, &[("deadlock_timeout", "20ms")]);
+    load_fixtures(&cluster, "postgres");
+    let runs =
+        [1, 2, 3].map(|seed| cluster.spawn_psql("postgres", &format!("call workload.run({seed}, 30)")));
+    for run in runs {
+        run.wait().expect("a session among others");
+    }
+}

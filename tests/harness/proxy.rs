@@ -208,9 +208,9 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, state: &
         client.write_all(&buffer[..allowed]).await?;
         state.forwarded.fetch_add(allowed as u64, Ordering::SeqCst);
         if allowed < count {
-            // An orderly end after the last allowed byte; a reset could overtake it.
-            client.shutdown().await?;
+            // Cut before the client can know: once it sees the end, its test may heal.
             state.mode.send_replace(Mode::Cut);
+            client.shutdown().await?;
         }
     }
 }
