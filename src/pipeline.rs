@@ -1,9 +1,12 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
 pub mod copy;
+pub mod drift;
 pub mod ends;
 pub mod meter;
+pub mod monitor;
 pub mod queue;
+pub mod run;
 
 use tokio::sync::watch;
 
@@ -30,12 +33,12 @@ pub async fn setup(_pipeline: &Pipeline, _plan_only: bool) -> Result<Vec<String>
 
 /// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
 pub async fn start(
-    _pipeline: &Pipeline,
-    _until: Until,
-    _progress: watch::Sender<Progress>,
-    _stop: impl Future<Output = ()>,
+    pipeline: &Pipeline,
+    until: Until,
+    progress: watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
-    not_built()
+    run::run(pipeline, until, progress, stop).await
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.

@@ -30,34 +30,58 @@ pub enum Admission {
     AwaitsCopy,
     /// Counted and passed over: copying the table again brings it back.
     PassOver,
+    /// Published, but not this pipeline's to carry.
+    NotCarried,
 }
 
-#[derive(Debug, Clone, Default)]
+/// Whether a table that has no rule is to join.
+pub type Joins = Box<dyn Fn(&TableName) -> bool + Send + Sync>;
+
 pub struct Plan {
     rules: HashMap<TableName, Rule>,
+    joins: Joins,
     /// `rules` by the source's OID, filled as relations are met: names are compared once, not for every change.
-    met: HashMap<u32, Option<Rule>>,
+    met: HashMap<u32, Met>,
 }
 
-impl FromIterator<(TableName, Rule)> for Plan {
-    fn from_iter<I: IntoIterator<Item = (TableName, Rule)>>(rules: I) -> Plan {
-        Plan { rules: rules.into_iter().collect(), met: HashMap::new() }
-    }
+#[derive(Clone, Copy)]
+enum Met {
+    Rule(Rule),
+    Joins,
+    NotCarried,
 }
 
 impl Plan {
+    pub fn new(rules: impl IntoIterator<Item = (TableName, Rule)>, joins: Joins) -> Plan {
+        Plan { rules: rules.into_iter().collect(), joins, met: HashMap::new() }
+    }
+
     /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.
     pub fn admit(&mut self, relation: &Relation, commit_lsn: Lsn) -> Admission {
-        let rules = &self.rules;
-        let rule = self.met.entry(relation.id).or_insert_with(|| rules.get(&relation.table()).copied());
-        match *rule {
-            Some(Rule::Quarantined) => Admission::PassOver,
-            Some(Rule::Copied { at, .. }) if commit_lsn < at => Admission::InCopy,
-            Some(Rule::Copied { relation: copied, .. }) if copied.is_none_or(|id| id == relation.id) => {
+        let met = match self.met.get(&relation.id) {
+            Some(met) => *met,
+            None => self.meet(relation),
+        };
+        match met {
+            Met::Rule(Rule::Quarantined) => Admission::PassOver,
+            Met::Rule(Rule::Copied { at, .. }) if commit_lsn < at => Admission::InCopy,
+            Met::Rule(Rule::Copied { relation: copied, .. }) if copied.is_none_or(|id| id == relation.id) => {
                 Admission::Apply
             }
-            Some(Rule::Copied { .. }) | None => Admission::AwaitsCopy,
+            Met::Rule(Rule::Copied { .. }) | Met::Joins => Admission::AwaitsCopy,
+            Met::NotCarried => Admission::NotCarried,
         }
+    }
+
+    fn meet(&mut self, relation: &Relation) -> Met {
+        let table = relation.table();
+        let met = match self.rules.get(&table) {
+            Some(rule) => Met::Rule(*rule),
+            None if (self.joins)(&table) => Met::Joins,
+            None => Met::NotCarried,
+        };
+        self.met.insert(relation.id, met);
+        met
     }
 
     /// Follows a table no further.
@@ -86,10 +110,14 @@ mod tests {
         Relation { id, schema: "public".into(), name: name.into(), identity, columns: Vec::new() }
     }
 
+    fn plan(rule: Rule) -> Plan {
+        Plan::new([(TableName::new("public", "t"), rule)], Box::new(|table| table.name != "private"))
+    }
+
     #[test]
     fn a_change_is_applied_exactly_from_its_tables_copy_on() {
         let rule = Rule::Copied { at: Lsn(100), relation: Some(7) };
-        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        let mut plan = plan(rule);
         assert_eq!(plan.admit(&relation(7, "t"), Lsn(99)), Admission::InCopy);
         assert_eq!(plan.admit(&relation(7, "t"), Lsn(100)), Admission::Apply);
         assert_eq!(plan.consistent_from(), Lsn(100));
@@ -98,15 +126,16 @@ mod tests {
     #[test]
     fn a_table_that_was_made_anew_is_not_the_one_that_was_copied() {
         let rule = Rule::Copied { at: Lsn(100), relation: Some(7) };
-        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        let mut plan = plan(rule);
         assert_eq!(plan.admit(&relation(8, "t"), Lsn(200)), Admission::AwaitsCopy);
         assert_eq!(plan.admit(&relation(9, "unknown"), Lsn(200)), Admission::AwaitsCopy);
+        assert_eq!(plan.admit(&relation(10, "private"), Lsn(200)), Admission::NotCarried);
     }
 
     #[test]
     fn a_quarantined_table_is_passed_over_at_once() {
         let rule = Rule::Copied { at: Lsn(100), relation: None };
-        let mut plan: Plan = [(TableName::new("public", "t"), rule)].into_iter().collect();
+        let mut plan = plan(rule);
         assert_eq!(plan.admit(&relation(7, "t"), Lsn(200)), Admission::Apply);
         plan.quarantine(&TableName::new("public", "t"));
         assert_eq!(plan.admit(&relation(7, "t"), Lsn(200)), Admission::PassOver);

@@ -38,6 +38,8 @@ pub struct BatchLimits {
 pub enum Command {
     /// Flush what has been gathered, then end.
     Stop,
+    /// The same, to go on later: something must be done that a running pump is in the way of.
+    Pause,
     /// Apply exactly the transactions whose commit ends at or before this position, say so, and wait for `Release`.
     Hold(Lsn),
     Release,
@@ -61,6 +63,7 @@ pub trait Control: Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     Stopped,
+    Paused,
     /// The position of `EndAt` is reached.
     Reached,
     /// Tables were met that must be copied first; everything gathered is flushed.
@@ -100,7 +103,8 @@ pub struct Pump<'a, S, T, C> {
     limit: Limit,
     /// A transaction that begins beyond the limit, and waits.
     beyond: Option<Transaction>,
-    stopping: bool,
+    /// How to end once everything gathered is flushed.
+    ending: Option<Ended>,
     awaits_copy: BTreeSet<TableName>,
     idle_stored: Instant,
 }
@@ -127,7 +131,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             received: from,
             limit: Limit::None,
             beyond: None,
-            stopping: false,
+            ending: None,
             awaits_copy: BTreeSet::new(),
             idle_stored: Instant::now(),
         }
@@ -157,7 +161,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
 
     /// Whether the next event is wanted: a transaction that has begun is always finished.
     fn takes_more(&self) -> bool {
-        self.current.is_some() || (self.beyond.is_none() && !self.stopping && self.awaits_copy.is_empty())
+        self.current.is_some()
+            || (self.beyond.is_none() && self.ending.is_none() && self.awaits_copy.is_empty())
     }
 
     fn has_gathered(&self) -> bool {
@@ -172,8 +177,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if !self.awaits_copy.is_empty() {
             return Some(Ended::AwaitsCopy(std::mem::take(&mut self.awaits_copy)));
         }
-        if self.stopping {
-            return Some(Ended::Stopped);
+        if let Some(ending) = self.ending.take() {
+            return Some(ending);
         }
         let reached = |at: Lsn| self.beyond.is_some() || self.received >= at;
         match self.limit {
@@ -189,7 +194,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Stop => self.stopping = true,
+            Command::Stop => self.ending = Some(Ended::Stopped),
+            Command::Pause => self.ending = self.ending.take().or(Some(Ended::Paused)),
             Command::Hold(at) => self.limit = Limit::Hold { at, told: false },
             Command::EndAt(at) => self.limit = Limit::EndAt(at),
             Command::Release => self.limit = Limit::None,
@@ -277,7 +283,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
     fn admits(&mut self, relation: &Relation, commit_lsn: Lsn) -> bool {
         match self.plan.admit(relation, commit_lsn) {
             Admission::Apply => true,
-            Admission::InCopy => false,
+            Admission::InCopy | Admission::NotCarried => false,
             Admission::PassOver => {
                 self.target.pass_over(relation);
                 false

@@ -57,6 +57,8 @@ pub enum Mismatch {
     NotATable(String),
     /// Source columns that are missing here.
     MissingColumns(Vec<String>),
+    /// Columns that must have a value here, have no default, and do not come from the source.
+    RequiredColumns(Vec<String>),
 }
 
 impl fmt::Display for Mismatch {
@@ -69,6 +71,13 @@ impl fmt::Display for Mismatch {
             Mismatch::MissingColumns(columns) => {
                 write!(f, "the target's table lacks the columns {}", columns.join(", "))
             }
+            Mismatch::RequiredColumns(columns) => {
+                write!(
+                    f,
+                    "the target's table wants values that the source does not have, for {}",
+                    columns.join(", ")
+                )
+            }
         }
     }
 }
@@ -78,19 +87,21 @@ struct CatalogColumn {
     type_sql: String,
     generated: bool,
     identity_always: bool,
+    required: bool,
 }
 
 const COLUMNS: &str = "
     with recursive base as (
-        select a.attnum, a.attname, a.attidentity, a.attgenerated, a.atttypid as type_oid
+        select a.attnum, a.attname, a.attidentity, a.attgenerated, a.atttypid as type_oid,
+               a.attnotnull and not a.atthasdef and a.attidentity = '' as required
           from pg_catalog.pg_attribute a
          where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
         union all
-        select b.attnum, b.attname, b.attidentity, b.attgenerated, t.typbasetype
+        select b.attnum, b.attname, b.attidentity, b.attgenerated, t.typbasetype, b.required
           from base b join pg_catalog.pg_type t on t.oid = b.type_oid
          where t.typtype = 'd'
     )
-    select b.attname, pg_catalog.format_type(b.type_oid, -1), b.attgenerated <> '', b.attidentity = 'a'
+    select b.attname, pg_catalog.format_type(b.type_oid, -1), b.attgenerated <> '', b.attidentity = 'a', b.required
       from base b join pg_catalog.pg_type t on t.oid = b.type_oid
      where t.typtype <> 'd'
      order by b.attnum";
@@ -130,8 +141,12 @@ pub async fn load(session: &mut Session, relation: &Relation) -> Result<Result<T
     }
     let mut catalog = HashMap::new();
     for row in session.query_with(COLUMNS, &[Some(&oid)]).await? {
-        let column =
-            CatalogColumn { type_sql: row.string(1), generated: row.bool(2), identity_always: row.bool(3) };
+        let column = CatalogColumn {
+            type_sql: row.string(1),
+            generated: row.bool(2),
+            identity_always: row.bool(3),
+            required: row.bool(4),
+        };
         catalog.insert(row.string(0), column);
     }
     let missing: Vec<String> = relation
@@ -142,6 +157,16 @@ pub async fn load(session: &mut Session, relation: &Relation) -> Result<Result<T
         .collect();
     if !missing.is_empty() {
         return Ok(Err(Mismatch::MissingColumns(missing)));
+    }
+    let from_source = |name: &String| relation.columns.iter().any(|column| column.name == *name);
+    let mut required: Vec<String> = catalog
+        .iter()
+        .filter(|(name, column)| column.required && !from_source(name))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if !required.is_empty() {
+        required.sort();
+        return Ok(Err(Mismatch::RequiredColumns(required)));
     }
     let indexes = unique_indexes(session, &oid).await?;
     Ok(Ok(matched(relation, &kind, &catalog, &indexes)))

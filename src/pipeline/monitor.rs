@@ -1,0 +1,396 @@
+//! A run's ear and mouth: hears what others ask of the pipeline and says how it does, both through the target.
+//!
+//! It has sessions of its own, so that a busy pipeline still answers; it is not needed for correctness, so a lost
+//! session here is opened again and ends nothing.
+//!
+//! | asked, in `pgdiode.pipeline` and `.relation` | command to the pump |
+//! |---|---|
+//! | `stop_requested` | stop |
+//! | `hold_id`, `hold_at` | hold at exactly that position, answer with `held_id`; release when it is cleared |
+//! | a relation that is `pending`, a new table in the publication | pause, so that it can be copied |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::change::TableName;
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::copy;
+use crate::pipeline::ends::Ends;
+use crate::pipeline::meter::Meter;
+use crate::position::Lsn;
+use crate::pump::{Command, Control};
+use crate::source::postgres::stream::now_us;
+use crate::source::postgres::{catalog, slot};
+use crate::status::Phase;
+use crate::target::Flushed;
+
+/// How soon a wish is heard.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the source is asked how far its log reaches.
+const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the publication is looked at for new tables.
+const TABLES_INTERVAL: Duration = Duration::from_secs(3);
+/// Commands that wait for the pump; it takes each at once unless it is in the middle of a transaction.
+const COMMANDS_MAX: usize = 16;
+
+/// The pump's side of the monitor.
+pub struct Link {
+    commands: mpsc::Receiver<Command>,
+    held: watch::Sender<Option<Lsn>>,
+    meter: Arc<Meter>,
+}
+
+impl Control for Link {
+    async fn next(&mut self) -> Command {
+        match self.commands.recv().await {
+            Some(command) => command,
+            // The monitor is gone; the run that owns it is about to see why.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn flushed(&mut self, flushed: &Flushed) {
+        self.meter.flushed(flushed);
+    }
+
+    fn held(&mut self, position: Lsn) {
+        self.held.send_replace(Some(position));
+    }
+}
+
+pub struct Monitor {
+    ends: Ends,
+    pipeline: Pipeline,
+    meter: Arc<Meter>,
+    commands: mpsc::Sender<Command>,
+    held: watch::Receiver<Option<Lsn>>,
+    stop: watch::Receiver<bool>,
+    target: Option<Session>,
+    source: Option<Session>,
+    /// The hold that the pump was told of.
+    hold: Option<String>,
+    /// Whether it has been answered.
+    hold_answered: bool,
+    pause_sent: bool,
+    stored: Instant,
+    source_asked: Instant,
+    tables_looked_at: Instant,
+    sequences_carried: Instant,
+    heart_beaten: Instant,
+}
+
+impl Monitor {
+    pub fn new(
+        ends: Ends,
+        pipeline: Pipeline,
+        meter: Arc<Meter>,
+        stop: watch::Receiver<bool>,
+    ) -> (Monitor, Link) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (held_sender, held) = watch::channel(None);
+        let link = Link { commands: receiver, held: held_sender, meter: Arc::clone(&meter) };
+        let now = Instant::now();
+        let monitor = Monitor {
+            ends,
+            pipeline,
+            meter,
+            commands,
+            held,
+            stop,
+            target: None,
+            source: None,
+            hold: None,
+            hold_answered: false,
+            pause_sent: false,
+            stored: now,
+            source_asked: now,
+            tables_looked_at: now,
+            sequences_carried: now,
+            heart_beaten: now,
+        };
+        (monitor, link)
+    }
+
+    /// Runs until dropped. The commander for what is known before the first look.
+    pub fn commander(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Watches until dropped.
+    pub async fn run(mut self) {
+        let mut ticks = interval(LISTEN_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = self.stop.changed() => {}
+                Ok(()) = self.held.changed() => {}
+            }
+            if *self.stop.borrow() {
+                self.send(Command::Stop).await;
+            }
+            if let Err(error) = self.listen().await {
+                tracing::debug!(error = error.chain(), "the monitor lost the target for a moment");
+                self.target = None;
+            }
+            if let Err(error) = self.look_at_source().await {
+                tracing::debug!(error = error.chain(), "the monitor lost the source for a moment");
+                self.source = None;
+            }
+        }
+    }
+
+    async fn send(&self, command: Command) {
+        // A pump that has ended needs no command.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn listen(&mut self) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        let rows = target
+            .query(&format!(
+                "select p.stop_requested,
+                        case when p.hold_expires_at > pg_catalog.now() then p.hold_id end, p.hold_at,
+                        exists (select from pgdiode.relation r where r.pipeline = p.name and r.state = 'pending')
+                   from pgdiode.pipeline p where p.name = {name}"
+            ))
+            .await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let (stop, hold, hold_at, pending) = (row.bool(0), row.text(1), row.optional(2)?, row.bool(3));
+        let hold = hold.map(str::to_owned);
+        if stop {
+            self.send(Command::Stop).await;
+        }
+        if pending && !self.pause_sent {
+            self.pause_sent = true;
+            self.send(Command::Pause).await;
+        }
+        self.attend_to_hold(hold, hold_at.unwrap_or(Lsn::ZERO)).await?;
+        if self.stored.elapsed() >= Duration::from_secs(1) {
+            self.store_status().await?;
+            self.stored = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn attend_to_hold(&mut self, wanted: Option<String>, at: Lsn) -> Result<()> {
+        if wanted != self.hold {
+            self.hold.clone_from(&wanted);
+            self.hold_answered = false;
+            self.held.borrow_and_update();
+            self.send(wanted.map_or(Command::Release, |_| Command::Hold(at))).await;
+            return Ok(());
+        }
+        let Some(hold) = &self.hold else { return Ok(()) };
+        let holds = self.held.borrow().is_some_and(|held| held == held);
+        if self.hold_answered || !holds || !self.held.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        self.held.borrow_and_update();
+        self.hold_answered = true;
+        let (hold, name) = (quote::literal(hold), quote::literal(&self.pipeline.name));
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        target
+            .query(&format!("update pgdiode.pipeline set held_id = {hold} where name = {name}"))
+            .await
+            .map(drop)
+    }
+
+    async fn store_status(&mut self) -> Result<()> {
+        let progress = self.meter.progress(now_us());
+        let counts = self.meter.take_counts();
+        let copied = self.meter.take_copied();
+        let name = quote::literal(&self.pipeline.name);
+        let mut sql = format!(
+            "update pgdiode.pipeline set phase = {}, updated_at = pg_catalog.now(), source_position = '{}' \
+             where name = {name};",
+            quote::literal(phase_word(progress.phase)),
+            self.meter.source_end()
+        );
+        for (table, counts) in &counts {
+            let values = [
+                counts.inserts,
+                counts.updates,
+                counts.deletes,
+                counts.truncates,
+                counts.conflicts,
+                counts.missing,
+                counts.skipped,
+            ];
+            let columns = ["inserts", "updates", "deletes", "truncates", "conflicts", "missing", "skipped"];
+            let sums: Vec<String> =
+                columns.iter().map(|column| format!("{column} = c.{column} + excluded.{column}")).collect();
+            sql.push_str(&format!(
+                "insert into pgdiode.relation_count as c (pipeline, schema_name, table_name, {}) values ({name}, {}, {}, {}) \
+                 on conflict (pipeline, schema_name, table_name) do update set {};",
+                columns.join(", "),
+                quote::literal(&table.schema),
+                quote::literal(&table.name),
+                values.map(|value| value.to_string()).join(", "),
+                sums.join(", ")
+            ));
+        }
+        for (table, bytes) in &copied {
+            sql.push_str(&format!(
+                "update pgdiode.relation set bytes_copied = bytes_copied + {bytes} \
+                 where pipeline = {name} and schema_name = {} and table_name = {};",
+                quote::literal(&table.schema),
+                quote::literal(&table.name)
+            ));
+        }
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        let stored = target.query(&sql).await;
+        if stored.is_err() {
+            self.meter.put_counts_back(counts);
+        }
+        stored.map(drop)
+    }
+
+    async fn look_at_source(&mut self) -> Result<()> {
+        if self.source_asked.elapsed() < SOURCE_INTERVAL {
+            return Ok(());
+        }
+        self.source_asked = Instant::now();
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        let reaches = source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?;
+        self.meter.source_reaches(reaches);
+        if self.pipeline.stream.new_tables && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
+            self.tables_looked_at = Instant::now();
+            let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
+            self.note_new_tables(published).await?;
+            self.store_slot().await?;
+        }
+        let carry_seconds = self.pipeline.stream.sequences_seconds;
+        if carry_seconds > 0 && self.sequences_carried.elapsed() >= Duration::from_secs(carry_seconds) {
+            self.sequences_carried = Instant::now();
+            self.carry_sequences().await?;
+        }
+        let beat_seconds = self.pipeline.stream.heartbeat_seconds;
+        if beat_seconds > 0 && self.heart_beaten.elapsed() >= Duration::from_secs(beat_seconds) {
+            self.heart_beaten = Instant::now();
+            self.beat_heart().await?;
+        }
+        Ok(())
+    }
+
+    /// Tables that joined the publication are to be copied.
+    async fn note_new_tables(&mut self, published: Vec<TableName>) -> Result<()> {
+        let wanted: Vec<TableName> =
+            published.into_iter().filter(|table| self.pipeline.tables.match_table(table)).collect();
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        await_copies(target, &self.pipeline.name, &wanted, Known::Kept).await
+    }
+
+    async fn store_slot(&mut self) -> Result<()> {
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        let Some(state) = slot::read(source, &self.pipeline.slot).await? else { return Ok(()) };
+        let budget = self.pipeline.limits.wal_budget_mb << 20;
+        if state.wal_held_bytes > budget {
+            tracing::warn!(
+                slot = self.pipeline.slot,
+                wal_held_mb = state.wal_held_bytes >> 20,
+                budget_mb = self.pipeline.limits.wal_budget_mb,
+                "the slot makes the source keep more write-ahead log than its budget"
+            );
+        }
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        let sql = format!(
+            "update pgdiode.pipeline set wal_held_bytes = {} where name = {}",
+            state.wal_held_bytes,
+            quote::literal(&self.pipeline.name)
+        );
+        target.query(&sql).await.map(drop)
+    }
+
+    async fn carry_sequences(&mut self) -> Result<()> {
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        copy::carry_sequences(source, target).await?;
+        let name = quote::literal(&self.pipeline.name);
+        let sql = format!(
+            "update pgdiode.pipeline set sequences_carried_at = pg_catalog.now() where name = {name}"
+        );
+        target.query(&sql).await.map(drop)
+    }
+
+    /// A transactional message: the one kind of write that frees the slot of a database where nothing else happens,
+    /// and only because the operator asked for it.
+    async fn beat_heart(&mut self) -> Result<()> {
+        let mut session = self.ends.source_for_setup().await?;
+        session
+            .query("select pg_catalog.pg_logical_emit_message(true, 'pgdiode', 'heartbeat')")
+            .await
+            .map(drop)
+    }
+}
+
+/// What to do with tables that have a row already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Kept,
+    /// They are copied again.
+    CopiedAgain,
+}
+
+/// Marks tables as to be copied.
+pub async fn await_copies(
+    target: &mut Session,
+    pipeline: &str,
+    tables: &[TableName],
+    known: Known,
+) -> Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            let (schema, name) = (quote::literal(&table.schema), quote::literal(&table.name));
+            format!("({}, {schema}, {name})", quote::literal(pipeline))
+        })
+        .collect();
+    let conflict = match known {
+        Known::Kept => "nothing",
+        Known::CopiedAgain => {
+            "update set state = 'pending', copied_at = null, reason = null, since = pg_catalog.now()"
+        }
+    };
+    let sql = format!(
+        "insert into pgdiode.relation (pipeline, schema_name, table_name) values {} \
+         on conflict (pipeline, schema_name, table_name) do {conflict}",
+        rows.join(", ")
+    );
+    target.query(&sql).await.map(drop)
+}
+
+/// The word for a phase in `pgdiode.pipeline`.
+pub fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::New => "new",
+        Phase::Copying => "copying",
+        Phase::CatchingUp => "catching_up",
+        Phase::Streaming => "streaming",
+        Phase::Paused => "paused",
+        Phase::Retrying => "retrying",
+        Phase::Stopped => "stopped",
+        Phase::Failed => "failed",
+    }
+}
+
+/// The session, opened if there is none.
+async fn connected(
+    session: &mut Option<Session>,
+    connect: impl Future<Output = Result<Session>>,
+) -> Result<&mut Session> {
+    match session {
+        Some(session) => Ok(session),
+        none => Ok(none.insert(connect.await?)),
+    }
+}

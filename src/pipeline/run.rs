@@ -1,0 +1,469 @@
+//! A run: from wherever the target says it stands, copy what is missing, then stream; again after a broken
+//! connection.
+//!
+//! ```text
+//! attempt:  lock -> whose history? -> slot -> copy what is pending -> stream ... -> pause -> (again, to copy)
+//!                                                                            \-> broken -> backoff -> again
+//! ```
+//!
+//! Nothing is carried from one attempt to the next in memory: a retry, a restart and a crash are the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::change::TableName;
+use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
+use crate::error::{Error, Result};
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::copy::{self, Order, SchemaWork};
+use crate::pipeline::drift;
+use crate::pipeline::ends::{self, Ends};
+use crate::pipeline::meter::Meter;
+use crate::pipeline::monitor::{Known, Monitor, await_copies, phase_word};
+use crate::plan::{Plan, Rule};
+use crate::position::{Lineage, Lsn, Position};
+use crate::pump::{BatchLimits, Command, Ended, Pump};
+use crate::source::postgres::catalog::{self, SourceTable};
+use crate::source::postgres::slot;
+use crate::source::postgres::stream::{Format, PostgresSource, StreamOptions, now_us};
+use crate::status::{Phase, Progress, StopReason, Stopped, Until};
+use crate::target::postgres::apply::{self, Applier};
+use crate::target::postgres::progress::{self, RelationState, Stored};
+use crate::target::postgres::{PostgresTarget, schema::LeftOut};
+
+/// An attempt that streamed this long was a good one: the next pause is short again.
+const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
+/// How often whoever watches is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
+pub async fn run(
+    pipeline: &Pipeline,
+    until: Until,
+    progress: watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped> {
+    let ends = Ends::resolve(pipeline)?;
+    let meter = Arc::new(Meter::new());
+    let (stop_sender, stop_receiver) = watch::channel(false);
+    let mut run = Run {
+        pipeline,
+        ends,
+        meter: Arc::clone(&meter),
+        until,
+        stop: stop_receiver,
+        reached_streaming: None,
+    };
+    let work = run.until_ended();
+    tokio::pin!(work, stop);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    loop {
+        tokio::select! {
+            ended = &mut work => return ended,
+            () = &mut stop, if !*stop_sender.borrow() => {
+                stop_sender.send_replace(true);
+            }
+            _ = ticks.tick() => {
+                // Nobody has to watch.
+                let _ = progress.send(meter.progress(now_us()));
+            }
+        }
+    }
+}
+
+struct Run<'a> {
+    pipeline: &'a Pipeline,
+    ends: Ends,
+    meter: Arc<Meter>,
+    until: Until,
+    stop: watch::Receiver<bool>,
+    /// When the current attempt began to stream.
+    reached_streaming: Option<Instant>,
+}
+
+/// How an attempt ended without an error.
+enum Attempted {
+    Stopped(Stopped),
+    /// Something must be copied: again from the top.
+    Again,
+}
+
+impl Run<'_> {
+    async fn until_ended(&mut self) -> Result<Stopped> {
+        let mut pause = Duration::from_millis(self.pipeline.retry.first_ms);
+        let mut retries = 0;
+        loop {
+            self.reached_streaming = None;
+            let error = match self.attempt().await {
+                Ok(Attempted::Stopped(stopped)) => {
+                    self.store_phase(Phase::Stopped, None, 0).await;
+                    return Ok(stopped);
+                }
+                Ok(Attempted::Again) => continue,
+                Err(error) => error,
+            };
+            let streamed = self.reached_streaming.is_some_and(|since| since.elapsed() > GOOD_ATTEMPT);
+            if streamed {
+                (pause, retries) = (Duration::from_millis(self.pipeline.retry.first_ms), 0);
+            }
+            // Nothing has worked yet: more likely a wrong address than an outage.
+            let is_first = retries == 0 && !streamed && self.meter.progress(0).phase == Phase::New;
+            if !error.retries() || is_first || *self.stop.borrow() {
+                self.store_phase(Phase::Failed, Some(&error), retries).await;
+                return Err(error);
+            }
+            retries += 1;
+            // Half of it by chance, so that many pipelines do not come back in step.
+            let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            tracing::warn!(error = error.chain(), retries, wait_ms = wait.as_millis(), "trying again");
+            self.meter.phase(Phase::Retrying, error.what());
+            self.store_phase(Phase::Retrying, Some(&error), retries).await;
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = stop.wait_for(|stop| *stop) => return Ok(self.stopped(StopReason::Signal)),
+            }
+            pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
+        }
+    }
+
+    fn stopped(&self, reason: StopReason) -> Stopped {
+        Stopped { reason, position: self.meter.progress(0).position }
+    }
+
+    /// One attempt, from connecting to the end of the stream.
+    async fn attempt(&mut self) -> Result<Attempted> {
+        let mut target = self.ends.target().await?;
+        let mut source = self.ends.source().await?;
+        target.query(progress::CREATE_CONTROL_SCHEMA).await?;
+        let mut rows_session = self.ends.target_for_rows().await?;
+        ends::lock(&mut rows_session, &self.pipeline.name).await?;
+        self.register(&mut target).await?;
+        let carried = copy::carried(&mut source, self.pipeline).await?;
+        let position = self.find_position(&mut target, &mut source).await?;
+        self.meter.positioned(position.offset);
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            copied = self.copy_pending(&mut target, &carried) => copied?,
+            // Stopping in mid-copy is the same as crashing there.
+            _ = stop.wait_for(|stop| *stop) => return Ok(Attempted::Stopped(self.stopped(StopReason::Signal))),
+        }
+        drop(source);
+        self.stream(target, rows_session, position).await
+    }
+
+    /// Says in the target who runs the pipeline.
+    async fn register(&self, target: &mut Session) -> Result<()> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let since = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let runs_at = format!("{} {} {since}", host.trim(), std::process::id());
+        let sql = format!(
+            "insert into pgdiode.pipeline (name, mode, runs_at, publication) values ({name}, {mode}, {runs_at}, {publication})
+             on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
+                    publication = excluded.publication, hold_id = null, held_id = null, error = null, hint = null,
+                    updated_at = pg_catalog.now()",
+            name = quote::literal(&self.pipeline.name),
+            mode = quote::literal(self.pipeline.mode.as_str()),
+            runs_at = quote::literal(&runs_at),
+            publication = quote::literal(&self.pipeline.publication),
+        );
+        target.query(&sql).await.map(drop)
+    }
+
+    async fn stored(&self, target: &mut Session) -> Result<Stored> {
+        progress::read(target, &self.pipeline.name).await?.ok_or_else(|| {
+            Error::unexpected(format!("pipeline \"{}\" vanished from the target", self.pipeline.name))
+        })
+    }
+
+    /// Where to go on; creates the slot when there is no history yet.
+    async fn find_position(&self, target: &mut Session, source: &mut Session) -> Result<Position> {
+        let stored = self.stored(target).await?;
+        let mut replication = self.ends.replication().await?;
+        if let Some(Position { lineage, offset }) = stored.at() {
+            let lineage = slot::check_lineage(&mut replication, source, &lineage, offset).await?;
+            self.store_lineage(target, &lineage, None).await?;
+            return Ok(Position { lineage, offset });
+        }
+        self.meter.phase(Phase::Copying, "creating the replication slot");
+        if slot::read(source, &self.pipeline.slot).await?.is_some() {
+            self.drop_unfinished_slot(target, &mut replication).await?;
+        }
+        // The wish is stored before the slot is made: a slot that a crash left behind is then known as ours.
+        let (name, slot_name) = (quote::literal(&self.pipeline.name), quote::literal(&self.pipeline.slot));
+        target.query(&format!("update pgdiode.pipeline set slot = {slot_name} where name = {name}")).await?;
+        let database = source.one("select pg_catalog.current_database()").await?.string(0);
+        let lineage = slot::create(&mut replication, &self.pipeline.slot, &database).await?;
+        self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
+        tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
+        Ok(Position { offset: lineage.consistent_point, lineage })
+    }
+
+    async fn drop_unfinished_slot(&self, target: &mut Session, replication: &mut Session) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let wished = target.one(&format!("select slot from pgdiode.pipeline where name = {name}")).await?;
+        if wished.text(0) != Some(&self.pipeline.slot) {
+            return Err(Error::refused(format!(
+                "the source has a replication slot \"{}\" already, which this target knows nothing of",
+                self.pipeline.slot
+            ))
+            .hint("Choose another `slot`, or if nobody needs it: pgdiode reset --drop-slot."));
+        }
+        let sql = format!("DROP_REPLICATION_SLOT {} WAIT", quote::identifier(&self.pipeline.slot));
+        replication.query(&sql).await.map(drop)
+    }
+
+    async fn store_lineage(&self, target: &mut Session, lineage: &Lineage, start: Option<Lsn>) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let mut sql = format!(
+            "update pgdiode.pipeline
+                set system_identifier = {}, timeline = {}, database = {}, slot = {}, consistent_point = '{}'
+              where name = {name};",
+            lineage.system_identifier,
+            lineage.timeline,
+            quote::literal(&lineage.database),
+            quote::literal(&lineage.slot),
+            lineage.consistent_point,
+        );
+        if let Some(start) = start {
+            sql.push_str(&format!(
+                "insert into pgdiode.position (pipeline, lsn) values ({name}, '{start}');"
+            ));
+        }
+        target.query(&sql).await.map(drop)
+    }
+
+    /// Copies every table that is carried and not in step.
+    async fn copy_pending(&self, target: &mut Session, carried: &[SourceTable]) -> Result<()> {
+        let names: Vec<TableName> = carried.iter().map(|table| table.table.clone()).collect();
+        let stored = self.stored(target).await?;
+        if !stored.schema_copied || self.pipeline.stream.new_tables {
+            await_copies(target, &self.pipeline.name, &names, Known::Kept).await?;
+        }
+        let stored = if stored.relations.len() < names.len() { self.stored(target).await? } else { stored };
+        let schema = match (stored.tables_created, stored.schema_copied) {
+            (false, _) => SchemaWork::All,
+            (true, false) => SchemaWork::Finish,
+            (true, true) => SchemaWork::NewTables,
+        };
+        let pending: Vec<SourceTable> = stored
+            .relations
+            .iter()
+            .filter(|relation| matches!(relation.state, RelationState::Pending | RelationState::Copying))
+            .filter_map(|relation| carried.iter().find(|table| table.table == relation.table))
+            .cloned()
+            .collect();
+        let unfinished = stored.relations.iter().any(|relation| relation.state == RelationState::Copied);
+        if schema == SchemaWork::NewTables && pending.is_empty() && !unfinished {
+            return self.drop_orphans(target, &stored, carried).await;
+        }
+        let order = Order { tables: pending, schema };
+        let left_out = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
+        self.note_left_out(target, &left_out).await?;
+        self.drop_orphans(target, &stored, carried).await
+    }
+
+    /// Pending tables that are not at the source or not published any more would be waited for without end.
+    async fn drop_orphans(
+        &self,
+        target: &mut Session,
+        stored: &Stored,
+        carried: &[SourceTable],
+    ) -> Result<()> {
+        for relation in &stored.relations {
+            let is_carried = carried.iter().any(|table| table.table == relation.table);
+            if relation.state == RelationState::Pending && !is_carried {
+                let sql = progress::quarantine(
+                    &self.pipeline.name,
+                    &relation.table,
+                    "the publication does not carry this table, or it is gone from the source",
+                    "publish it again with `pgdiode add-tables`, or forget it with `pgdiode remove-tables`",
+                );
+                target.query(&sql).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_left_out(&self, target: &mut Session, left_out: &[LeftOut]) -> Result<()> {
+        for LeftOut { entry, reason } in left_out {
+            tracing::warn!(entry, reason, "left out of the target's schema");
+            let sql = format!(
+                "insert into pgdiode.note (pipeline, kind, detail) values ({}, 'schema-left-out', {})",
+                quote::literal(&self.pipeline.name),
+                quote::literal(&format!("{entry}: {reason}"))
+            );
+            target.query(&sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn stream(
+        &mut self,
+        mut target: Session,
+        rows_session: Session,
+        position: Position,
+    ) -> Result<Attempted> {
+        let stored = self.stored(&mut target).await?;
+        let mut plan = self.plan(&stored);
+        let consistent_from = plan.consistent_from();
+        let format = self.stream_format(&rows_session).await?;
+        let stream = &self.pipeline.stream;
+        let options = StreamOptions {
+            slot: self.pipeline.slot.clone(),
+            publication: self.pipeline.publication.clone(),
+            from: position.offset,
+            format,
+            spool_memory_max: mebibytes(stream.spool_mb),
+            spool_directory: stream.spool_dir(),
+        };
+        let mut source = start_stream(&self.ends, options).await?;
+        let on_conflict = match stream.on_conflict {
+            OnConflict::Apply => apply::OnConflict::Apply,
+            OnConflict::Quarantine => apply::OnConflict::Quarantine,
+        };
+        let applier = Applier::new(rows_session, self.pipeline.name.clone(), position.offset, on_conflict);
+        let follow =
+            drift::follow(&self.ends, &self.pipeline.name, stream.schema_drift == SchemaDrift::Follow);
+        let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
+        let phase = if position.offset < consistent_from { Phase::CatchingUp } else { Phase::Streaming };
+        self.meter.phase(phase, "");
+        self.reached_streaming = Some(Instant::now());
+        let (monitor, mut link) = Monitor::new(
+            self.ends.clone(),
+            self.pipeline.clone(),
+            Arc::clone(&self.meter),
+            self.stop.clone(),
+        );
+        if let Some(end) = self.end(&mut target).await? {
+            // The channel is empty: this cannot wait.
+            let _ = monitor.commander().send(Command::EndAt(end)).await;
+        }
+        let limits = BatchLimits {
+            bytes: mebibytes(stream.batch_mb),
+            age: Duration::from_millis(stream.batch_ms_max),
+        };
+        let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
+        let ended = tokio::select! {
+            ended = pump.run() => ended?,
+            () = monitor.run() => unreachable!("the monitor watches until it is dropped"),
+        };
+        self.settle(&mut target, ended).await
+    }
+
+    async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {
+        match ended {
+            Ended::Stopped => {
+                let reason = if *self.stop.borrow() { StopReason::Signal } else { StopReason::Asked };
+                if let Err(error) = self.last_sequences(target).await {
+                    tracing::warn!(error = error.chain(), "sequences were not carried once more");
+                }
+                Ok(Attempted::Stopped(self.stopped(reason)))
+            }
+            Ended::Reached => {
+                self.last_sequences(target).await?;
+                Ok(Attempted::Stopped(self.stopped(StopReason::Reached)))
+            }
+            Ended::Paused => Ok(Attempted::Again),
+            Ended::AwaitsCopy(tables) => {
+                let tables: Vec<TableName> = tables.into_iter().collect();
+                tracing::info!(tables = ?tables.iter().map(ToString::to_string).collect::<Vec<_>>(), "tables to be copied");
+                await_copies(target, &self.pipeline.name, &tables, Known::CopiedAgain).await?;
+                Ok(Attempted::Again)
+            }
+        }
+    }
+
+    async fn last_sequences(&self, target: &mut Session) -> Result<()> {
+        copy::carry_sequences(&mut self.ends.source().await?, target).await.map(drop)
+    }
+
+    fn plan(&self, stored: &Stored) -> Plan {
+        let rules = stored.relations.iter().filter_map(|relation| {
+            let rule = match (relation.state, relation.copied_at) {
+                (RelationState::Ready | RelationState::Copied, Some(at)) => {
+                    Rule::Copied { at, relation: relation.source_oid }
+                }
+                (RelationState::Quarantined, _) => Rule::Quarantined,
+                _ => return None,
+            };
+            Some((relation.table.clone(), rule))
+        });
+        let patterns = self.pipeline.tables.clone();
+        let new_tables = self.pipeline.stream.new_tables;
+        Plan::new(rules, Box::new(move |table| new_tables && patterns.match_table(table)))
+    }
+
+    /// Binary only where every carried column means the same in it on both sides.
+    async fn stream_format(&self, target: &Session) -> Result<Format> {
+        if self.pipeline.stream.binary == Binary::Off {
+            return Ok(Format::Text);
+        }
+        let mut source = self.ends.source().await?;
+        let published =
+            catalog::published(&mut source, &self.pipeline.publication).await?.unwrap_or_default();
+        let tables = catalog::tables(&mut source).await?;
+        let safe = published.iter().filter_map(|name| tables.get(name)).all(|table| table.is_binary_safe);
+        let versions = source.server_major() >= 14 && target.server_major() >= source.server_major();
+        Ok(if safe && versions { Format::Binary } else { Format::Text })
+    }
+
+    /// The position to end at, if the run is to end by itself.
+    async fn end(&mut self, target: &mut Session) -> Result<Option<Lsn>> {
+        let end = match self.until {
+            Until::Stopped => return Ok(None),
+            Until::Reached(end) => end,
+            Until::CaughtUp => {
+                let mut source = self.ends.source().await?;
+                source.one("select pg_catalog.pg_current_wal_insert_lsn()").await?.get(0)?
+            }
+        };
+        // A pause must not move the goal.
+        self.until = Until::Reached(end);
+        let stored = self.stored(target).await?;
+        let copied =
+            stored.relations.iter().filter_map(|relation| relation.copied_at).max().unwrap_or(Lsn::ZERO);
+        Ok(Some(end.max(copied)))
+    }
+
+    /// Best effort: the target may be what failed.
+    async fn store_phase(&self, phase: Phase, error: Option<&Error>, retries: u64) {
+        let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quote::literal);
+        let sql = format!(
+            "update pgdiode.pipeline set phase = {}, error = {}, hint = {}, retries = {retries}, updated_at = pg_catalog.now()
+              where name = {}",
+            quote::literal(phase_word(phase)),
+            text(error.map(Error::chain).as_deref()),
+            text(error.and_then(Error::hint_text)),
+            quote::literal(&self.pipeline.name)
+        );
+        let stored = async { self.ends.target().await?.query(&sql).await };
+        if let Err(error) = stored.await {
+            tracing::debug!(error = error.chain(), "the phase could not be stored");
+        }
+    }
+}
+
+/// Starts streaming; a walsender of an earlier connection may hold the slot for a moment.
+async fn start_stream(ends: &Ends, options: StreamOptions) -> Result<PostgresSource> {
+    const ATTEMPTS_MAX: u32 = 40;
+    const PAUSE: Duration = Duration::from_millis(250);
+    let mut attempts = 0;
+    loop {
+        match PostgresSource::start(&ends.source, options.clone()).await {
+            Err(error) if error.sqlstate() == Some("55006") && attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn mebibytes(count: u64) -> usize {
+    usize::try_from(count << 20).unwrap_or(usize::MAX)
+}
