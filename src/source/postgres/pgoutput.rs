@@ -21,14 +21,15 @@ use crate::position::Lsn;
 /// One decoded message, with its kind byte; values stay slices of the body. Times are microseconds since
 /// 2000-01-01 UTC.
 ///
-/// `xid` is `Some` between Stream Start and Stream Stop: there, messages of subtransactions name the subtransaction.
+/// `xid` is `Some` between Stream Start and Stream Stop. There it names the subtransaction, which may be aborted alone;
+/// only a logical message names the transaction, so that it stays although its subtransaction is undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// `B`. `final_lsn` is where the commit record begins, not yet a position.
     Begin { final_lsn: Lsn, committed_at_us: i64, xid: u32 },
     /// `C`. `commit_lsn < end_lsn`, the position after the transaction.
     Commit { commit_lsn: Lsn, end_lsn: Lsn, committed_at_us: i64 },
-    /// `O`. The source got this transaction from elsewhere. In a stream `commit_lsn` is zero: not yet known.
+    /// `O`. The source got this transaction from elsewhere; `commit_lsn` is there, or zero in a stream.
     Origin { commit_lsn: Lsn, name: String },
     /// `M`. What `pg_logical_emit_message` wrote; outside of any transaction when it is not transactional.
     Logical { xid: Option<u32>, transactional: bool, lsn: Lsn, prefix: String, content: Bytes },
@@ -439,7 +440,7 @@ impl Reader {
     fn flags(&mut self, known: u8) -> Result<u8, Malformed> {
         match self.rest.first() {
             Some(flags) if flags & !known == 0 => self.u8(),
-            _ => Err(self.malformed("flags that protocol versions 1 to 4 know")),
+            _ => Err(self.malformed("flags that are defined")),
         }
     }
 
@@ -478,6 +479,9 @@ impl Reader {
     fn tuple(&mut self) -> Result<Tuple, Malformed> {
         let columns = self.u16()?;
         Tuple::split(&mut self.rest, columns)
-            .ok_or_else(|| self.malformed("a tuple of as many values as announced"))
+            .ok_or_else(|| self.malformed("as many well-formed values as announced"))
     }
 }
+
+#[cfg(test)]
+mod tests;
