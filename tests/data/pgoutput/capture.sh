@@ -6,6 +6,7 @@ bin=$1
 here=$(cd "$(dirname "$0")" && pwd)
 data=$(mktemp -d)
 trap '"$bin/pg_ctl" -D "$data/cluster" -m immediate -w stop > /dev/null 2>&1 || true; rm -rf "$data"' EXIT
+trap 'exit 1' INT TERM
 
 "$bin/initdb" -D "$data/cluster" -U postgres -A trust -E UTF8 --no-locale > "$data/initdb.log"
 cat >> "$data/cluster/postgresql.conf" <<settings
