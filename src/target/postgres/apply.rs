@@ -242,7 +242,7 @@ impl Applier {
                         }
                         if self.encode_table(rows, &mut expected).await?.is_err() {
                             // Not identifiable: found again, with its reason, on the careful way.
-                            self.settle_all(&expected).await?;
+                            self.settle_all(&expected).await?.ok();
                             return Ok(Err(Trouble::Count));
                         }
                         report.count(&rows.table.name, rows.counts());
