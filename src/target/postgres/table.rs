@@ -112,8 +112,8 @@ const UNIQUE_INDEXES: &str = "
     select i.indexrelid, i.indisprimary, a.attname,
            'operator(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')', a.attnotnull
       from pg_catalog.pg_index i
-      cross join lateral pg_catalog.unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality
-           as k(attnum, opclass, place)
+      cross join lateral rows from (pg_catalog.unnest(i.indkey::int2[]), pg_catalog.unnest(i.indclass::oid[]))
+           with ordinality as k(attnum, opclass, place)
       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
       join pg_catalog.pg_opclass c on c.oid = k.opclass
       join pg_catalog.pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
