@@ -70,6 +70,7 @@ pub struct Monitor {
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<Option<Lsn>>,
+    link_held: watch::Sender<Option<Lsn>>,
     stop: watch::Receiver<bool>,
     target: Option<Session>,
     source: Option<Session>,
@@ -94,7 +95,7 @@ impl Monitor {
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (held_sender, held) = watch::channel(None);
-        let link = Link { commands: receiver, held: held_sender, meter: Arc::clone(&meter) };
+        let link = Link { commands: receiver, held: held_sender.clone(), meter: Arc::clone(&meter) };
         let now = Instant::now();
         let monitor = Monitor {
             ends,
@@ -102,6 +103,7 @@ impl Monitor {
             meter,
             commands,
             held,
+            link_held: held_sender,
             stop,
             target: None,
             source: None,
@@ -117,13 +119,13 @@ impl Monitor {
         (monitor, link)
     }
 
-    /// Runs until dropped. The commander for what is known before the first look.
+    /// For commands that are known before the first look.
     pub fn commander(&self) -> mpsc::Sender<Command> {
         self.commands.clone()
     }
 
     /// Watches until dropped.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         let mut ticks = interval(LISTEN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -143,6 +145,13 @@ impl Monitor {
                 tracing::debug!(error = error.chain(), "the monitor lost the source for a moment");
                 self.source = None;
             }
+        }
+    }
+
+    /// Stores what was counted since the last time, when the run is about to end.
+    pub async fn store_last_status(&mut self) {
+        if let Err(error) = self.store_status().await {
+            tracing::debug!(error = error.chain(), "the last counts could not be stored");
         }
     }
 
@@ -184,16 +193,15 @@ impl Monitor {
         if wanted != self.hold {
             self.hold.clone_from(&wanted);
             self.hold_answered = false;
-            self.held.borrow_and_update();
+            // Before the command is sent: what the pump says of an earlier hold is no answer to this one.
+            self.link_held.send_replace(None);
             self.send(wanted.map_or(Command::Release, |_| Command::Hold(at))).await;
             return Ok(());
         }
         let Some(hold) = &self.hold else { return Ok(()) };
-        let holds = self.held.borrow().is_some_and(|held| held == held);
-        if self.hold_answered || !holds || !self.held.has_changed().unwrap_or(false) {
+        if self.hold_answered || self.held.borrow().is_none() {
             return Ok(());
         }
-        self.held.borrow_and_update();
         self.hold_answered = true;
         let (hold, name) = (quote::literal(hold), quote::literal(&self.pipeline.name));
         let target = connected(&mut self.target, self.ends.target()).await?;

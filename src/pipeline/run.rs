@@ -146,6 +146,7 @@ impl Run<'_> {
         let carried = copy::carried(&mut source, self.pipeline).await?;
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
+        self.meter.source_reaches(source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?);
         let mut stop = self.stop.clone();
         tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
@@ -333,7 +334,7 @@ impl Run<'_> {
         let phase = if position.offset < consistent_from { Phase::CatchingUp } else { Phase::Streaming };
         self.meter.phase(phase, "");
         self.reached_streaming = Some(Instant::now());
-        let (monitor, mut link) = Monitor::new(
+        let (mut monitor, mut link) = Monitor::new(
             self.ends.clone(),
             self.pipeline.clone(),
             Arc::clone(&self.meter),
@@ -352,6 +353,7 @@ impl Run<'_> {
             ended = pump.run() => ended?,
             () = monitor.run() => unreachable!("the monitor watches until it is dropped"),
         };
+        monitor.store_last_status().await;
         self.settle(&mut target, ended).await
     }
 
@@ -419,7 +421,7 @@ impl Run<'_> {
             Until::Reached(end) => end,
             Until::CaughtUp => {
                 let mut source = self.ends.source().await?;
-                source.one("select pg_catalog.pg_current_wal_insert_lsn()").await?.get(0)?
+                source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?
             }
         };
         // A pause must not move the goal.

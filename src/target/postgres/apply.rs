@@ -11,6 +11,7 @@
 //!    change that cannot be applied, which quarantines its table and no other.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use postgres_protocol::message::frontend;
 
@@ -136,6 +137,7 @@ impl Applier {
             transactions: batch.transactions,
             ..Flushed::default()
         };
+        let began = Instant::now();
         let mut report = Report::default();
         report.skip(batch);
         let start = self.start();
@@ -155,6 +157,12 @@ impl Applier {
             self.commit().await?;
             self.position = position;
         }
+        tracing::debug!(
+            transactions = batch.transactions,
+            bytes = batch.bytes,
+            ms = began.elapsed().as_millis(),
+            "flushed"
+        );
         flushed.tables = report.counts.into_iter().collect();
         flushed.quarantined = report.quarantined;
         Ok(flushed)
