@@ -55,8 +55,8 @@ pub trait Control: Send {
     /// A flush is durable.
     fn flushed(&mut self, flushed: &Flushed);
 
-    /// The target shows exactly the state that was asked for by `Hold`, and stays there.
-    fn held(&mut self, position: Lsn);
+    /// The target shows exactly the state that `Hold(at)` asked for, and stays there.
+    fn held(&mut self, at: Lsn);
 }
 
 /// Why the pump ended without an error.
@@ -185,7 +185,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             Limit::EndAt(at) if reached(at) => Some(Ended::Reached),
             Limit::Hold { at, told: false } if reached(at) => {
                 self.limit = Limit::Hold { at, told: true };
-                self.control.held(self.gathered);
+                self.control.held(at);
                 None
             }
             _ => None,

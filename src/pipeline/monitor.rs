@@ -59,8 +59,8 @@ impl Control for Link {
         self.meter.flushed(flushed);
     }
 
-    fn held(&mut self, position: Lsn) {
-        self.held.send_replace(Some(position));
+    fn held(&mut self, at: Lsn) {
+        self.held.send_replace(Some(at));
     }
 }
 
@@ -70,12 +70,11 @@ pub struct Monitor {
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<Option<Lsn>>,
-    link_held: watch::Sender<Option<Lsn>>,
     stop: watch::Receiver<bool>,
     target: Option<Session>,
     source: Option<Session>,
     /// The hold that the pump was told of.
-    hold: Option<String>,
+    hold: Option<(String, Lsn)>,
     /// Whether it has been answered.
     hold_answered: bool,
     pause_sent: bool,
@@ -95,7 +94,7 @@ impl Monitor {
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (held_sender, held) = watch::channel(None);
-        let link = Link { commands: receiver, held: held_sender.clone(), meter: Arc::clone(&meter) };
+        let link = Link { commands: receiver, held: held_sender, meter: Arc::clone(&meter) };
         let now = Instant::now();
         let monitor = Monitor {
             ends,
@@ -103,7 +102,6 @@ impl Monitor {
             meter,
             commands,
             held,
-            link_held: held_sender,
             stop,
             target: None,
             source: None,
@@ -181,7 +179,7 @@ impl Monitor {
             self.pause_sent = true;
             self.send(Command::Pause).await;
         }
-        self.attend_to_hold(hold, hold_at.unwrap_or(Lsn::ZERO)).await?;
+        self.attend_to_hold(hold.map(|id| (id, hold_at.unwrap_or(Lsn::ZERO)))).await?;
         if self.stored.elapsed() >= Duration::from_secs(1) {
             self.store_status().await?;
             self.stored = Instant::now();
@@ -189,24 +187,23 @@ impl Monitor {
         Ok(())
     }
 
-    async fn attend_to_hold(&mut self, wanted: Option<String>, at: Lsn) -> Result<()> {
+    async fn attend_to_hold(&mut self, wanted: Option<(String, Lsn)>) -> Result<()> {
         if wanted != self.hold {
-            self.hold.clone_from(&wanted);
             self.hold_answered = false;
-            // Before the command is sent: what the pump says of an earlier hold is no answer to this one.
-            self.link_held.send_replace(None);
-            self.send(wanted.map_or(Command::Release, |_| Command::Hold(at))).await;
+            self.send(wanted.as_ref().map_or(Command::Release, |(_, at)| Command::Hold(*at))).await;
+            self.hold = wanted;
             return Ok(());
         }
-        let Some(hold) = &self.hold else { return Ok(()) };
-        if self.hold_answered || self.held.borrow().is_none() {
+        let Some((id, at)) = &self.hold else { return Ok(()) };
+        // The pump says which position it holds: an answer to an earlier wish is not one to this.
+        if self.hold_answered || *self.held.borrow() != Some(*at) {
             return Ok(());
         }
         self.hold_answered = true;
-        let (hold, name) = (quote::literal(hold), quote::literal(&self.pipeline.name));
+        let (id, name) = (quote::literal(id), quote::literal(&self.pipeline.name));
         let target = connected(&mut self.target, self.ends.target()).await?;
         target
-            .query(&format!("update pgdiode.pipeline set held_id = {hold} where name = {name}"))
+            .query(&format!("update pgdiode.pipeline set held_id = {id} where name = {name}"))
             .await
             .map(drop)
     }
