@@ -41,7 +41,11 @@ pub enum Command {
     /// The same, to go on later: something must be done that a running pump is in the way of.
     Pause,
     /// Apply exactly the transactions whose commit ends at or before this position, say so, and wait for `Release`.
-    Hold(Lsn),
+    /// `number` tells this wish from an earlier one for the same position.
+    Hold {
+        at: Lsn,
+        number: u64,
+    },
     Release,
     /// The same, but end there.
     EndAt(Lsn),
@@ -55,8 +59,8 @@ pub trait Control: Send {
     /// A flush is durable.
     fn flushed(&mut self, flushed: &Flushed);
 
-    /// The target shows exactly the state that `Hold(at)` asked for, and stays there.
-    fn held(&mut self, at: Lsn);
+    /// The target shows exactly the state that the `Hold` of this number asked for, and stays there.
+    fn held(&mut self, number: u64);
 }
 
 /// Why the pump ended without an error.
@@ -73,7 +77,7 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
     None,
-    Hold { at: Lsn, told: bool },
+    Hold { at: Lsn, number: u64, told: bool },
     EndAt(Lsn),
 }
 
@@ -183,9 +187,9 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         let reached = |at: Lsn| self.beyond.is_some() || self.received >= at;
         match self.limit {
             Limit::EndAt(at) if reached(at) => Some(Ended::Reached),
-            Limit::Hold { at, told: false } if reached(at) => {
-                self.limit = Limit::Hold { at, told: true };
-                self.control.held(at);
+            Limit::Hold { at, number, told: false } if reached(at) => {
+                self.limit = Limit::Hold { at, number, told: true };
+                self.control.held(number);
                 None
             }
             _ => None,
@@ -196,7 +200,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         match command {
             Command::Stop => self.ending = Some(Ended::Stopped),
             Command::Pause => self.ending = self.ending.take().or(Some(Ended::Paused)),
-            Command::Hold(at) => self.limit = Limit::Hold { at, told: false },
+            Command::Hold { at, number } => self.limit = Limit::Hold { at, number, told: false },
             Command::EndAt(at) => self.limit = Limit::EndAt(at),
             Command::Release => self.limit = Limit::None,
         }

@@ -42,7 +42,7 @@ const COMMANDS_MAX: usize = 16;
 /// The pump's side of the monitor.
 pub struct Link {
     commands: mpsc::Receiver<Command>,
-    held: watch::Sender<Option<Lsn>>,
+    held: watch::Sender<u64>,
     meter: Arc<Meter>,
 }
 
@@ -59,8 +59,8 @@ impl Control for Link {
         self.meter.flushed(flushed);
     }
 
-    fn held(&mut self, at: Lsn) {
-        self.held.send_replace(Some(at));
+    fn held(&mut self, number: u64) {
+        self.held.send_replace(number);
     }
 }
 
@@ -69,12 +69,14 @@ pub struct Monitor {
     pipeline: Pipeline,
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
-    held: watch::Receiver<Option<Lsn>>,
+    held: watch::Receiver<u64>,
     stop: watch::Receiver<bool>,
     target: Option<Session>,
     source: Option<Session>,
     /// The hold that the pump was told of.
     hold: Option<(String, Lsn)>,
+    /// Its number; counts up from 1.
+    hold_number: u64,
     /// Whether it has been answered.
     hold_answered: bool,
     pause_sent: bool,
@@ -93,7 +95,7 @@ impl Monitor {
         stop: watch::Receiver<bool>,
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (held_sender, held) = watch::channel(None);
+        let (held_sender, held) = watch::channel(0);
         let link = Link { commands: receiver, held: held_sender, meter: Arc::clone(&meter) };
         let now = Instant::now();
         let monitor = Monitor {
@@ -106,6 +108,7 @@ impl Monitor {
             target: None,
             source: None,
             hold: None,
+            hold_number: 0,
             hold_answered: false,
             pause_sent: false,
             stored: now,
@@ -190,13 +193,16 @@ impl Monitor {
     async fn attend_to_hold(&mut self, wanted: Option<(String, Lsn)>) -> Result<()> {
         if wanted != self.hold {
             self.hold_answered = false;
-            self.send(wanted.as_ref().map_or(Command::Release, |(_, at)| Command::Hold(*at))).await;
+            self.hold_number += 1;
+            let number = self.hold_number;
+            self.send(wanted.as_ref().map_or(Command::Release, |(_, at)| Command::Hold { at: *at, number }))
+                .await;
             self.hold = wanted;
             return Ok(());
         }
-        let Some((id, at)) = &self.hold else { return Ok(()) };
-        // The pump says which position it holds: an answer to an earlier wish is not one to this.
-        if self.hold_answered || *self.held.borrow() != Some(*at) {
+        let Some((id, _)) = &self.hold else { return Ok(()) };
+        // The pump says which wish it fulfils: an answer to an earlier one is not one to this.
+        if self.hold_answered || *self.held.borrow() != self.hold_number {
             return Ok(());
         }
         self.hold_answered = true;
