@@ -43,6 +43,7 @@ create table if not exists pgdiode.pipeline (
     hold_id text,
     hold_at pg_lsn,
     held_id text,
+    hold_expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
