@@ -78,7 +78,9 @@ pub async fn verify(
     drop(source);
     let agreed = agree(&ends, &pipeline.name, target, catch_up).await?;
     let (source, target) = (&agreed.source.id, &agreed.target.id);
-    compare(&ends, source, target, agreed.at, &chosen, pipeline.copy.jobs(), progress).await
+    let report = compare(&ends, source, target, agreed.at, &chosen, pipeline.copy.jobs(), progress).await?;
+    agreed.end().await?;
+    Ok(report)
 }
 
 fn never_copied(pipeline: &str) -> Error {

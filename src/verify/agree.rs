@@ -52,14 +52,23 @@ pub struct Agreed {
 pub struct Snapshot {
     pub id: String,
     /// Its open transaction is what keeps the snapshot.
-    _session: Session,
+    session: Session,
+}
+
+impl Agreed {
+    /// Ends both transactions; merely dropped, each leaves a complaint about a lost connection in its server's log.
+    pub async fn end(mut self) -> Result<()> {
+        self.source.session.query("rollback").await?;
+        self.target.session.query("rollback").await?;
+        Ok(())
+    }
 }
 
 impl Snapshot {
     /// Exports what the transaction that is open on `session` sees.
     async fn export(mut session: Session) -> Result<Snapshot> {
         let id = session.one("select pg_catalog.pg_export_snapshot()").await?.string(0);
-        Ok(Snapshot { id, _session: session })
+        Ok(Snapshot { id, session })
     }
 }
 
@@ -247,7 +256,9 @@ impl Hold {
             quote::literal(&exported)
         );
         session.query(&import).await?;
-        Ok((created.consistent_point, Snapshot::export(session).await?))
+        let snapshot = Snapshot::export(session).await?;
+        replication.query(&format!("DROP_REPLICATION_SLOT {}", quote::identifier(&slot))).await?;
+        Ok((created.consistent_point, snapshot))
     }
 
     /// Does `work` while the hold is renewed.

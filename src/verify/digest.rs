@@ -18,8 +18,8 @@ use crate::pg::session::Row;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Digest {
     pub(super) rows: u64,
-    first: u64,
-    second: u64,
+    pub(super) first: u64,
+    pub(super) second: u64,
 }
 
 impl Digest {
