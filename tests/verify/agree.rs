@@ -64,7 +64,8 @@ fn move_rows(source: &Cluster, target: &Cluster, at: Option<&str>) {
 /// A process that runs the pipeline: it holds the lock, and looks at what is asked of it in each turn.
 struct Fake {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Gives the number of requests that were answered.
+    thread: JoinHandle<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,13 +112,14 @@ impl Fake {
                 answered += 1;
             }
             release_lock(&sides, lock);
+            answered
         });
-        Fake { stop, thread: Some(thread) }
+        Fake { stop, thread }
     }
 
-    fn stop(mut self) {
+    fn stop(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().expect("it was started").join().expect("the pipeline went well");
+        self.thread.join().expect("the pipeline went well")
     }
 }
 
@@ -227,7 +229,8 @@ fn a_running_pipeline_is_held_at_one_position_while_the_source_is_written() {
         rows.push(assert_identical(&sides, &agreed));
     }
     assert!(writers.stop() > 0);
-    fake.stop();
+    // Once before the slot is there, lest it run ahead of it, and once at the slot's position.
+    assert_eq!(fake.stop(), 10);
     assert_eq!(caught_up.into_inner(), 0, "the pipeline was run beside a running one");
     assert!(rows.iter().all(|rows| *rows > 0), "{rows:?}");
 }
