@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Values are compared as their types write them, under the same settings: `1.0` is not `1.00`, `-0` is not `0`, white
-//! space in json counts, and a key that differs in its spelling alone (citext) is one row missing and one extra.
+//! space in json counts, and a key that differs in its spelling alone (citext) is one row missing and one extra. A type
+//! whose text depends on the server's version (an extension's, say) would differ between versions with every row.
 
 mod agree;
 mod compare;

@@ -1,6 +1,7 @@
-//! The comparison under two given snapshots: `jobs` tables at once, the largest first, each by a session a side.
+//! The comparison under two given snapshots: `jobs` pieces of tables at once, the largest table first, each piece by a
+//! session a side. A table is digested in one piece, or if it is large in several, by where its rows lie.
 //!
-//! A session reads each table in a transaction of its own that imports the side's snapshot, so that no table stays
+//! A session reads each piece in a transaction of its own that imports the side's snapshot, so that no table stays
 //! locked longer than it is read. What a server refuses about one table (a privilege, a row policy, a row too long for
 //! a text) is said of that table and the others go on; a lost connection ends the comparison.
 
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::TableToVerify;
 use super::differences::{Found, find};
-use super::digest::{Digest, Hashing, Reading};
+use super::digest::{Digest, Hashing, Piece, Reading};
 use super::shape::{Shape, ShapeColumn, shapes};
 use crate::change::TableName;
 use crate::error::{Error, Result};
@@ -45,8 +46,9 @@ pub async fn compare(
         progress.tables_total = tables.len() as u64;
         progress.tables_done = verified.len() as u64;
     });
-    let jobs = jobs.clamp(1, tasks.len().max(1));
-    let queue = Arc::new(Mutex::new(tasks));
+    let pieces: Vec<(Arc<Task>, Piece)> = tasks.into_iter().flat_map(Task::pieces).collect();
+    let jobs = jobs.clamp(1, pieces.len().max(1));
+    let queue = Arc::new(Mutex::new(pieces));
     let mut workers = JoinSet::new();
     workers.spawn(work(pair, queue.clone(), progress.clone()));
     for _ in 1..jobs {
@@ -75,10 +77,58 @@ struct Task {
     bytes: u64,
     /// Why the sides are not the same, whatever their rows.
     difference: Option<String>,
+    sum: Mutex<Sum>,
 }
 
-/// The smallest last, where it is taken first: see [`work`].
-type Queue = Arc<Mutex<Vec<Task>>>;
+/// What the pieces of a table add up to.
+#[derive(Debug, Clone, Default)]
+struct Sum {
+    source: Digest,
+    target: Digest,
+    pieces_done: u64,
+    /// Why it cannot be compared, once a piece could not.
+    obstacle: Option<String>,
+}
+
+/// Pieces of a table are digested at once, each of so many blocks (64 MiB) or less.
+const PIECE_BLOCKS: u64 = 8192;
+
+impl Task {
+    /// How many pieces there are: the larger side decides.
+    fn parts(&self) -> u64 {
+        self.source.blocks.max(self.target.blocks).div_ceil(PIECE_BLOCKS).max(1)
+    }
+
+    /// The first last, where it is taken first.
+    fn pieces(self) -> impl Iterator<Item = (Arc<Task>, Piece)> {
+        let task = Arc::new(self);
+        let of = task.parts();
+        (0..of).rev().map(move |number| (task.clone(), Piece { number, of }))
+    }
+
+    /// Adds a piece; the sum of all of them once it was the last.
+    fn add(&self, piece: Piece, digests: Result<(Digest, Digest), String>) -> Option<Sum> {
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        match digests {
+            Ok((source, target)) => {
+                sum.source.add(source);
+                sum.target.add(target);
+            }
+            Err(obstacle) => {
+                sum.obstacle.get_or_insert(obstacle);
+            }
+        }
+        sum.pieces_done += 1;
+        (sum.pieces_done == piece.of).then(|| sum.clone())
+    }
+
+    fn has_obstacle(&self) -> bool {
+        self.sum.lock().unwrap_or_else(PoisonError::into_inner).obstacle.is_some()
+    }
+}
+
+/// The largest table last, where it is taken first: see [`work`].
+type Queue = Arc<Mutex<Vec<(Arc<Task>, Piece)>>>;
 
 /// What is to be compared, the largest last; and what needs no comparison to be different.
 async fn plan(pair: &mut Pair, tables: &[TableToVerify]) -> Result<(Vec<Task>, Vec<TableVerification>)> {
@@ -151,6 +201,7 @@ fn matched(
         oid: shape.oid,
         relation: relation(&table.name, &shape.kind),
         filter: filter.clone(),
+        blocks: shape.blocks,
         columns: columns.clone(),
         key: key.clone(),
         hashing,
@@ -161,6 +212,7 @@ fn matched(
         target: reading(&target, &None),
         bytes: source.bytes.max(target.bytes),
         difference,
+        sum: Mutex::default(),
     })
 }
 
@@ -170,7 +222,7 @@ fn relation(name: &TableName, kind: &str) -> String {
     format!("{only}{} t", quote::table(name))
 }
 
-/// Takes tables off the queue's end until there are none.
+/// Takes pieces off the queue's end until there are none. Whoever adds a table's last piece looks for its differences.
 async fn work(
     mut pair: Pair,
     queue: Queue,
@@ -178,16 +230,22 @@ async fn work(
 ) -> Result<Vec<TableVerification>> {
     let mut verified = Vec::new();
     loop {
-        let task = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let Some(task) = task else { return Ok(verified) };
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some((task, piece)) = next else { return Ok(verified) };
         let name = task.name.to_string();
-        progress.send_modify(|progress| progress.current.push(name.clone()));
-        let table = pair.table(&task).await?;
+        if piece.number == 0 {
+            progress.send_modify(|progress| progress.current.push(name.clone()));
+        }
+        let digests =
+            if task.has_obstacle() { Ok(Err(String::new())) } else { pair.piece(&task, piece).await };
+        let sum = task.add(piece, digests.map_err(|error| error.context(&name))?);
+        progress.send_modify(|progress| progress.bytes += task.bytes / piece.of);
+        let Some(sum) = sum else { continue };
+        let table = pair.table(&task, sum).await.map_err(|error| error.context(&name))?;
         progress.send_modify(|progress| {
             progress.current.retain(|current| *current != name);
             progress.tables_done += 1;
             progress.rows += table.rows_source;
-            progress.bytes += task.bytes;
         });
         verified.push(table);
     }
@@ -245,42 +303,67 @@ impl Pair {
         Ok(if answer(&source) == answer(&target) { Hashing::Text } else { Hashing::Md5 })
     }
 
-    async fn table(&mut self, task: &Task) -> Result<TableVerification> {
+    /// Does `work` under the snapshots. What a server refuses is handed back as a text, a lost connection as an error.
+    async fn under_snapshots<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Pair) -> Result<T>,
+    ) -> Result<Result<T, String>> {
         self.begin().await?;
-        let compared = self.compared(task).await;
-        match compared {
-            Ok(table) => {
-                self.end().await?;
-                Ok(table)
-            }
-            Err(error) if error.retries() => Err(error.context(&task.name)),
-            Err(error) => {
-                tracing::warn!(table = %task.name, "cannot be compared: {}", error.chain());
-                self.end().await?;
-                Ok(not_compared(&task.name, error.chain()))
-            }
+        let done = work(self).await;
+        if let Err(error) = &done
+            && error.retries()
+        {
+            return done.map(Ok);
         }
+        self.end().await?;
+        Ok(done.map_err(|error| error.chain()))
     }
 
-    async fn compared(&mut self, task: &Task) -> Result<TableVerification> {
-        let (source, target) = self.ask(&task.source.table_digest(), &task.target.table_digest()).await?;
-        let (source, source_rewritten) = digest_of_table(&source)?;
-        let (target, target_rewritten) = digest_of_table(&target)?;
-        if source_rewritten || target_rewritten {
-            let side = if source_rewritten { Side::Source } else { Side::Target };
-            let obstacle = format!(
-                "it was truncated or rewritten at the {} while it was to be compared; verify it again",
-                side.name()
-            );
+    /// Both sides' digests of a piece, or why they are not to be had.
+    async fn piece(&mut self, task: &Task, piece: Piece) -> Result<Result<(Digest, Digest), String>> {
+        let (source, target) = (task.source.piece_digest(piece), task.target.piece_digest(piece));
+        let asked = self.under_snapshots(async |pair| {
+            let (source, target) = pair.ask(&source, &target).await?;
+            Ok((digest_of_piece(&source)?, digest_of_piece(&target)?))
+        });
+        Ok(asked.await?.and_then(|((source, source_rewritten), (target, target_rewritten))| {
+            check_not_rewritten(source_rewritten, target_rewritten)?;
+            Ok((source, target))
+        }))
+    }
+
+    /// The rows that make the table differ.
+    async fn find(&mut self, task: &Task, rows: u64) -> Result<Result<Found, String>> {
+        let rewritten = |reading: &Reading| format!("select {}", reading.is_rewritten());
+        let asked = self.under_snapshots(async |pair| {
+            let found = find(pair, &task.source, &task.target, rows).await?;
+            let (source, target) = pair.ask(&rewritten(&task.source), &rewritten(&task.target)).await?;
+            let is_rewritten = |rows: &[Row]| rows.first().is_some_and(|row| row.bool(0));
+            Ok((found, is_rewritten(&source), is_rewritten(&target)))
+        });
+        Ok(asked.await?.and_then(|(found, source_rewritten, target_rewritten)| {
+            check_not_rewritten(source_rewritten, target_rewritten)?;
+            Ok(found)
+        }))
+    }
+
+    /// What there is to say of a table whose pieces add up to `sum`.
+    async fn table(&mut self, task: &Task, sum: Sum) -> Result<TableVerification> {
+        let Sum { source, target, .. } = sum;
+        if let Some(obstacle) = sum.obstacle {
             return Ok(not_compared(&task.name, obstacle));
         }
-        let found = if source == target {
-            Found::default()
-        } else {
-            find(self, &task.source, &task.target, source.rows.max(target.rows)).await?
+        let rows = source.rows.max(target.rows);
+        let found = if source == target { Ok(Found::default()) } else { self.find(task, rows).await? };
+        let (found, refused) = match found {
+            Ok(found) => (found, None),
+            Err(refused) => {
+                (Found::default(), Some(format!("the rows that differ cannot be found: {refused}")))
+            }
         };
         let note = match &task.difference {
             Some(difference) => Some(difference.clone()),
+            None if refused.is_some() => refused,
             None if found.is_partial => Some("there are more differences than were counted".into()),
             None if source != target && found.total == 0 => Some(
                 "the table as a whole differs, yet no row of it: its values are not written the same twice"
@@ -302,8 +385,18 @@ impl Pair {
     }
 }
 
+fn check_not_rewritten(at_source: bool, at_target: bool) -> Result<(), String> {
+    let side = match (at_source, at_target) {
+        (false, false) => return Ok(()),
+        (true, _) => Side::Source,
+        (false, true) => Side::Target,
+    };
+    let side = side.name();
+    Err(format!("it was truncated or rewritten at the {side} while it was to be compared; verify it again"))
+}
+
 /// The digest, and whether the table was written anew since the snapshot.
-fn digest_of_table(rows: &[Row]) -> Result<(Digest, bool)> {
+fn digest_of_piece(rows: &[Row]) -> Result<(Digest, bool)> {
     let row = rows.first().ok_or_else(|| Error::unexpected("a digest came without a row"))?;
     Ok((Digest::read(row, 0)?, row.bool(3)))
 }

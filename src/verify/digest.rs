@@ -34,6 +34,15 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// The digest of these rows and those.
+    pub(super) fn add(&mut self, other: Digest) {
+        self.rows += other.rows;
+        self.first = self.first.wrapping_add(other.first);
+        self.second = self.second.wrapping_add(other.second);
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}{:016x}", self.first, self.second)
@@ -121,31 +130,60 @@ pub(super) struct Reading {
     /// After `from`: quoted, with `only` where children must be left out.
     pub(super) relation: String,
     pub(super) filter: Option<String>,
+    /// Blocks of its main fork.
+    pub(super) blocks: u64,
     pub(super) columns: Vec<String>,
     /// Empty: rows are named by all that is in them.
     pub(super) key: Vec<String>,
     pub(super) hashing: Hashing,
 }
 
+/// One of several parts of a table, by where its rows lie. Rows lie elsewhere on the other side, yet the digests of all
+/// parts add up to the same on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// From 0.
+    pub(super) number: u64,
+    pub(super) of: u64,
+}
+
+impl Piece {
+    /// ` where …`, or nothing. The first begins anywhere and the last ends anywhere: together they are the table.
+    fn condition(self, blocks: u64) -> String {
+        let at = |number: u64| format!("'({},0)'::pg_catalog.tid", blocks * number / self.of);
+        let from = (self.number > 0).then(|| format!("t.ctid >= {}", at(self.number)));
+        let to = (self.number + 1 < self.of).then(|| format!("t.ctid < {}", at(self.number + 1)));
+        let bounds: Vec<String> = from.into_iter().chain(to).collect();
+        if bounds.is_empty() { String::new() } else { format!(" where {}", bounds.join(" and ")) }
+    }
+}
+
 /// Characters shown of what names a row.
 const LABEL_CHARACTERS_MAX: usize = 200;
 
 impl Reading {
-    /// One row: its [`Digest`], and whether the table was written anew since the snapshot. TRUNCATE and rewriting ALTER
-    /// TABLE do not keep to snapshots: what they leave would be taken for the state at the snapshot. The executor holds
-    /// the table's lock when it asks, so that nothing of the kind follows before the transaction's end.
-    pub(super) fn table_digest(&self) -> String {
-        let oid = self.oid;
+    /// One row: the piece's [`Digest`], and whether the table was [written anew](Reading::is_rewritten).
+    pub(super) fn piece_digest(&self, piece: Piece) -> String {
         format!(
-            "select {}, exists (
-                 select from pg_catalog.pg_class c
-                  where c.oid in (select {oid} union all select p.relid from pg_catalog.pg_partition_tree({oid}) p)
-                    and c.relkind = 'r' and c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid))
-               from (select {} as line from {}{} offset 0) r",
+            "select {}, {} from (select {} as line from {}{} offset 0) r",
             self.sums(),
+            self.is_rewritten(),
             self.row_text(),
             self.relation,
-            self.filtered(""),
+            self.filtered(&piece.condition(self.blocks)),
+        )
+    }
+
+    /// SQL for whether the table was written anew since the snapshot. TRUNCATE and rewriting ALTER TABLE do not keep to
+    /// snapshots: what they leave would be taken for the state at the snapshot. Whoever has read the table in the same
+    /// transaction holds its lock, so that nothing of the kind follows before the transaction's end.
+    pub(super) fn is_rewritten(&self) -> String {
+        let oid = self.oid;
+        format!(
+            "exists (
+                 select from pg_catalog.pg_class c
+                  where c.oid in (select {oid} union all select p.relid from pg_catalog.pg_partition_tree({oid}) p)
+                    and c.relkind = 'r' and c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid))"
         )
     }
 
@@ -239,6 +277,22 @@ mod tests {
         assert_eq!(Buckets::default().condition("h"), "");
         let some = Buckets { bits: 12, chosen: vec![0, 4095] };
         assert_eq!(some.condition("h"), " where h & 4095 = any ('{0,4095}'::pg_catalog.int8[])");
+    }
+
+    #[test]
+    fn pieces_leave_no_row_out() {
+        let conditions = |of, blocks| -> Vec<String> {
+            (0..of).map(|number| Piece { number, of }.condition(blocks)).collect()
+        };
+        assert_eq!(conditions(1, 7), [""]);
+        assert_eq!(
+            conditions(3, 10),
+            [
+                " where t.ctid < '(3,0)'::pg_catalog.tid",
+                " where t.ctid >= '(3,0)'::pg_catalog.tid and t.ctid < '(6,0)'::pg_catalog.tid",
+                " where t.ctid >= '(6,0)'::pg_catalog.tid",
+            ]
+        );
     }
 
     #[test]

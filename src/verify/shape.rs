@@ -18,6 +18,8 @@ pub(super) struct Shape {
     pub(super) key: Vec<String>,
     /// Size on disk, that of its partitions included.
     pub(super) bytes: u64,
+    /// Blocks of its main fork; 0 for a partitioned table.
+    pub(super) blocks: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,9 @@ const TABLES: &str = "
            case when c.relkind = 'p'
                 then (select pg_catalog.sum(pg_catalog.pg_table_size(p.relid))::int8
                         from pg_catalog.pg_partition_tree(c.oid) p)
-                when c.relkind = 'r' then pg_catalog.pg_table_size(c.oid) end
+                when c.relkind = 'r' then pg_catalog.pg_table_size(c.oid) end,
+           case when c.relkind = 'r'
+                then pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int8 end
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'";
 
@@ -81,6 +85,7 @@ pub(super) async fn shapes(session: &mut Session) -> Result<BTreeMap<TableName, 
             columns: columns.remove(&oid).unwrap_or_default(),
             key: keys.remove(&oid).map(|(_, names)| names).unwrap_or_default(),
             bytes: row.optional(4)?.unwrap_or(0),
+            blocks: row.optional(5)?.unwrap_or(0),
         };
         shapes.insert(TableName::new(row.string(1), row.string(2)), shape);
     }
