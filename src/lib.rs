@@ -32,3 +32,4 @@ pub mod secret;
 pub mod source;
 pub mod status;
 pub mod target;
+pub mod verify;

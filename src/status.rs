@@ -185,7 +185,10 @@ pub struct TableVerification {
     pub identical: bool,
     /// The first of them.
     pub differences: Vec<Difference>,
+    /// All of them; where these are too many to count, `note` says so and this is a lower bound.
     pub differences_total: u64,
+    /// Why the rows were not compared, or what differs beside them.
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -158,6 +158,12 @@ fn verify_for_people() {
         identical,
         differences,
         differences_total,
+        note: None,
+    };
+    let quarantined = || TableVerification {
+        identical: false,
+        note: Some("not compared: it is quarantined: a column is missing".into()),
+        ..table("events", true, Vec::new(), 0)
     };
     let difference = |key: &str, kind| Difference { key: key.into(), kind };
     let same = VerifyReport {
@@ -174,7 +180,11 @@ fn verify_for_people() {
     ];
     let other = VerifyReport {
         identical: false,
-        tables: vec![table("users", true, Vec::new(), 0), table("orders", false, differences, 1234)],
+        tables: vec![
+            table("users", true, Vec::new(), 0),
+            table("orders", false, differences, 1234),
+            quarantined(),
+        ],
         seconds: 75.0,
         ..same
     };

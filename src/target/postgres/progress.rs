@@ -45,6 +45,7 @@ create table if not exists pgdiode.pipeline (
     hold_at pg_lsn,
     hold_expires_at timestamptz,
     held_id text,
+    hold_expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
