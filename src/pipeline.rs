@@ -51,8 +51,13 @@ pub async fn status(_pipeline: &Pipeline) -> Result<PipelineStatus> {
 }
 
 /// Compares both sides at one position; no `tables` means all that are carried.
-pub async fn verify(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<VerifyReport> {
-    not_built()
+pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyReport> {
+    let (progress, _) = watch::channel(Progress::default());
+    let catch_up = async |at| {
+        let unwatched = watch::channel(Progress::default()).0;
+        Box::pin(start(pipeline, Until::Reached(at), unwatched, std::future::pending())).await.map(drop)
+    };
+    crate::verify::verify(pipeline, tables, &progress, catch_up).await
 }
 
 /// Has the tables copied again.
