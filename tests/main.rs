@@ -4,4 +4,5 @@ mod harness;
 
 mod cli;
 mod harness_works;
+mod stream;
 mod tidy;
