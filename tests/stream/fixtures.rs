@@ -44,8 +44,7 @@ fn the_fixtures_arrive_through_their_roots() {
 
 #[test]
 fn the_fixtures_go_from_any_version_to_the_next() {
-    for versions in
-        [(Version::V14, Version::V16), (Version::V16, Version::V17), (Version::V17, Version::V18)]
+    for versions in [(Version::V14, Version::V16), (Version::V16, Version::V17), (Version::V17, Version::V18)]
     {
         copied_and_worked_on(Ends { versions, ..Ends::default() }, versions.0 == Version::V16, 40);
     }

@@ -211,7 +211,9 @@ impl Pair {
             there.lines().count(),
             only(&here, &there),
             only(&there, &here),
-            self.at_target("select string_agg(r::text, E'\\n  ') from pgdiode.relation r where state <> 'ready'")
+            self.at_target(
+                "select string_agg(r::text, E'\\n  ') from pgdiode.relation r where state <> 'ready'"
+            )
         )
     }
 
