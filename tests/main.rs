@@ -4,5 +4,6 @@ mod harness;
 
 mod cli;
 mod harness_works;
+mod stream;
 mod tidy;
 mod verify;

@@ -759,7 +759,11 @@ fn shown_row(rows: &TableRows, change: &Change) -> String {
 fn shown_key(rows: &TableRows, tuple: &Tuple) -> String {
     const SHOWN_CHARS_MAX: usize = 200;
     let names = rows.table.columns.iter().filter(|column| column.key).map(|column| column.name.as_str());
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return format!("{tuple:?}").chars().take(SHOWN_CHARS_MAX).collect();
+    }
     let key: Tuple = statement::key_values(&rows.table, tuple).collect();
-    let text = format!("({}) = {key:?}", names.collect::<Vec<_>>().join(", "));
+    let text = format!("({}) = {key:?}", names.join(", "));
     text.chars().take(SHOWN_CHARS_MAX).collect()
 }
