@@ -152,8 +152,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             // In this order: learn what became durable, obey, take what the source has; flush once it has nothing.
             tokio::select! {
                 biased;
-                flushed = self.target.flushed(), if self.target.is_busy() => self.confirm(flushed?)?,
-                command = self.control.next() => self.obey(command),
+                flushed = self.target.flushed(), if self.target.is_busy() => self.confirm(&flushed?)?,
+                command = self.control.next() => self.obey(&command),
                 event = self.source.next(), if takes_more => {
                     self.take(event?).await?;
                     self.take_ready().await?;
@@ -196,8 +196,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
+    fn obey(&mut self, command: &Command) {
+        match *command {
             Command::Stop => self.ending = Some(Ended::Stopped),
             Command::Pause => self.ending = self.ending.take().or(Some(Ended::Paused)),
             Command::Hold { at, number } => self.limit = Limit::Hold { at, number, told: false },
@@ -209,14 +209,14 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
     }
 
-    fn confirm(&mut self, flushed: Flushed) -> Result<()> {
+    fn confirm(&mut self, flushed: &Flushed) -> Result<()> {
         for (table, _) in &flushed.quarantined {
             self.plan.quarantine(table);
         }
         if let Some(position) = flushed.position {
             self.source.confirm(position)?;
         }
-        self.control.flushed(&flushed);
+        self.control.flushed(flushed);
         Ok(())
     }
 
@@ -316,7 +316,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if is_wide || gathered.since.is_some_and(|since| since.elapsed() >= self.limits.age) {
             while self.target.is_busy() {
                 let flushed = self.target.flushed().await?;
-                self.confirm(flushed)?;
+                self.confirm(&flushed)?;
             }
             self.target.flush();
         }

@@ -1,5 +1,8 @@
 //! The integration tests, one binary: a scenario per file, against servers that they start themselves.
 
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 mod cli;

@@ -71,7 +71,7 @@ impl Start {
             }
         };
         let mut signals = Signals::listen()?;
-        let work = pipeline::start(&pipeline, until, sender, stop);
+        let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
         let (stopped, signal) = attend(work, ask, receiver, async || signals.next().await).await?;
         if let Some(stopped) = stopped {
             if global.json {

@@ -127,7 +127,7 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
         consistent_point: slot.consistent_point,
         may_be_binary,
         tables,
-        queue: Queue::new(),
+        queue: Queue::default(),
         post_data: OnceCell::new(),
         post_data_options: DumpOptions {
             section: Some(Section::PostData),

@@ -116,7 +116,7 @@ fn add_column(table: &TableName, column: &SourceColumn) -> Vec<String> {
     }
     match &column.default {
         Some(default) => {
-            statements.push(format!("alter table {table} alter column {name} set default {default}"))
+            statements.push(format!("alter table {table} alter column {name} set default {default}"));
         }
         None if column.missing_value.is_some() => {
             statements.push(format!("alter table {table} alter column {name} drop default"));

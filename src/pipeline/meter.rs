@@ -26,8 +26,8 @@ struct State {
     source_end: Lsn,
 }
 
-impl Meter {
-    pub fn new() -> Meter {
+impl Default for Meter {
+    fn default() -> Meter {
         let now = Instant::now();
         Meter(Mutex::new(State {
             progress: Progress::default(),
@@ -40,7 +40,9 @@ impl Meter {
             source_end: Lsn::ZERO,
         }))
     }
+}
 
+impl Meter {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("nobody panics while counting")
     }

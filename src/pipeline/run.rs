@@ -48,7 +48,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
     let ends = Ends::resolve(pipeline)?;
-    let meter = Arc::new(Meter::new());
+    let meter = Arc::new(Meter::default());
     let (stop_sender, stop_receiver) = watch::channel(false);
     let mut run = Run {
         pipeline,

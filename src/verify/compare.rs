@@ -148,7 +148,7 @@ async fn plan(pair: &mut Pair, tables: &[TableToVerify]) -> Result<(Vec<Task>, V
     Ok((tasks, settled))
 }
 
-fn not_compared(name: &TableName, obstacle: String) -> TableVerification {
+fn not_compared(name: &TableName, obstacle: &str) -> TableVerification {
     TableVerification {
         name: name.clone(),
         rows_source: 0,

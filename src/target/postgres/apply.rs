@@ -500,12 +500,9 @@ impl Applier {
         new: &Tuple,
         counts: &mut Counts,
     ) -> Result<Result<(), String>> {
-        let error = match self.execute_one(rows, change).await? {
-            Ok(_) => {
-                counts.inserts += 1;
-                return Ok(Ok(()));
-            }
-            Err(error) => error,
+        let Err(error) = self.execute_one(rows, change).await? else {
+            counts.inserts += 1;
+            return Ok(Ok(()));
         };
         let is_duplicate = error.sqlstate() == Some("23505");
         let Change::Insert { relation, .. } = change else { unreachable!("an insert") };

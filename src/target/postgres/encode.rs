@@ -153,7 +153,7 @@ fn put_escaped(out: &mut BytesMut, bytes: &[u8]) {
 }
 
 /// Appends `Bind` (to the unnamed portal) and `Execute` of prepared statement `statement`.
-pub fn bind_and_execute<'v>(out: &mut BytesMut, statement: &str, parameters: &[Value<'v>]) {
+pub fn bind_and_execute(out: &mut BytesMut, statement: &str, parameters: &[Value<'_>]) {
     out.put_u8(b'B');
     let start = out.len();
     out.put_u32(0);
