@@ -91,7 +91,8 @@ fn refusal(report: &CheckReport, pipeline: &str) -> Result<()> {
         1 => what,
         number => format!("{number} checks refused pipeline \"{pipeline}\": {what}"),
     };
-    Err(Error::new(kind, what).hint(hint))
+    let error = Error::new(kind, what);
+    Err(if hint.is_empty() { error } else { error.hint(hint) })
 }
 
 async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<CheckReport> {

@@ -5,3 +5,4 @@ mod harness;
 mod cli;
 mod harness_works;
 mod tidy;
+mod verbs;

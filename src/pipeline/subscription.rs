@@ -12,7 +12,7 @@ use crate::change::TableName;
 use crate::config::{Binary, Pipeline, written};
 use crate::error::{Error, Result};
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::dump::{self, Dump, DumpOptions, Entry, Section};
+use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
@@ -193,16 +193,20 @@ fn quoted(value: &str) -> String {
 }
 
 async fn missing_tables(target: &mut Session, wanted: &[TableName]) -> Result<Vec<TableName>> {
-    let existing = existing_tables(target).await?;
+    let existing = existing(target).await?;
     Ok(wanted.iter().filter(|table| !existing.contains(table)).cloned().collect())
 }
 
-async fn existing_tables(target: &mut Session) -> Result<HashSet<TableName>> {
+/// Names of relations and types: what a schema can make once only.
+async fn existing(target: &mut Session) -> Result<HashSet<TableName>> {
     let rows = target
         .query(
-            "select n.nspname, c.relname from pg_catalog.pg_class c
-               join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-              where c.relkind in ('r', 'p', 'v', 'm', 'f')",
+            "select n.nspname, c.relname
+               from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+              where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+              union
+             select n.nspname, t.typname
+               from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace",
         )
         .await?;
     Ok(rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect())
@@ -216,9 +220,14 @@ async fn copy_schema(
     source: &mut Session,
     target: &mut Session,
 ) -> Result<()> {
-    let existing = existing_tables(target).await?;
+    let existing = existing(target).await?;
+    let is_there = |entry: &Entry| {
+        let makes_one = matches!(entry.kind, EntryKind::Type | EntryKind::Domain | EntryKind::Sequence);
+        let own = entry.schema.as_ref().map(|schema| TableName::new(schema, &entry.name));
+        entry.table.iter().chain(own.iter().filter(|_| makes_one)).any(|name| existing.contains(name))
+    };
     let wanted = |entry: &Entry| {
-        entry.table.as_ref().is_none_or(|table| !existing.contains(table) && selection.wants_schema_of(table))
+        !is_there(entry) && entry.table.as_ref().is_none_or(|table| selection.wants_schema_of(table))
     };
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), source.server_major()).await?;
     let environment = ends.source.to_libpq_env();
@@ -239,8 +248,9 @@ async fn copy_schema(
     Ok(())
 }
 
+/// Says what was left out; what a table that joins later finds there already (functions, grants) is no news.
 fn tell(left_out: &[LeftOut]) {
-    for each in left_out {
+    for each in left_out.iter().filter(|each| !each.reason.contains("already exists")) {
         tracing::warn!(reason = each.reason, "left out at the target: {}", each.entry);
     }
 }
@@ -536,7 +546,9 @@ pub(super) async fn reset(
     steps.extend(giving_up::at_target(target, pipeline, reset).await?);
     let mut source = match source {
         Ok(mut source) => {
-            steps.extend(giving_up::at_source(&mut source, pipeline, Reset { drop_slot: true, ..reset }).await?);
+            steps.extend(
+                giving_up::at_source(&mut source, pipeline, Reset { drop_slot: true, ..reset }).await?,
+            );
             Some(source)
         }
         Err(error) if reset.drop_slot || reset.drop_publication => return Err(error),
@@ -558,7 +570,7 @@ mod tests {
 
     #[test]
     fn the_connection_text_reads_back_and_hides_its_password() {
-        let environment = Environment::new([("HOME", "/nowhere")]);
+        let environment = Environment::new([("PGAPPNAME", "x")], None, None);
         let written =
             r"host=db1 port=5433 dbname='my db' user=o\'hara password='it\'s \\ secret' sslmode=require";
         let source = ConnInfo::parse(written, &environment).unwrap();

@@ -39,12 +39,12 @@ const OTHER_TABLES: &str = "
        and n.nspname not in ('pg_catalog', 'information_schema', 'pgdiode') and n.nspname !~ '^pg_'
      order by 1, 2";
 
-/// Sequences that this user cannot read, of the schemas of the carried tables.
+/// Sequences that this user cannot read. The function fails for what is no sequence, and conditions have no order.
 const UNREADABLE_SEQUENCES: &str = "
     select n.nspname, c.relname
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.relkind = 'S' and c.relpersistence <> 't' and n.nspname !~ '^pg_'
-       and not pg_catalog.has_sequence_privilege(c.oid, 'select')
+       and case when c.relkind = 'S' then not pg_catalog.has_sequence_privilege(c.oid, 'select') end
      order by 1, 2";
 
 impl Survey<'_> {
