@@ -74,7 +74,7 @@ pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<
     let (mut source, mut target) = tokio::try_join!(ends.source_for_setup(), ends.target())?;
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
     let named = named(&mut source, pipeline).await?;
-    for table in tables.iter().filter(|table| !named.contains(table)) {
+    if let Some(table) = tables.iter().find(|table| !named.contains(table)) {
         return Err(not_named(pipeline, &selection, table, &named));
     }
     let name = quote::identifier(&pipeline.publication);
@@ -171,7 +171,7 @@ pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName]) -> Result<
         Mode::Stream => states(&mut target, &pipeline.name).await?,
         Mode::Subscription => subscription::states(&mut target, pipeline).await?,
     };
-    for table in tables.iter().filter(|table| !states.contains_key(table)) {
+    if let Some(table) = tables.iter().find(|table| !states.contains_key(table)) {
         let known: Vec<String> = states.keys().map(written).collect();
         let error =
             Error::config(format!("pipeline \"{}\" does not carry {}", pipeline.name, written(table)));

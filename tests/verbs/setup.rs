@@ -177,7 +177,8 @@ fn every_version_is_understood() {
         cluster.psql("postgres", "create database app");
         cluster.psql("postgres", "create database mirror");
         cluster.psql("app", TABLES);
-        let pgdiode = configured(&cluster.conninfo("app"), &cluster.conninfo("mirror"), "");
+        let mut pgdiode = configured(&cluster.conninfo("app"), &cluster.conninfo("mirror"), "");
+        pgdiode.set("PGDIODE_PG_DUMP", &cluster.tools().path("pg_dump").display().to_string());
         let (ended, findings) = check(&pgdiode);
         assert_eq!(ended, 0, "{version}: {findings:#?}");
         pgdiode.run(&["setup", "--yes"]).success();

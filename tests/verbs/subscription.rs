@@ -90,7 +90,8 @@ fn newer_servers_stream_in_parallel() {
     };
     let (source, target) =
         ground.databases("app", "create table t (id int primary key); insert into t values (1)");
-    let pgdiode = configured(&source, &target, "mode = \"subscription\"");
+    let mut pgdiode = configured(&source, &target, "mode = \"subscription\"");
+    pgdiode.set("PGDIODE_PG_DUMP", &ground.source.tools().path("pg_dump").display().to_string());
     let set_up = pgdiode.run(&["setup", "--yes"]).success();
     assert!(set_up.contains("streaming = parallel, origin = any"), "{set_up}");
     pgdiode.run(&["start", "--once-caught-up"]).success();
