@@ -45,14 +45,14 @@ const EXTENSIONS: &str = "
      group by 1, 2, 3
      order by 1, 2, 3";
 
-/// Roles that hold privileges on tables.
+/// Roles that hold privileges on tables, beside the owner and the user that reads.
 const GRANTEES: &str = "
     select distinct r.rolname, n.nspname, c.relname
       from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       cross join lateral pg_catalog.aclexplode(c.relacl) a
       join pg_catalog.pg_roles r on r.oid = a.grantee
-     where c.relkind in ('r', 'p') and a.grantee <> c.relowner";
+     where c.relkind in ('r', 'p') and a.grantee <> c.relowner and r.rolname <> current_user";
 
 impl Survey<'_> {
     pub(super) async fn between(

@@ -239,3 +239,78 @@ fn an_old_pg_dump_is_refused() {
         "install the PostgreSQL 15 client programs",
     );
 }
+
+#[test]
+fn users_that_may_just_enough_are_let_through() {
+    for version in [Version::V15, Version::V18] {
+        let ground = Ground { source: Cluster::start(version, &[]), target: Cluster::start(version, &[]) };
+        ground.source.psql(
+            "postgres",
+            "create role reader login replication;
+             create table t (id bigserial primary key);
+             grant select on all tables in schema public to reader;
+             grant select on all sequences in schema public to reader",
+        );
+        ground.target.psql(
+            "postgres",
+            "create role writer login;
+             grant create, temporary on database postgres to writer;
+             grant set on parameter session_replication_role to writer",
+        );
+        let mut pgdiode = configured(
+            &ground.source.conninfo_as("reader", "postgres"),
+            &ground.target.conninfo_as("writer", "postgres"),
+            "",
+        );
+        pgdiode.set("PGDIODE_PG_DUMP", &ground.source.tools().path("pg_dump").display().to_string());
+        let by_hand = "pgdiode setup --print-sql";
+        finds(&pgdiode, 0, "warning", "may not create a publication", by_hand);
+        let refused = pgdiode.run(&["setup", "--yes"]).failure(3);
+        assert!(refused.contains(by_hand), "{refused}");
+        let printed = pgdiode.run(&["setup", "--print-sql"]).success();
+        let publication = printed.split("-- at the ").nth(1).unwrap().split_once(":\n").unwrap().1;
+        ground.source.psql("postgres", publication);
+        pgdiode.run(&["setup", "--yes"]).success();
+        let (ended, findings) = check(&pgdiode);
+        assert_eq!(ended, 0, "{version}: {findings:#?}");
+        let warnings: Vec<_> = findings.iter().filter(|(level, ..)| level == "warning").collect();
+        assert!(
+            warnings.len() == 1 && warnings[0].1.starts_with("max_slot_wal_keep_size"),
+            "{version}: {warnings:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_position_in_another_history_is_refused() {
+    let ground = Ground::new();
+    ground.source.psql("postgres", "create table t (id int primary key)");
+    let pgdiode = ground.pgdiode("");
+    pgdiode.run(&["setup", "--yes"]).success();
+    ground.source.psql("postgres", "select pg_create_logical_replication_slot('pgdiode_main', 'pgoutput')");
+    finds(&pgdiode, 0, "warning", "holds nothing that the target could go on from", "makes it anew");
+    let read = |sql: &str| ground.source.psql("postgres", sql);
+    let system = read("select system_identifier from pg_control_system()");
+    let confirmed = read("select confirmed_flush_lsn from pg_replication_slots");
+    let store = |system: &str, position: &str| {
+        ground.target.psql(
+            "postgres",
+            &format!(
+                "update pgdiode.pipeline set system_identifier = {system}, timeline = 1, database = 'postgres',
+                        slot = 'pgdiode_main', consistent_point = '{confirmed}', schema_copied = true;
+                 insert into pgdiode.position (pipeline, lsn) values ('main', '{position}')
+                 on conflict (pipeline) do update set lsn = excluded.lsn"
+            ),
+        );
+    };
+    store(&system, &confirmed);
+    finds(&pgdiode, 0, "ok", &format!("slot \"pgdiode_main\" holds what follows {confirmed}"), "");
+    store("4711", &confirmed);
+    finds(&pgdiode, 3, "refused", "the source is another cluster", "pgdiode reset");
+    store(&system, "0/1");
+    finds(&pgdiode, 3, "refused", "beyond the target's position 0/1", "pgdiode reset");
+    ground.source.psql("postgres", "select pg_drop_replication_slot('pgdiode_main')");
+    finds(&pgdiode, 3, "refused", "the replication slot \"pgdiode_main\" is gone", "pgdiode reset");
+    let status = pgdiode.run(&["status"]).success();
+    assert!(status.contains("slot \"pgdiode_main\" is gone"), "{status}");
+}
