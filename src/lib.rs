@@ -27,6 +27,7 @@ pub mod pg;
 pub mod pipeline;
 pub mod plan;
 pub mod position;
+pub mod preflight;
 pub mod pump;
 pub mod secret;
 pub mod source;

@@ -9,4 +9,5 @@ mod cli;
 mod harness_works;
 mod stream;
 mod tidy;
+mod verbs;
 mod verify;

@@ -141,7 +141,7 @@ async fn plan(pair: &mut Pair, tables: &[TableToVerify]) -> Result<(Vec<Task>, V
     for table in tables {
         match matched(table, &source, &target, hashing) {
             Ok(task) => tasks.push(task),
-            Err(obstacle) => settled.push(not_compared(&table.name, obstacle)),
+            Err(obstacle) => settled.push(not_compared(&table.name, &obstacle)),
         }
     }
     tasks.sort_by_key(|task| task.bytes);
@@ -351,7 +351,7 @@ impl Pair {
     async fn table(&mut self, task: &Task, sum: Sum) -> Result<TableVerification> {
         let Sum { source, target, .. } = sum;
         if let Some(obstacle) = sum.obstacle {
-            return Ok(not_compared(&task.name, obstacle));
+            return Ok(not_compared(&task.name, &obstacle));
         }
         let rows = source.rows.max(target.rows);
         let found = if source == target { Ok(Found::default()) } else { self.find(task, rows).await? };

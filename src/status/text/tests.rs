@@ -142,6 +142,7 @@ fn check_for_people() {
                 Some("alter table public.t replica identity full"),
             ),
         ],
+        ..CheckReport::default()
     };
     golden("check.txt", &report.text(Paint::Plain));
     golden("check.json", &(serde_json::to_string_pretty(&report).unwrap() + "\n"));
