@@ -222,6 +222,7 @@ fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> Tab
 
 /// Runs workers until all tables are copied and indexed.
 async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
+    empty_split_tables(copy).await?;
     for (index, table) in copy.tables.iter().enumerate() {
         for part in &table.parts {
             copy.queue.push(table.source.bytes / table.parts.len() as u64, Work::Rows(index, *part));
@@ -237,6 +238,17 @@ async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
     while let Some(worker) = workers.join_next().await {
         // The first failure drops the others: stopping is the same as crashing.
         worker.map_err(|panic| Error::unexpected("a copy worker failed").because(panic))??;
+    }
+    Ok(())
+}
+
+/// A table that arrives in pieces is emptied before the first: no piece knows whether it is that one.
+async fn empty_split_tables(copy: &Copy) -> Result<()> {
+    let mut target = copy.ends.target_for_rows().await?;
+    for table in copy.tables.iter().filter(|table| table.parts.len() > 1) {
+        target.query("begin").await?;
+        empty(&mut target, &table.source).await?;
+        target.query("commit").await?;
     }
     Ok(())
 }
@@ -330,7 +342,7 @@ impl Worker<'_> {
             unreachable!("connected")
         };
         target.query("begin").await?;
-        let frozen = if part == Part::Whole { empty(target, &table.source).await? } else { false };
+        let frozen = part == Part::Whole && empty(target, &table.source).await?;
         let into = copy_into(&table.source, format, frozen);
         let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
         let rows = table.rows.fetch_add(rows, Ordering::Relaxed) + rows;
