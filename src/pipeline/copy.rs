@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
@@ -75,6 +75,8 @@ struct TableCopy {
     parts_left: AtomicUsize,
     rows: AtomicU64,
     indexes_left: AtomicUsize,
+    /// One of its pieces could not be copied; the others need not be.
+    failed: AtomicBool,
 }
 
 /// A range of blocks, or the whole table.
@@ -217,6 +219,7 @@ fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> Tab
         source,
         rows: AtomicU64::new(0),
         indexes_left: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
     }
 }
 
@@ -275,6 +278,7 @@ impl Worker<'_> {
 
     async fn work(&mut self, work: &Work) -> Result<()> {
         match work {
+            Work::Rows(index, _) if self.copy.tables[*index].failed.load(Ordering::Acquire) => Ok(()),
             Work::Rows(index, part) => self.copy_rows(*index, *part).await,
             Work::Keys(index) => self.build_keys(*index).await,
             Work::Index(index, entry) => {
@@ -293,7 +297,11 @@ impl Worker<'_> {
             Work::Rows(index, _) if !error.retries() && error.kind() != Kind::Capacity => *index,
             _ => return Err(error),
         };
-        let table = &self.copy.tables[index].source.table;
+        let table = &self.copy.tables[index];
+        if table.failed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let table = &table.source.table;
         tracing::error!(%table, error = error.chain(), "the table cannot be copied; it is quarantined");
         (self.source, self.target) = (None, None);
         let remedy = format!("mend what the reason names, then: pgdiode resync '{table}'");

@@ -280,13 +280,11 @@ impl Monitor {
             return Ok(());
         }
         self.source_asked = Instant::now();
+        let streams = self.streams();
         let source = connected(&mut self.source, self.ends.source()).await?;
         let reaches = source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?;
         self.meter.source_reaches(reaches);
-        if self.pipeline.stream.new_tables
-            && self.streams()
-            && self.tables_looked_at.elapsed() >= TABLES_INTERVAL
-        {
+        if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
             let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
             self.note_new_tables(published).await?;
