@@ -3,5 +3,6 @@
 mod harness;
 
 mod cli;
+mod demo;
 mod harness_works;
 mod tidy;
