@@ -366,8 +366,7 @@ impl Run<'_> {
         let follow =
             drift::follow(&self.ends, &self.pipeline.name, stream.schema_drift == SchemaDrift::Follow);
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
-        let phase = if position.offset < consistent_from { Phase::CatchingUp } else { Phase::Streaming };
-        self.meter.phase(phase, "");
+        self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
         let limits = BatchLimits {
             bytes: mebibytes(stream.batch_mb),

@@ -607,7 +607,9 @@ impl Applier {
         };
         // TRUNCATE refuses while a table that is not emptied with it refers to one that is (0A000): one that only the
         // target has, or that was copied later and shows the truncation already. DELETE does not care.
-        if error.sqlstate() == Some("0A000") && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok() {
+        if error.sqlstate() == Some("0A000")
+            && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok()
+        {
             report.counts = counted.counts;
             return Ok(());
         }
