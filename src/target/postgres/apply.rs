@@ -602,7 +602,9 @@ impl Applier {
         };
         // TRUNCATE refuses while a table that is not emptied with it refers to one that is (0A000): one that only the
         // target has, or that was copied later and shows the truncation already. DELETE does not care.
-        if error.sqlstate() == Some("0A000") && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok() {
+        if error.sqlstate() == Some("0A000")
+            && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok()
+        {
             report.counts = counted.counts;
             return Ok(());
         }
@@ -637,6 +639,11 @@ impl Applier {
         self.session.query(&progress::quarantine(&self.pipeline, table, reason, remedy)).await?;
         self.quarantined.insert(table.clone());
         Ok(())
+    }
+
+    /// Applies no more changes of a table for as long as the session lives.
+    pub fn pass_over(&mut self, table: TableName) {
+        self.quarantined.insert(table);
     }
 
     async fn quarantine(&mut self, table: &TableName, reason: &str, report: &mut Report) -> Result<()> {
