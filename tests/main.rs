@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod chaos;
 mod cli;
 mod harness_works;
 mod stream;

@@ -102,6 +102,7 @@ async fn added_columns(
             }
         }
     }
+    let columns = sent(&columns, relation);
     statements.push(remember_columns(pipeline, &table, &columns, copies_again));
     Ok(Followed::Altered(statements))
 }
@@ -123,6 +124,7 @@ async fn changed_columns(ends: &Ends, pipeline: &str, relation: &Relation) -> Re
     let changed = columns.iter().filter(|column| is_sent(&column.name)).find(has_changed);
     let Some(column) = changed else { return Ok(Followed::Altered(Vec::new())) };
     tracing::warn!(%table, column = column.name, "the column was replaced or changed its type at the source: the table is copied again");
+    let columns = sent(&columns, relation);
     Ok(Followed::CopiedAgain(vec![remember_columns(pipeline, &table, &columns, true)]))
 }
 
@@ -219,11 +221,17 @@ fn add_column(table: &TableName, column: &SourceColumn) -> Vec<String> {
     statements
 }
 
+/// The columns that the target has after this: the catalog may be ahead of the stream and show later ones.
+fn sent<'a>(columns: &'a [SourceColumn], relation: &Relation) -> Vec<&'a SourceColumn> {
+    let is_sent = |column: &&SourceColumn| relation.columns.iter().any(|sent| sent.name == column.name);
+    columns.iter().filter(is_sent).collect()
+}
+
 /// Writes down the columns' numbers; a table whose old rows cannot be filled in is marked to be copied again.
 fn remember_columns(
     pipeline: &str,
     table: &TableName,
-    columns: &[SourceColumn],
+    columns: &[&SourceColumn],
     copies_again: bool,
 ) -> String {
     let by_number = |text: fn(&SourceColumn) -> &str| {
