@@ -345,3 +345,6 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         self.target.commit(position, committed_at_us);
     }
 }
+
+#[cfg(test)]
+mod tests;

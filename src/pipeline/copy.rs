@@ -12,7 +12,7 @@
 //! done again from its beginning; the next run copies only those, under a new snapshot. The stream then skips for each
 //! table what its own snapshot already showed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -27,12 +27,14 @@ use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
 use crate::pg::quote;
 use crate::pg::replication::SlotLife;
 use crate::pg::session::Session;
+use crate::pipeline::drift;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
 use crate::position::Lsn;
-use crate::source::postgres::catalog::{self, SourceTable};
+use crate::source::postgres::catalog::{self, SourceColumn, SourceTable};
 use crate::status::Phase;
+use crate::target::postgres::progress;
 use crate::target::postgres::schema::{self, LeftOut};
 
 /// What to copy.
@@ -107,19 +109,22 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let mut target = ends.target_for_rows().await?;
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
     let may_be_binary = target.server_major() >= replication.server_major();
-    let mut left_out = Vec::new();
-    let created = match order.schema {
-        SchemaWork::Finish => Vec::new(),
+    let Created { tables: created, mut left_out, refused } = match order.schema {
+        SchemaWork::Finish => Created::default(),
         SchemaWork::All | SchemaWork::NewTables => {
             meter.phase(Phase::Copying, "creating tables");
-            let (created, notes) =
-                create_tables(ends, pipeline, &mut target, &pg_dump, &snapshot, &order).await?;
-            left_out.extend(notes);
-            created
+            let (target, pg_dump, snapshot) = (&mut target, &pg_dump, snapshot.as_str());
+            create_tables(&mut Making { ends, pipeline, target, pg_dump, snapshot }, &order).await?
         }
     };
-    let tables: Vec<TableCopy> =
-        order.tables.into_iter().map(|table| split(table, pipeline, &replication)).collect();
+    let mut tables = Vec::new();
+    let mut source = ends.source().await?;
+    for table in order.tables.into_iter().filter(|table| !refused.contains(&table.table)) {
+        if order.schema == SchemaWork::All || prepare(&mut source, &mut target, pipeline, &table).await? {
+            tables.push(split(table, pipeline, &replication));
+        }
+    }
+    drop(source);
     meter.copy_begins(tables.len(), tables.iter().map(|table| table.source.bytes).sum());
     meter.phase(Phase::Copying, "copying rows and building indexes");
     let copy = Arc::new(Copy {
@@ -157,42 +162,133 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     Ok(left_out)
 }
 
-/// Creates what is missing, in one transaction with the mark that says so. The names of tables that were created.
-async fn create_tables(
-    ends: &Ends,
-    pipeline: &Pipeline,
-    target: &mut Session,
-    pg_dump: &std::path::Path,
-    snapshot: &str,
-    order: &Order,
-) -> Result<(Vec<TableName>, Vec<LeftOut>)> {
+/// What became of the tables that the target did not have.
+#[derive(Default)]
+struct Created {
+    tables: Vec<TableName>,
+    left_out: Vec<LeftOut>,
+    /// Could not be created, and are quarantined.
+    refused: Vec<TableName>,
+}
+
+/// Creates what is missing.
+async fn create_tables(making: &mut Making<'_>, order: &Order) -> Result<Created> {
+    if order.schema == SchemaWork::All {
+        let left_out = making.create(&[]).await?;
+        return Ok(Created { left_out, ..Created::default() });
+    }
     let mut missing = Vec::new();
-    if order.schema == SchemaWork::NewTables {
-        for table in &order.tables {
-            let sql =
-                format!("select pg_catalog.to_regclass({})", quote::literal(&quote::table(&table.table)));
-            if target.one(&sql).await?.text(0).is_none() {
-                missing.push(table.table.clone());
-            }
-        }
-        if missing.is_empty() {
-            return Ok((missing, Vec::new()));
+    for table in &order.tables {
+        let sql = format!("select pg_catalog.to_regclass({})", quote::literal(&quote::table(&table.table)));
+        if making.target.one(&sql).await?.text(0).is_none() {
+            missing.push(table.table.clone());
         }
     }
-    let options = DumpOptions {
-        section: Some(Section::PreData),
-        snapshot: Some(snapshot.to_owned()),
-        tables: missing.clone(),
-        ..DumpOptions::default()
+    if missing.is_empty() {
+        return Ok(Created::default());
+    }
+    match making.create(&missing).await {
+        Ok(left_out) => return Ok(Created { tables: missing, left_out, ..Created::default() }),
+        Err(error) if error.kind() == Kind::Refused => making.target.query("rollback").await?,
+        Err(error) => return Err(error),
     };
-    let text = dump::run(pg_dump, &ends.source.to_libpq_env(), &options).await?;
-    let dump = Dump::parse(&text)?;
+    making.create_each(missing).await
+}
+
+/// What creating tables takes.
+struct Making<'a> {
+    ends: &'a Ends,
+    pipeline: &'a Pipeline,
+    target: &'a mut Session,
+    pg_dump: &'a std::path::Path,
+    snapshot: &'a str,
+}
+
+impl Making<'_> {
+    /// One by one: one table's trouble is that table's alone.
+    async fn create_each(&mut self, missing: Vec<TableName>) -> Result<Created> {
+        let mut created = Created::default();
+        for table in missing {
+            match self.create(std::slice::from_ref(&table)).await {
+                Ok(left_out) => {
+                    created.left_out.extend(left_out);
+                    created.tables.push(table);
+                }
+                Err(error) if error.kind() == Kind::Refused => {
+                    self.target.query("rollback").await?;
+                    let remedy =
+                        format!("create what the reason names at the target, then: pgdiode resync '{table}'");
+                    quarantine(self.target, self.pipeline, &table, &error.chain(), &remedy).await?;
+                    created.refused.push(table);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(created)
+    }
+
+    /// Creates tables, or with none named everything, in one transaction with the mark that says so.
+    async fn create(&mut self, tables: &[TableName]) -> Result<Vec<LeftOut>> {
+        let options = DumpOptions {
+            section: Some(Section::PreData),
+            snapshot: Some(self.snapshot.to_owned()),
+            tables: tables.to_vec(),
+            ..DumpOptions::default()
+        };
+        let text = dump::run(self.pg_dump, &self.ends.source.to_libpq_env(), &options).await?;
+        let dump = Dump::parse(&text)?;
+        self.target.query("begin").await?;
+        // A dump of single tables leaves their schemas out.
+        let schemas: BTreeSet<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+        for schema in schemas {
+            self.target.query(&format!("create schema if not exists {}", quote::identifier(schema))).await?;
+        }
+        let pipeline = self.pipeline;
+        let left_out =
+            schema::replay_pre_data(self.target, &dump, |entry| is_carried(pipeline, entry)).await?;
+        let name = quote::literal(&pipeline.name);
+        self.target
+            .query(&format!("update pgdiode.pipeline set tables_created = true where name = {name}"))
+            .await?;
+        self.target.query("commit").await?;
+        Ok(left_out)
+    }
+}
+
+async fn quarantine(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    table: &TableName,
+    reason: &str,
+    remedy: &str,
+) -> Result<()> {
+    tracing::error!(%table, reason, "the table cannot be copied; it is quarantined");
+    target.query(&progress::quarantine(&pipeline.name, table, reason, remedy)).await.map(drop)
+}
+
+/// Empties a table that may hold rows of an earlier copy, and gives it the source's columns. Says whether it could:
+/// one table's trouble is that table's alone.
+async fn prepare(
+    source: &mut Session,
+    target: &mut Session,
+    pipeline: &Pipeline,
+    table: &SourceTable,
+) -> Result<bool> {
     target.query("begin").await?;
-    let left_out = schema::replay_pre_data(target, &dump, |entry| is_carried(pipeline, entry)).await?;
-    let name = quote::literal(&pipeline.name);
-    target.query(&format!("update pgdiode.pipeline set tables_created = true where name = {name}")).await?;
-    target.query("commit").await?;
-    Ok((missing, left_out))
+    let prepared = match empty(target, table).await {
+        Ok(_) => drift::conform(source, target, &pipeline.name, table).await,
+        Err(error) => Err(error),
+    };
+    match prepared {
+        Ok(()) => target.query("commit").await.map(|_| true),
+        Err(error) if error.retries() || error.kind() == Kind::Capacity => Err(error),
+        Err(error) => {
+            target.query("rollback").await?;
+            let reason = format!("the table cannot be made ready for its copy: {}", error.chain());
+            let remedy = format!("mend what the reason names, then: pgdiode resync '{}'", table.table);
+            quarantine(target, pipeline, &table.table, &reason, &remedy).await.map(|()| false)
+        }
+    }
 }
 
 /// Whether an entry belongs to no table, or to one that the pipeline is to carry.
@@ -225,7 +321,6 @@ fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> Tab
 
 /// Runs workers until all tables are copied and indexed.
 async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
-    empty_split_tables(copy).await?;
     for (index, table) in copy.tables.iter().enumerate() {
         for part in &table.parts {
             copy.queue.push(table.source.bytes / table.parts.len() as u64, Work::Rows(index, *part));
@@ -241,17 +336,6 @@ async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
     while let Some(worker) = workers.join_next().await {
         // The first failure drops the others: stopping is the same as crashing.
         worker.map_err(|panic| Error::unexpected("a copy worker failed").because(panic))??;
-    }
-    Ok(())
-}
-
-/// A table that arrives in pieces is emptied before the first: no piece knows whether it is that one.
-async fn empty_split_tables(copy: &Copy) -> Result<()> {
-    let mut target = copy.ends.target_for_rows().await?;
-    for table in copy.tables.iter().filter(|table| table.parts.len() > 1) {
-        target.query("begin").await?;
-        empty(&mut target, &table.source).await?;
-        target.query("commit").await?;
     }
     Ok(())
 }
@@ -302,13 +386,11 @@ impl Worker<'_> {
             return Ok(());
         }
         let table = &table.source.table;
-        tracing::error!(%table, error = error.chain(), "the table cannot be copied; it is quarantined");
         (self.source, self.target) = (None, None);
         let remedy = format!("mend what the reason names, then: pgdiode resync '{table}'");
         let reason = format!("copy failed: {}", error.chain());
-        let sql =
-            crate::target::postgres::progress::quarantine(&self.copy.pipeline.name, table, &reason, &remedy);
-        self.target().await?.query(&sql).await?;
+        let copy = self.copy;
+        quarantine(self.target().await?, &copy.pipeline, table, &reason, &remedy).await?;
         self.copy.meter.table_ends(table, 0);
         Ok(())
     }
@@ -446,24 +528,29 @@ impl Copy {
 
     /// The table is here as of the consistent point. In the transaction of its last rows, where there is one.
     async fn mark_copied(&self, target: &mut Session, table: &SourceTable, rows: u64) -> Result<()> {
-        let columns: BTreeMap<i16, &str> =
-            table.columns.iter().map(|column| (column.number, column.name.as_str())).collect();
-        let columns = serde_json::to_string(&columns)
-            .map_err(|error| Error::unexpected("column names cannot be written as JSON").because(error))?;
+        let by_number = |text: fn(&SourceColumn) -> &str| {
+            let texts: BTreeMap<i16, &str> =
+                table.columns.iter().map(|column| (column.number, text(column))).collect();
+            serde_json::to_string(&texts)
+                .map_err(|error| Error::unexpected("columns cannot be written as JSON").because(error))
+        };
+        let columns = by_number(|column| &column.name)?;
+        let types = by_number(|column| &column.type_sql)?;
         let sql = format!(
             "insert into pgdiode.relation as r
-                    (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns)
-             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {})
+                    (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns, column_types)
+             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {}, {})
              on conflict (pipeline, schema_name, table_name) do update
                 set state = excluded.state, copied_at = excluded.copied_at, source_oid = excluded.source_oid,
-                    rows_copied = excluded.rows_copied, columns = excluded.columns, reason = null, remedy = null,
-                    since = now()",
+                    rows_copied = excluded.rows_copied, columns = excluded.columns,
+                    column_types = excluded.column_types, reason = null, remedy = null, since = now()",
             quote::literal(&self.pipeline.name),
             quote::literal(&table.table.schema),
             quote::literal(&table.table.name),
             self.consistent_point,
             table.oid,
-            quote::literal(&columns)
+            quote::literal(&columns),
+            quote::literal(&types)
         );
         target.query(&sql).await.map(drop)
     }

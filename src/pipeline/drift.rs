@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::source::postgres::catalog::SourceTable;
 use crate::target::postgres::table::Mismatch;
 use crate::target::postgres::{FollowSchema, Followed};
 
@@ -34,17 +35,19 @@ pub fn follow(ends: &Ends, pipeline: &str, follows: bool) -> FollowSchema {
     Arc::new(move |relation, mismatch| {
         let (ends, pipeline) = (ends.clone(), pipeline.clone());
         Box::pin(async move {
-            if !follows {
-                return Ok(Err(format!("{mismatch}, and the configuration says not to follow")));
+            if !follows && mismatch != Mismatch::Unseen {
+                let reason = format!("{mismatch}, and the configuration says not to follow");
+                return Ok(Followed::Refused(reason));
             }
             match mismatch {
                 Mismatch::MissingColumns(missing) => {
                     added_columns(&ends, &pipeline, &relation, &missing).await
                 }
                 Mismatch::RequiredColumns(required) => {
-                    Ok(Ok(no_longer_required(&relation.table(), &required)))
+                    Ok(Followed::Altered(no_longer_required(&relation.table(), &required)))
                 }
-                Mismatch::NoTable | Mismatch::NotATable(_) => Ok(Err(mismatch.to_string())),
+                Mismatch::Unseen => changed_columns(&ends, &pipeline, &relation).await,
+                Mismatch::NoTable | Mismatch::NotATable(_) => Ok(Followed::Refused(mismatch.to_string())),
             }
         })
     })
@@ -72,13 +75,13 @@ async fn added_columns(
     let mut copies_again = false;
     for name in missing {
         let Some(column) = columns.iter().find(|column| column.name == *name) else {
-            return Ok(Err(format!(
+            return Ok(Followed::Refused(format!(
                 "column \"{name}\" came and went at the source before it could be followed"
             )));
         };
         if known.get(&column.number) == Some(name) {
             // It was copied: adding it again would leave its older values behind.
-            return Ok(Err(format!("column \"{name}\" was dropped at the target")));
+            return Ok(Followed::Refused(format!("column \"{name}\" was dropped at the target")));
         }
         let renamed_from = known
             .get(&column.number)
@@ -91,7 +94,7 @@ async fn added_columns(
                 quote::identifier(name)
             )),
             None if column.identity => {
-                return Ok(Err(format!("identity column \"{name}\" was added at the source")));
+                return Ok(Followed::Refused(format!("identity column \"{name}\" was added at the source")));
             }
             None => {
                 copies_again |= column.default.is_some() && column.missing_value.is_none();
@@ -99,8 +102,96 @@ async fn added_columns(
             }
         }
     }
+    let columns = sent(&columns, relation);
     statements.push(remember_columns(pipeline, &table, &columns, copies_again));
-    Ok(Ok(statements))
+    Ok(Followed::Altered(statements))
+}
+
+/// The names are the same on both sides. Columns that are others now under their names, or of another type, hold values
+/// in older rows that were never in the stream.
+async fn changed_columns(ends: &Ends, pipeline: &str, relation: &Relation) -> Result<Followed> {
+    let table = relation.table();
+    let columns = source_columns(&mut ends.source().await?, relation.id).await?;
+    let mut target = ends.target().await?;
+    let known = copied_columns(&mut target, pipeline, &table).await?;
+    let types = known_types(&mut target, pipeline, &table).await?;
+    let is_sent = |name: &str| relation.columns.iter().any(|column| column.name == name);
+    let has_changed = |column: &&SourceColumn| {
+        let was_elsewhere =
+            known.iter().any(|(number, name)| *name == column.name && *number != column.number);
+        was_elsewhere || types.get(&column.number).is_some_and(|type_sql| *type_sql != column.type_sql)
+    };
+    let changed = columns.iter().filter(|column| is_sent(&column.name)).find(has_changed);
+    let Some(column) = changed else { return Ok(Followed::Altered(Vec::new())) };
+    tracing::warn!(%table, column = column.name, "the column was replaced or changed its type at the source: the table is copied again");
+    let columns = sent(&columns, relation);
+    Ok(Followed::CopiedAgain(vec![remember_columns(pipeline, &table, &columns, true)]))
+}
+
+/// Gives an emptied table at the target the columns that the source's has now, in the open transaction.
+pub async fn conform(
+    source: &mut Session,
+    target: &mut Session,
+    pipeline: &str,
+    table: &SourceTable,
+) -> Result<()> {
+    let columns = source_columns(source, table.oid).await?;
+    let known = copied_columns(target, pipeline, &table.table).await?;
+    let here = target_columns(target, &table.table).await?;
+    let name = quote::table(&table.table);
+    for column in &columns {
+        let quoted = quote::identifier(&column.name);
+        let type_sql = &column.type_sql;
+        let renamed_from = known
+            .get(&column.number)
+            .filter(|old| here.contains_key(*old) && !columns.iter().any(|column| column.name == **old));
+        let change = match (here.get(&column.name), renamed_from) {
+            (Some(column_here), _) if column_here.type_sql == *type_sql => continue,
+            (Some(_), _) => format!(
+                "alter table {name} alter column {quoted} drop default, alter column {quoted} type {type_sql} using null::{type_sql}"
+            ),
+            (None, Some(old)) => {
+                format!("alter table {name} rename column {} to {quoted}", quote::identifier(old))
+            }
+            (None, None) => format!("alter table {name} add column {quoted} {type_sql}"),
+        };
+        target.query(&change).await?;
+        if let Some(default) = &column.default {
+            target.query(&format!("alter table {name} alter column {quoted} set default {default}")).await?;
+        }
+    }
+    let is_gone = |name: &&String| !columns.iter().any(|column| column.name == **name);
+    let required: Vec<String> = here
+        .iter()
+        .filter(|(_, column)| column.required)
+        .map(|(name, _)| name)
+        .filter(is_gone)
+        .cloned()
+        .collect();
+    for statement in no_longer_required(&table.table, &required) {
+        target.query(&statement).await?;
+    }
+    Ok(())
+}
+
+/// A column as the target's catalog has it.
+struct ColumnHere {
+    type_sql: String,
+    required: bool,
+}
+
+async fn target_columns(target: &mut Session, table: &TableName) -> Result<HashMap<String, ColumnHere>> {
+    let sql = format!(
+        "select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull and not a.atthasdef and a.attidentity = ''
+           from pg_catalog.pg_attribute a
+          where a.attrelid = {}::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped",
+        quote::literal(&quote::table(table))
+    );
+    let rows = target.query(&sql).await?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.string(0), ColumnHere { type_sql: row.string(1), required: row.bool(2) }))
+        .collect())
 }
 
 /// Old rows get what they show at the source; new ones what the stream says, or the source's default.
@@ -130,20 +221,28 @@ fn add_column(table: &TableName, column: &SourceColumn) -> Vec<String> {
     statements
 }
 
+/// The columns that the target has after this: the catalog may be ahead of the stream and show later ones.
+fn sent<'a>(columns: &'a [SourceColumn], relation: &Relation) -> Vec<&'a SourceColumn> {
+    let is_sent = |column: &&SourceColumn| relation.columns.iter().any(|sent| sent.name == column.name);
+    columns.iter().filter(is_sent).collect()
+}
+
 /// Writes down the columns' numbers; a table whose old rows cannot be filled in is marked to be copied again.
 fn remember_columns(
     pipeline: &str,
     table: &TableName,
-    columns: &[SourceColumn],
+    columns: &[&SourceColumn],
     copies_again: bool,
 ) -> String {
-    let numbers: HashMap<i16, &str> =
-        columns.iter().map(|column| (column.number, column.name.as_str())).collect();
-    let numbers = serde_json::to_string(&numbers).expect("names are text");
+    let by_number = |text: fn(&SourceColumn) -> &str| {
+        let texts: HashMap<i16, &str> = columns.iter().map(|column| (column.number, text(column))).collect();
+        quote::literal(&serde_json::to_string(&texts).expect("names are text"))
+    };
     let state = if copies_again { ", state = 'pending'" } else { "" };
     format!(
-        "update pgdiode.relation set columns = {}{state} where pipeline = {} and schema_name = {} and table_name = {}",
-        quote::literal(&numbers),
+        "update pgdiode.relation set columns = {}, column_types = {}{state} where pipeline = {} and schema_name = {} and table_name = {}",
+        by_number(|column| &column.name),
+        by_number(|column| &column.type_sql),
         quote::literal(pipeline),
         quote::literal(&table.schema),
         quote::literal(&table.name)
@@ -181,11 +280,31 @@ async fn copied_columns(
     pipeline: &str,
     table: &TableName,
 ) -> Result<HashMap<i16, String>> {
+    remembered(target, pipeline, table, "columns").await
+}
+
+/// Their types, by number.
+async fn known_types(
+    target: &mut Session,
+    pipeline: &str,
+    table: &TableName,
+) -> Result<HashMap<i16, String>> {
+    remembered(target, pipeline, table, "column_types").await
+}
+
+async fn remembered(
+    target: &mut Session,
+    pipeline: &str,
+    table: &TableName,
+    what: &str,
+) -> Result<HashMap<i16, String>> {
     let rows = target
         .query_with(
-            "select c.key, c.value
-               from pgdiode.relation r cross join lateral pg_catalog.jsonb_each_text(r.columns) as c
-              where r.pipeline = $1 and r.schema_name = $2 and r.table_name = $3",
+            &format!(
+                "select c.key, c.value
+                   from pgdiode.relation r cross join lateral pg_catalog.jsonb_each_text(r.{what}) as c
+                  where r.pipeline = $1 and r.schema_name = $2 and r.table_name = $3"
+            ),
             &[Some(pipeline), Some(&table.schema), Some(&table.name)],
         )
         .await?;

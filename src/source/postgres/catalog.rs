@@ -31,6 +31,8 @@ pub struct SourceColumn {
     pub name: String,
     /// Attribute number: stays when the column is renamed, is never used again when it is dropped.
     pub number: i16,
+    /// With its modifier, qualified where the search path does not reach.
+    pub type_sql: String,
 }
 
 /// What names a row in the stream.
@@ -65,7 +67,7 @@ const TABLES: &str = "
                           and d.deptype = 'e')";
 
 const COLUMNS: &str = "
-    select a.attrelid, a.attname, a.attnum, a.atttypid
+    select a.attrelid, a.attname, a.attnum, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod)
       from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
      where a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and c.relkind in ('r', 'p')
      order by a.attrelid, a.attnum";
@@ -75,7 +77,7 @@ pub async fn tables(session: &mut Session) -> Result<BTreeMap<TableName, SourceT
     let safe_types = BinarySafety::load(session).await?;
     let mut columns: HashMap<u32, Vec<(SourceColumn, u32)>> = HashMap::new();
     for row in session.query(COLUMNS).await? {
-        let column = SourceColumn { name: row.string(1), number: row.get(2)? };
+        let column = SourceColumn { name: row.string(1), number: row.get(2)?, type_sql: row.string(4) };
         columns.entry(row.get(0)?).or_default().push((column, row.get(3)?));
     }
     let mut tables = BTreeMap::new();

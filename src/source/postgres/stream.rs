@@ -26,12 +26,14 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const CHUNKS_MAX: usize = 16;
 /// The server hears from us at least this often; its default time-out is 60 s.
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// A server that has been silent for so many times its own `wal_sender_timeout`, though asked for a word in between, is
+/// gone: a firewall may have forgotten the connection, and then nobody is told.
+const SILENCE_FACTOR: u32 = 2;
+/// The bound on silence where the server sets none (`wal_sender_timeout = 0`), and the least there is.
+const SILENCE_DEFAULT: Duration = Duration::from_mins(5);
+const SILENCE_MIN: Duration = Duration::from_secs(4);
 /// A confirmation waits this long for others: each may cost the server a slot file write.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(50);
-
-/// A server from which nothing has come for half of this is asked for a sign of life; after the whole of it the
-/// connection counts as broken (PostgreSQL's own `wal_receiver_timeout`).
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How values travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,7 @@ impl PostgresSource {
     pub async fn start(conninfo: &ConnInfo, options: StreamOptions) -> Result<PostgresSource> {
         let mut session = Session::connect_replication(conninfo).await?;
         let plugin_options = plugin_options(session.server_major(), &options);
+        let silence_max = silence_max(&mut session).await?;
         session.start_replication(&options.slot, options.from, &plugin_options).await?;
         let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let (confirmed, confirmed_receiver) = watch::channel(options.from);
@@ -80,6 +83,7 @@ impl PostgresSource {
             server_end: server_end_sender,
             status_due: Instant::now(),
             heard: Instant::now(),
+            silence_max,
         };
         let task = tokio::spawn(socket.run(chunk_sender));
         Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, task })
@@ -133,6 +137,13 @@ impl Source for PostgresSource {
     }
 }
 
+/// How long the server may be silent.
+async fn silence_max(session: &mut Session) -> Result<Duration> {
+    let sql = "select setting from pg_catalog.pg_settings where name = 'wal_sender_timeout'";
+    let timeout = Duration::from_millis(session.one(sql).await?.get(0)?);
+    Ok(if timeout.is_zero() { SILENCE_DEFAULT } else { (timeout * SILENCE_FACTOR).max(SILENCE_MIN) })
+}
+
 fn plugin_options(server_major: u32, options: &StreamOptions) -> String {
     let protocol = match server_major {
         ..=13 => 1,
@@ -162,8 +173,9 @@ struct Socket {
     server_end: watch::Sender<Lsn>,
     /// When the server must next hear from us.
     status_due: Instant,
-    /// When something last came from the server, or could have but for us.
+    /// When the server was last heard, or not listened to.
     heard: Instant,
+    silence_max: Duration,
 }
 
 impl Socket {
@@ -230,9 +242,12 @@ impl Socket {
 
     async fn send_status(&mut self) -> Result<()> {
         let silence = self.heard.elapsed();
-        if silence > SILENCE_MAX {
-            let what = format!("the source has not been heard of for {} s", silence.as_secs());
-            return Err(Error::new(Kind::SourceUnreachable, what).hint("The pipeline connects again."));
+        if silence > self.silence_max {
+            return Err(Error::new(
+                Kind::SourceUnreachable,
+                format!("the source has been silent for {} s", silence.as_secs()),
+            )
+            .hint("The network may have forgotten the connection; the pipeline connects again."));
         }
         let confirmed = *self.confirmed.borrow_and_update();
         let status = pgoutput::encode_status_update(
@@ -240,9 +255,9 @@ impl Socket {
             confirmed,
             confirmed,
             now_us(),
-            silence > SILENCE_MAX / 2,
+            silence > self.silence_max / 2,
         );
-        self.status_due = Instant::now() + STATUS_INTERVAL_MAX;
+        self.status_due = Instant::now() + STATUS_INTERVAL_MAX.min(self.silence_max / 4);
         self.session.send_replication_frame(&status).await
     }
 }

@@ -646,6 +646,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Applies no more changes of a table for as long as the session lives.
+    pub fn pass_over(&mut self, table: TableName) {
+        self.quarantined.insert(table);
+    }
+
     async fn quarantine(&mut self, table: &TableName, reason: &str, report: &mut Report) -> Result<()> {
         let remedy = format!("mend what the reason names, then: pgdiode resync '{table}'");
         self.quarantine_table(table, reason, &remedy).await?;

@@ -32,8 +32,16 @@ use crate::target::{Flushed, Gathered, Target};
 /// this is what a pipeline's changes occupy.
 pub const BATCH_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
 
-/// Statements that make the table fit what the source now sends, or why there are none.
-pub type Followed = Result<Vec<String>, String>;
+/// How a table is made to fit what the source now sends.
+#[derive(Debug)]
+pub enum Followed {
+    /// By these statements; none where it fits already.
+    Altered(Vec<String>),
+    /// By a fresh copy, which these statements ask for: until then its changes are passed over, the copy will hold them.
+    CopiedAgain(Vec<String>),
+    /// Not at all, for this reason.
+    Refused(String),
+}
 
 /// Asks what lies outside of the target how a table is to be changed: the source knows the new columns' definitions.
 pub type FollowSchema = Arc<
@@ -86,9 +94,11 @@ impl PostgresTarget {
     /// The table for a relation's changes; `None` when they are passed over.
     async fn resolve(&mut self, relation: &Arc<Relation>) -> Result<Option<(Arc<Table>, usize)>> {
         if let Some(known) = self.tables.get(&relation.id)
-            && (Arc::ptr_eq(&known.relation, relation) || known.relation == *relation)
+            && (Arc::ptr_eq(&known.relation, relation) || self.is_as_before(known, relation).await?)
         {
-            return Ok(known.table.clone());
+            let table = known.table.clone();
+            self.tables.insert(relation.id, Known { relation: Arc::clone(relation), table: table.clone() });
+            return Ok(table);
         }
         self.send_gathered().await?;
         self.settle().await?;
@@ -98,6 +108,17 @@ impl PostgresTarget {
         let table = table.map(|table| (Arc::new(table), self.tables_seen));
         self.tables.insert(relation.id, Known { relation: Arc::clone(relation), table: table.clone() });
         Ok(table)
+    }
+
+    /// Whether a table that the source described anew is still what it was.
+    async fn is_as_before(&self, known: &Known, relation: &Arc<Relation>) -> Result<bool> {
+        if known.relation != *relation {
+            return Ok(false);
+        }
+        // What is passed over is copied before it is applied again.
+        let follow = || (self.follow)(Arc::clone(relation), Mismatch::Unseen);
+        Ok(known.table.is_none()
+            || matches!(follow().await?, Followed::Altered(statements) if statements.is_empty()))
     }
 
     /// Sends what is gathered inside the open transaction, without committing it.
@@ -230,19 +251,25 @@ async fn match_table(
     follow: &FollowSchema,
 ) -> Result<Option<Table>> {
     applier.open().await?;
-    let mismatch = match table::load(&mut applier.session, relation).await? {
-        Ok(table) => return Ok(Some(table)),
-        Err(mismatch) => mismatch,
-    };
-    let reason = match follow(Arc::clone(relation), mismatch).await? {
-        Ok(statements) => match run_together(applier, &statements).await? {
+    let loaded = table::load(&mut applier.session, relation).await?;
+    let mismatch = loaded.as_ref().err().cloned().unwrap_or(Mismatch::Unseen);
+    let reason = match (follow(Arc::clone(relation), mismatch).await?, loaded) {
+        (Followed::Altered(statements), Ok(table)) if statements.is_empty() => return Ok(Some(table)),
+        (Followed::CopiedAgain(statements), _) => match run_together(applier, &statements).await? {
+            Ok(()) => {
+                applier.pass_over(relation.table());
+                return Ok(None);
+            }
+            Err(reason) => reason,
+        },
+        (Followed::Altered(statements), _) => match run_together(applier, &statements).await? {
             Ok(()) => match table::load(&mut applier.session, relation).await? {
                 Ok(table) => return Ok(Some(table)),
                 Err(mismatch) => mismatch.to_string(),
             },
             Err(reason) => reason,
         },
-        Err(reason) => reason,
+        (Followed::Refused(reason), _) => reason,
     };
     let name = relation.table();
     let remedy = format!("make the tables alike, then: pgdiode resync '{name}'");

@@ -69,6 +69,7 @@ create table if not exists pgdiode.relation (
     bytes_total int8 not null default 0,
     source_oid oid,
     columns jsonb,
+    column_types jsonb,
     primary key (pipeline, schema_name, table_name)
 );
 create table if not exists pgdiode.relation_count (

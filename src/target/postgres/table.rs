@@ -59,6 +59,9 @@ pub enum Mismatch {
     MissingColumns(Vec<String>),
     /// Columns that must have a value here, have no default, and do not come from the source.
     RequiredColumns(Vec<String>),
+    /// None that can be seen from here: the names are the same. But the source has described the table anew, and its
+    /// columns may be others under the same names, or of other types.
+    Unseen,
 }
 
 impl fmt::Display for Mismatch {
@@ -78,6 +81,7 @@ impl fmt::Display for Mismatch {
                     columns.join(", ")
                 )
             }
+            Mismatch::Unseen => f.write_str("the source's columns have changed under the same names"),
         }
     }
 }
