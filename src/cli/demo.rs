@@ -1,3 +1,5 @@
+//! `pgdiode demo`: the story is `crate::demo`'s, printed here line by line.
+
 use std::sync::Arc;
 
 use super::output;
