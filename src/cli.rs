@@ -222,7 +222,7 @@ impl Verb {
             Verb::Init(verb) => verb.run(),
             Verb::Check(verb) => verb.run(global).await,
             Verb::Setup(verb) => verb.run(global).await,
-            Verb::Start(verb) => verb.run(global).await.map(drop),
+            Verb::Start(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Stop(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
             Verb::Verify(verb) => verb.run(global).await,

@@ -3,32 +3,36 @@
 pub mod copy;
 pub mod drift;
 pub mod ends;
+mod membership;
 pub mod meter;
 pub mod monitor;
 pub mod queue;
+mod report;
+mod reset;
 pub mod run;
+pub mod selection;
+mod setup;
+mod stop;
+mod subscription;
 
 use tokio::sync::watch;
 
 use crate::change::TableName;
-use crate::config::Pipeline;
-use crate::error::{Error, Result};
+use crate::config::{Mode, Pipeline};
+use crate::error::Result;
+use crate::preflight;
 use crate::status::{
     CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
 };
 
-fn not_built<T>() -> Result<T> {
-    Err(Error::unexpected("not built yet"))
-}
-
 /// Everything that can be found wrong before anything runs.
-pub async fn check(_pipeline: &Pipeline) -> Result<CheckReport> {
-    not_built()
+pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
+    preflight::check(pipeline).await
 }
 
 /// The SQL that was run, or with `plan_only` would be, at each side.
-pub async fn setup(_pipeline: &Pipeline, _plan_only: bool) -> Result<Vec<String>> {
-    not_built()
+pub async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<String>> {
+    setup::setup(pipeline, plan_only).await
 }
 
 /// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
@@ -38,44 +42,58 @@ pub async fn start(
     progress: watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
-    run::run(pipeline, until, progress, stop).await
+    match pipeline.mode {
+        Mode::Stream => run::run(pipeline, until, progress, stop).await,
+        Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
+    }
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.
-pub async fn stop(_pipeline: &Pipeline) -> Result<Option<RunningOn>> {
-    not_built()
+pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    match pipeline.mode {
+        Mode::Stream => stop::stop(pipeline).await,
+        Mode::Subscription => subscription::stop(pipeline).await,
+    }
 }
 
-pub async fn status(_pipeline: &Pipeline) -> Result<PipelineStatus> {
-    not_built()
+pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
+    match pipeline.mode {
+        Mode::Stream => report::status(pipeline).await,
+        Mode::Subscription => subscription::status(pipeline).await,
+    }
 }
 
 /// Compares both sides at one position; no `tables` means all that are carried.
-pub async fn verify(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<VerifyReport> {
-    not_built()
+pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyReport> {
+    let (progress, _) = watch::channel(Progress::default());
+    let catch_up = async |at| {
+        let unwatched = watch::channel(Progress::default()).0;
+        Box::pin(start(pipeline, Until::Reached(at), unwatched, std::future::pending())).await.map(drop)
+    };
+    crate::verify::verify(pipeline, tables, &progress, catch_up).await
 }
 
 /// Has the tables copied again.
-pub async fn resync(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<()> {
-    not_built()
+pub async fn resync(pipeline: &Pipeline, tables: &[TableName]) -> Result<()> {
+    membership::resync(pipeline, tables).await
 }
 
 /// The SQL that was run at the source.
-pub async fn add_tables(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<Vec<String>> {
-    not_built()
+pub async fn add_tables(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
+    membership::add(pipeline, tables).await
 }
 
 /// The SQL that was run at the source.
-pub async fn remove_tables(_pipeline: &Pipeline, _tables: &[TableName]) -> Result<Vec<String>> {
-    not_built()
+pub async fn remove_tables(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
+    membership::remove(pipeline, tables).await
 }
 
 /// Every ordinary table of the source, carried or not.
-pub async fn list_tables(_pipeline: &Pipeline) -> Result<Vec<TableListing>> {
-    not_built()
+pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
+    membership::list(pipeline).await
 }
 
 /// The SQL that was run, or with `plan_only` would be, at each side.
-pub async fn reset(_pipeline: &Pipeline, _reset: Reset, _plan_only: bool) -> Result<Vec<String>> {
-    not_built()
+pub async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+    reset::reset(pipeline, reset, plan_only).await
 }

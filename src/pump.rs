@@ -41,7 +41,11 @@ pub enum Command {
     /// The same, to go on later: something must be done that a running pump is in the way of.
     Pause,
     /// Apply exactly the transactions whose commit ends at or before this position, say so, and wait for `Release`.
-    Hold(Lsn),
+    /// `number` tells this wish from an earlier one for the same position.
+    Hold {
+        at: Lsn,
+        number: u64,
+    },
     Release,
     /// The same, but end there.
     EndAt(Lsn),
@@ -55,8 +59,8 @@ pub trait Control: Send {
     /// A flush is durable.
     fn flushed(&mut self, flushed: &Flushed);
 
-    /// The target shows exactly the state that was asked for by `Hold`, and stays there.
-    fn held(&mut self, position: Lsn);
+    /// The target shows exactly the state that the `Hold` of this number asked for, and stays there.
+    fn held(&mut self, number: u64);
 }
 
 /// Why the pump ended without an error.
@@ -73,7 +77,7 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
     None,
-    Hold { at: Lsn, told: bool },
+    Hold { at: Lsn, number: u64, told: bool },
     EndAt(Lsn),
 }
 
@@ -148,8 +152,8 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             // In this order: learn what became durable, obey, take what the source has; flush once it has nothing.
             tokio::select! {
                 biased;
-                flushed = self.target.flushed(), if self.target.is_busy() => self.confirm(flushed?)?,
-                command = self.control.next() => self.obey(command),
+                flushed = self.target.flushed(), if self.target.is_busy() => self.confirm(&flushed?)?,
+                command = self.control.next() => self.obey(&command),
                 event = self.source.next(), if takes_more => {
                     self.take(event?).await?;
                     self.take_ready().await?;
@@ -180,23 +184,28 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if let Some(ending) = self.ending.take() {
             return Some(ending);
         }
-        let reached = |at: Lsn| self.beyond.is_some() || self.received >= at;
-        match self.limit {
-            Limit::EndAt(at) if reached(at) => Some(Ended::Reached),
-            Limit::Hold { at, told: false } if reached(at) => {
-                self.limit = Limit::Hold { at, told: true };
-                self.control.held(self.gathered);
-                None
-            }
-            _ => None,
+        let at = self.limit.at().filter(|at| self.beyond.is_some() || self.received >= *at)?;
+        if self.gathered < at {
+            // Nothing was committed between: the position says so too, and is stored before anybody is told.
+            self.advance(at, 0);
+            return None;
         }
+        match self.limit {
+            Limit::EndAt(_) => return Some(Ended::Reached),
+            Limit::Hold { at, number, told: false } => {
+                self.limit = Limit::Hold { at, number, told: true };
+                self.control.held(number);
+            }
+            Limit::Hold { .. } | Limit::None => {}
+        }
+        None
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
+    fn obey(&mut self, command: &Command) {
+        match *command {
             Command::Stop => self.ending = Some(Ended::Stopped),
             Command::Pause => self.ending = self.ending.take().or(Some(Ended::Paused)),
-            Command::Hold(at) => self.limit = Limit::Hold { at, told: false },
+            Command::Hold { at, number } => self.limit = Limit::Hold { at, number, told: false },
             Command::EndAt(at) => self.limit = Limit::EndAt(at),
             Command::Release => self.limit = Limit::None,
         }
@@ -205,14 +214,14 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
     }
 
-    fn confirm(&mut self, flushed: Flushed) -> Result<()> {
+    fn confirm(&mut self, flushed: &Flushed) -> Result<()> {
         for (table, _) in &flushed.quarantined {
             self.plan.quarantine(table);
         }
         if let Some(position) = flushed.position {
             self.source.confirm(position)?;
         }
-        self.control.flushed(&flushed);
+        self.control.flushed(flushed);
         Ok(())
     }
 
@@ -312,7 +321,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if is_wide || gathered.since.is_some_and(|since| since.elapsed() >= self.limits.age) {
             while self.target.is_busy() {
                 let flushed = self.target.flushed().await?;
-                self.confirm(flushed)?;
+                self.confirm(&flushed)?;
             }
             self.target.flush();
         }

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::change::TableName;
 use crate::config::written;
+use crate::error::{Error, Kind};
 use crate::position::Lsn;
 
 /// A pipeline at one moment.
@@ -134,6 +135,9 @@ pub struct SequenceStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct CheckReport {
     pub findings: Vec<Finding>,
+    /// What a refusal means for the process: an end that cannot be reached when that is all, else refused.
+    #[serde(skip)]
+    pub refusal: Option<Kind>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -155,7 +159,33 @@ pub enum Level {
 
 impl CheckReport {
     pub fn push(&mut self, level: Level, what: impl Into<String>, hint: Option<String>) {
+        if level == Level::Refused {
+            self.refusal = Some(Kind::Refused);
+        }
         self.findings.push(Finding { level, what: what.into(), hint });
+    }
+
+    pub fn ok(&mut self, what: impl Into<String>) {
+        self.push(Level::Ok, what, None);
+    }
+
+    pub fn warn(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.push(Level::Warning, what, Some(hint.into()));
+    }
+
+    pub fn refuse(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.push(Level::Refused, what, Some(hint.into()));
+    }
+
+    /// Keeps what went wrong as a finding that refuses.
+    pub fn fail(&mut self, error: &Error) {
+        let refusal = match self.refusal {
+            None if error.retries() => error.kind(),
+            Some(kind) if error.retries() => kind,
+            _ => Kind::Refused,
+        };
+        self.push(Level::Refused, error.chain(), error.hint_text().map(str::to_owned));
+        self.refusal = Some(refusal);
     }
 
     pub fn count(&self, level: Level) -> usize {
@@ -185,7 +215,10 @@ pub struct TableVerification {
     pub identical: bool,
     /// The first of them.
     pub differences: Vec<Difference>,
+    /// All of them; where these are too many to count, `note` says so and this is a lower bound.
     pub differences_total: u64,
+    /// Why the rows were not compared, or what differs beside them.
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

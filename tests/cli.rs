@@ -47,9 +47,13 @@ fn init_writes_what_check_reads() {
     assert_eq!(status, 2);
     assert!(err.starts_with("error: pgdiode.toml exists and stays as it is\n"), "{err}");
 
-    // The sample is understood: what fails now is not the configuration.
+    // The sample is understood: what fails now is that its example of a service is defined nowhere.
     let (status, _, err) = run(directory.path(), &["check"]);
-    assert_ne!(status, 2, "{err}");
+    assert_eq!(status, 2);
+    assert!(
+        err.starts_with("error: target of pipeline \"main\": service \"mirror\" is not defined\n"),
+        "{err}"
+    );
     std::fs::write(directory.path().join("pgdiode.toml"), sample.replace("# jobs = 0", "jbos = 0")).unwrap();
     let (status, _, err) = run(directory.path(), &["check"]);
     assert_eq!(status, 2);

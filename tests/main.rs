@@ -1,8 +1,14 @@
 //! The integration tests, one binary: a scenario per file, against servers that they start themselves.
 
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 mod cli;
 mod demo;
 mod harness_works;
+mod stream;
 mod tidy;
+mod verbs;
+mod verify;

@@ -16,7 +16,8 @@ Examples:
   pgdiode check
   pgdiode check --json | jq '.findings[] | select(.level != \"ok\")'
 
-Ends with 3 when a finding refuses the pipeline; warnings alone end with 0.
+Ends with 3 when a finding refuses the pipeline, with 6 or 7 when all that is wrong is an end that cannot be reached;
+warnings alone end with 0.
 
 ",
     exit_statuses!()
@@ -31,18 +32,17 @@ impl Check {
         for (what, hint) in config.warnings() {
             report.push(Level::Warning, what, Some(hint));
         }
-        report.findings.extend(pipeline::check(pipeline).await?.findings);
+        let checked = pipeline::check(pipeline).await?;
+        report.findings.extend(checked.findings);
+        report.refusal = checked.refusal;
         if global.json {
             output::json(&report)?;
         } else {
             output::text(&report.text(output::paint()))?;
         }
-        match report.count(Level::Refused) {
-            0 => Ok(()),
-            refused => {
-                Err(Error::refused(format!("{refused} of the checks refused pipeline \"{}\"", pipeline.name))
-                    .hint("settle what is marked refused, then check again"))
-            }
-        }
+        let Some(refusal) = report.refusal else { return Ok(()) };
+        let refused = report.count(Level::Refused);
+        Err(Error::new(refusal, format!("{refused} of the checks refused pipeline \"{}\"", pipeline.name))
+            .hint("settle what is marked refused, then check again"))
     }
 }

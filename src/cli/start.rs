@@ -75,7 +75,7 @@ impl Start {
             }
         };
         let mut signals = Signals::listen()?;
-        let work = pipeline::start(&pipeline, until, sender, stop);
+        let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
         let display = progress::show(receiver, Duration::from_secs(self.progress_seconds));
         let (stopped, signal) = attend(work, ask, display, async || signals.next().await).await?;
         if let Some(stopped) = stopped {

@@ -66,18 +66,14 @@ impl Session {
         let slot = quote::identifier(slot);
         self.send_query(&format!("START_REPLICATION SLOT {slot} LOGICAL {from} ({options})"))?;
         self.flush().await?;
-        loop {
-            let message = self.message().await?;
-            match message.tag {
-                b'W' => return Ok(()),
-                b'E' => return Err(self.server_error(&message.body)),
-                tag => {
-                    return Err(Error::unexpected(format!(
-                        "the source answered START_REPLICATION with message type {:?}",
-                        char::from(tag)
-                    )));
-                }
-            }
+        let message = self.message().await?;
+        match message.tag {
+            b'W' => Ok(()),
+            b'E' => Err(self.server_error(&message.body)),
+            tag => Err(Error::unexpected(format!(
+                "the source answered START_REPLICATION with message type {:?}",
+                char::from(tag)
+            ))),
         }
     }
 

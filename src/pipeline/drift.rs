@@ -76,6 +76,10 @@ async fn added_columns(
                 "column \"{name}\" came and went at the source before it could be followed"
             )));
         };
+        if known.get(&column.number) == Some(name) {
+            // It was copied: adding it again would leave its older values behind.
+            return Ok(Err(format!("column \"{name}\" was dropped at the target")));
+        }
         let renamed_from = known
             .get(&column.number)
             .filter(|old| *old != name && !relation.columns.iter().any(|column| column.name == **old));
@@ -116,7 +120,7 @@ fn add_column(table: &TableName, column: &SourceColumn) -> Vec<String> {
     }
     match &column.default {
         Some(default) => {
-            statements.push(format!("alter table {table} alter column {name} set default {default}"))
+            statements.push(format!("alter table {table} alter column {name} set default {default}"));
         }
         None if column.missing_value.is_some() => {
             statements.push(format!("alter table {table} alter column {name} drop default"));

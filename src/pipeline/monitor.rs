@@ -27,7 +27,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Control};
 use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
-use crate::status::Phase;
+use crate::status::{Phase, StopReason};
 use crate::target::Flushed;
 
 /// How soon a wish is heard.
@@ -42,7 +42,7 @@ const COMMANDS_MAX: usize = 16;
 /// The pump's side of the monitor.
 pub struct Link {
     commands: mpsc::Receiver<Command>,
-    held: watch::Sender<Option<Lsn>>,
+    held: watch::Sender<u64>,
     meter: Arc<Meter>,
 }
 
@@ -59,8 +59,8 @@ impl Control for Link {
         self.meter.flushed(flushed);
     }
 
-    fn held(&mut self, position: Lsn) {
-        self.held.send_replace(Some(position));
+    fn held(&mut self, number: u64) {
+        self.held.send_replace(number);
     }
 }
 
@@ -69,14 +69,18 @@ pub struct Monitor {
     pipeline: Pipeline,
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
-    held: watch::Receiver<Option<Lsn>>,
-    stop: watch::Receiver<bool>,
+    held: watch::Receiver<u64>,
+    stop: watch::Sender<Option<StopReason>>,
+    stop_heard: watch::Receiver<Option<StopReason>>,
     target: Option<Session>,
     source: Option<Session>,
     /// The hold that the pump was told of.
-    hold: Option<String>,
+    hold: Option<(String, Lsn)>,
+    /// Its number; counts up from 1.
+    hold_number: u64,
     /// Whether it has been answered.
     hold_answered: bool,
+    stop_sent: bool,
     pause_sent: bool,
     stored: Instant,
     source_asked: Instant,
@@ -90,10 +94,10 @@ impl Monitor {
         ends: Ends,
         pipeline: Pipeline,
         meter: Arc<Meter>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Sender<Option<StopReason>>,
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (held_sender, held) = watch::channel(None);
+        let (held_sender, held) = watch::channel(0);
         let link = Link { commands: receiver, held: held_sender, meter: Arc::clone(&meter) };
         let now = Instant::now();
         let monitor = Monitor {
@@ -102,11 +106,14 @@ impl Monitor {
             meter,
             commands,
             held,
+            stop_heard: stop.subscribe(),
             stop,
             target: None,
             source: None,
             hold: None,
+            hold_number: 0,
             hold_answered: false,
+            stop_sent: false,
             pause_sent: false,
             stored: now,
             source_asked: now,
@@ -117,32 +124,40 @@ impl Monitor {
         (monitor, link)
     }
 
-    /// Runs until dropped. The commander for what is known before the first look.
+    /// For commands that are known before the first look.
     pub fn commander(&self) -> mpsc::Sender<Command> {
         self.commands.clone()
     }
 
     /// Watches until dropped.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         let mut ticks = interval(LISTEN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                Ok(()) = self.stop.changed() => {}
+                Ok(()) = self.stop_heard.changed() => {}
                 Ok(()) = self.held.changed() => {}
-            }
-            if *self.stop.borrow() {
-                self.send(Command::Stop).await;
             }
             if let Err(error) = self.listen().await {
                 tracing::debug!(error = error.chain(), "the monitor lost the target for a moment");
                 self.target = None;
             }
+            if self.stop.borrow().is_some() && !self.stop_sent {
+                self.stop_sent = true;
+                self.send(Command::Stop).await;
+            }
             if let Err(error) = self.look_at_source().await {
                 tracing::debug!(error = error.chain(), "the monitor lost the source for a moment");
                 self.source = None;
             }
+        }
+    }
+
+    /// Stores what was counted since the last time, when the run is about to end.
+    pub async fn store_last_status(&mut self) {
+        if let Err(error) = self.store_status().await {
+            tracing::debug!(error = error.chain(), "the last counts could not be stored");
         }
     }
 
@@ -166,13 +181,14 @@ impl Monitor {
         let (stop, hold, hold_at, pending) = (row.bool(0), row.text(1), row.optional(2)?, row.bool(3));
         let hold = hold.map(str::to_owned);
         if stop {
-            self.send(Command::Stop).await;
+            self.stop
+                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
         }
-        if pending && !self.pause_sent {
+        if pending && !self.pause_sent && self.streams() {
             self.pause_sent = true;
             self.send(Command::Pause).await;
         }
-        self.attend_to_hold(hold, hold_at.unwrap_or(Lsn::ZERO)).await?;
+        self.attend_to_hold(hold.map(|id| (id, hold_at.unwrap_or(Lsn::ZERO)))).await?;
         if self.stored.elapsed() >= Duration::from_secs(1) {
             self.store_status().await?;
             self.stored = Instant::now();
@@ -180,25 +196,31 @@ impl Monitor {
         Ok(())
     }
 
-    async fn attend_to_hold(&mut self, wanted: Option<String>, at: Lsn) -> Result<()> {
+    /// Not while tables are being copied: those are pending too, and known.
+    fn streams(&self) -> bool {
+        matches!(self.meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming)
+    }
+
+    async fn attend_to_hold(&mut self, wanted: Option<(String, Lsn)>) -> Result<()> {
         if wanted != self.hold {
-            self.hold.clone_from(&wanted);
             self.hold_answered = false;
-            self.held.borrow_and_update();
-            self.send(wanted.map_or(Command::Release, |_| Command::Hold(at))).await;
+            self.hold_number += 1;
+            let number = self.hold_number;
+            self.send(wanted.as_ref().map_or(Command::Release, |(_, at)| Command::Hold { at: *at, number }))
+                .await;
+            self.hold = wanted;
             return Ok(());
         }
-        let Some(hold) = &self.hold else { return Ok(()) };
-        let holds = self.held.borrow().is_some_and(|held| held == held);
-        if self.hold_answered || !holds || !self.held.has_changed().unwrap_or(false) {
+        let Some((id, _)) = &self.hold else { return Ok(()) };
+        // The pump says which wish it fulfils: an answer to an earlier one is not one to this.
+        if self.hold_answered || *self.held.borrow() != self.hold_number {
             return Ok(());
         }
-        self.held.borrow_and_update();
         self.hold_answered = true;
-        let (hold, name) = (quote::literal(hold), quote::literal(&self.pipeline.name));
+        let (id, name) = (quote::literal(id), quote::literal(&self.pipeline.name));
         let target = connected(&mut self.target, self.ends.target()).await?;
         target
-            .query(&format!("update pgdiode.pipeline set held_id = {hold} where name = {name}"))
+            .query(&format!("update pgdiode.pipeline set held_id = {id} where name = {name}"))
             .await
             .map(drop)
     }
@@ -258,10 +280,11 @@ impl Monitor {
             return Ok(());
         }
         self.source_asked = Instant::now();
+        let streams = self.streams();
         let source = connected(&mut self.source, self.ends.source()).await?;
         let reaches = source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?;
         self.meter.source_reaches(reaches);
-        if self.pipeline.stream.new_tables && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
+        if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
             let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
             self.note_new_tables(published).await?;

@@ -44,11 +44,13 @@ pub struct Queue<W> {
     changed: Notify,
 }
 
-impl<W> Queue<W> {
-    pub fn new() -> Queue<W> {
+impl<W> Default for Queue<W> {
+    fn default() -> Queue<W> {
         Queue { state: Mutex::new(State { ready: BinaryHeap::new(), working: 0 }), changed: Notify::new() }
     }
+}
 
+impl<W> Queue<W> {
     pub fn push(&self, cost: u64, work: W) {
         self.lock().ready.push(Ready { cost, work });
         self.changed.notify_waiters();
@@ -93,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_work_brings_is_done_too_and_the_costliest_first() {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::default());
         queue.push(1, 1);
         queue.push(5, 5);
         let done = Arc::new(Mutex::new(Vec::new()));

@@ -283,6 +283,9 @@ fn verified(grid: &mut Grid, table: &TableVerification) {
     if unlisted > 0 && !table.differences.is_empty() {
         grid.note(format!("  and {} more", count(unlisted)));
     }
+    if let Some(note) = &table.note {
+        grid.note(format!("  {}", printable(note)));
+    }
 }
 
 /// The source's tables.

@@ -84,12 +84,12 @@ impl Assembler {
     }
 
     /// Takes one message.
-    pub fn message(&mut self, body: Bytes, out: &mut Chunk) -> Result<()> {
+    pub fn message(&mut self, body: &Bytes, out: &mut Chunk) -> Result<()> {
         assert!(self.replay.is_none(), "a message was given before the replay ended");
         let message = pgoutput::decode(body.clone(), self.segment.is_some())?;
         match (self.segment, message) {
             (Some(_), Message::StreamStop) => self.segment = None,
-            (Some(xid), message) => return self.spool(xid, &body, message),
+            (Some(xid), message) => return self.spool(xid, body, message),
             (None, Message::StreamStart { xid, .. }) => {
                 self.segment = Some(xid);
                 self.spools.entry(xid).or_default();
@@ -117,7 +117,7 @@ impl Assembler {
     pub fn replay(&mut self, out: &mut Chunk, bytes_max: usize) -> Result<()> {
         while out.bytes < bytes_max {
             let Some(replay) = &mut self.replay else { return Ok(()) };
-            if let Some(body) = replay.messages.next().map_err(spool_failed)? {
+            if let Some(body) = replay.messages.read().map_err(spool_failed)? {
                 let message = pgoutput::decode(body, true)?;
                 self.emit(message, out)?;
             } else {

@@ -120,7 +120,8 @@ pub async fn published(session: &mut Session, publication: &str) -> Result<Optio
 ///
 /// The binary form of an array names its element type by OID, that of a composite its columns' types, and the `reg*`
 /// types are OIDs: those mean something else on another server, so they travel as text. So does what has no binary
-/// form, and xml, whose binary form may gain a declaration.
+/// form, xml (OID 142), whose binary form may gain a declaration, and tsquery (3615), whose `tsqueryrecv` refuses the
+/// empty query that `tsquerysend` writes.
 struct BinarySafety {
     types: HashMap<u32, TypeFacts>,
 }
@@ -145,7 +146,7 @@ impl BinarySafety {
                         case when t.typtype = 'd' then t.typbasetype
                              when t.typtype = 'r' then (select r.rngsubtype from pg_catalog.pg_range r where r.rngtypid = t.oid)
                              when t.typcategory = 'A' then t.typelem else 0 end,
-                        t.typsend <> 0 and t.typreceive <> 0 and t.oid not in (142, 143)
+                        t.typsend <> 0 and t.typreceive <> 0 and t.oid not in (142, 143, 3615)
                         and t.typsend::pg_catalog.regproc::text !~ '^(pg_catalog\\.)?reg'
                    from pg_catalog.pg_type t",
             )

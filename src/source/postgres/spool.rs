@@ -108,7 +108,7 @@ impl Messages {
         self.left
     }
 
-    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub fn read(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -140,7 +140,7 @@ mod tests {
 
     fn contents(spool: Spool) -> Vec<Bytes> {
         let mut messages = spool.into_messages().unwrap();
-        std::iter::from_fn(|| messages.next().unwrap()).collect()
+        std::iter::from_fn(|| messages.read().unwrap()).collect()
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Socket {
             match pgoutput::decode_frame(frame)? {
                 Frame::XLogData { start, end, body, .. } => {
                     self.note_server_end(end.max(start));
-                    self.assembler.message(body, &mut self.chunk)?;
+                    self.assembler.message(&body, &mut self.chunk)?;
                 }
                 Frame::Keepalive { end, reply_requested, .. } => {
                     self.note_server_end(end);

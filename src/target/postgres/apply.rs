@@ -11,6 +11,7 @@
 //!    change that cannot be applied, which quarantines its table and no other.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use postgres_protocol::message::frontend;
 
@@ -136,6 +137,7 @@ impl Applier {
             transactions: batch.transactions,
             ..Flushed::default()
         };
+        let began = Instant::now();
         let mut report = Report::default();
         report.skip(batch);
         let start = self.start();
@@ -155,6 +157,12 @@ impl Applier {
             self.commit().await?;
             self.position = position;
         }
+        tracing::debug!(
+            transactions = batch.transactions,
+            bytes = batch.bytes,
+            ms = began.elapsed().as_millis(),
+            "flushed"
+        );
         flushed.tables = report.counts.into_iter().collect();
         flushed.quarantined = report.quarantined;
         Ok(flushed)
@@ -492,12 +500,9 @@ impl Applier {
         new: &Tuple,
         counts: &mut Counts,
     ) -> Result<Result<(), String>> {
-        let error = match self.execute_one(rows, change).await? {
-            Ok(_) => {
-                counts.inserts += 1;
-                return Ok(Ok(()));
-            }
-            Err(error) => error,
+        let Err(error) = self.execute_one(rows, change).await? else {
+            counts.inserts += 1;
+            return Ok(Ok(()));
         };
         let is_duplicate = error.sqlstate() == Some("23505");
         let Change::Insert { relation, .. } = change else { unreachable!("an insert") };
@@ -596,22 +601,40 @@ impl Applier {
     async fn truncate(&mut self, truncation: &Truncation, report: &mut Report) -> Result<()> {
         let mut counted = report.clone_counts();
         let Some(sql) = self.truncate_sql(truncation, &mut counted) else { return Ok(()) };
+        let Err(error) = self.try_truncation(&sql).await? else {
+            report.counts = counted.counts;
+            return Ok(());
+        };
+        // TRUNCATE refuses while a table that is not emptied with it refers to one that is (0A000): one that only the
+        // target has, or that was copied later and shows the truncation already. DELETE does not care.
+        if error.sqlstate() == Some("0A000")
+            && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok()
+        {
+            report.counts = counted.counts;
+            return Ok(());
+        }
+        for table in &truncation.tables {
+            self.quarantine(&table.name, &format!("truncate failed: {}", error.what()), report).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement under a savepoint; the server's refusal.
+    async fn try_truncation(&mut self, sql: &str) -> Result<Result<(), Error>> {
         self.session.query("savepoint apply_table").await?;
-        match self.session.query(&sql).await {
-            Ok(_) => {
-                report.counts = counted.counts;
-                self.session.query("release savepoint apply_table").await.map(drop)
-            }
+        match self.session.query(sql).await {
+            Ok(_) => self.session.query("release savepoint apply_table").await.map(|_| Ok(())),
             Err(error) if is_fatal(&error) => Err(error),
             Err(error) => {
                 self.undo("rollback to savepoint apply_table").await?;
-                for table in &truncation.tables {
-                    self.quarantine(&table.name, &format!("truncate failed: {}", error.what()), report)
-                        .await?;
-                }
-                Ok(())
+                Ok(Err(error))
             }
         }
+    }
+
+    fn delete_sql(&self, truncation: &Truncation) -> String {
+        let tables = truncation.tables.iter().filter(|table| !self.quarantined.contains(&table.name));
+        tables.map(|table| format!("delete from {};", table.target)).collect()
     }
 
     /// Takes a table out of the stream, in the open transaction.
@@ -751,7 +774,11 @@ fn shown_row(rows: &TableRows, change: &Change) -> String {
 fn shown_key(rows: &TableRows, tuple: &Tuple) -> String {
     const SHOWN_CHARS_MAX: usize = 200;
     let names = rows.table.columns.iter().filter(|column| column.key).map(|column| column.name.as_str());
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return format!("{tuple:?}").chars().take(SHOWN_CHARS_MAX).collect();
+    }
     let key: Tuple = statement::key_values(&rows.table, tuple).collect();
-    let text = format!("({}) = {key:?}", names.collect::<Vec<_>>().join(", "));
+    let text = format!("({}) = {key:?}", names.join(", "));
     text.chars().take(SHOWN_CHARS_MAX).collect()
 }

@@ -153,7 +153,7 @@ fn put_escaped(out: &mut BytesMut, bytes: &[u8]) {
 }
 
 /// Appends `Bind` (to the unnamed portal) and `Execute` of prepared statement `statement`.
-pub fn bind_and_execute<'v>(out: &mut BytesMut, statement: &str, parameters: &[Value<'v>]) {
+pub fn bind_and_execute(out: &mut BytesMut, statement: &str, parameters: &[Value<'_>]) {
     out.put_u8(b'B');
     let start = out.len();
     out.put_u32(0);
@@ -191,7 +191,7 @@ mod tests {
         rows.row(4, values.into_iter()).unwrap();
         rows.finish();
         let expected = b"a\\tb\\\\N\\r\\n\t\\N\t\t\\\\.\n";
-        assert_eq!(&out[..], [b"d\x00\x00\x00\x1a", &expected[..], b"c\x00\x00\x00\x04"].concat());
+        assert_eq!(&out[..], [b"d\x00\x00\x00\x18", &expected[..], b"c\x00\x00\x00\x04"].concat());
     }
 
     #[test]

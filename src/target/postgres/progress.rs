@@ -43,8 +43,8 @@ create table if not exists pgdiode.pipeline (
     stop_requested boolean not null default false,
     hold_id text,
     hold_at pg_lsn,
-    hold_expires_at timestamptz,
     held_id text,
+    hold_expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
@@ -97,7 +97,8 @@ create index if not exists note_pipeline_at on pgdiode.note (pipeline, at);
 ";
 
 /// What a session that writes rows needs: values mean the same whatever the server's defaults, nothing times out, and
-/// neither triggers nor foreign keys fire a second time (they did at the source).
+/// neither triggers nor foreign keys fire a second time (they did at the source). A stage is joined through the
+/// table's index, however large the stage seems: its size says nothing of the table's, which has no bound.
 pub const APPLY_SETTINGS: &str = "
 set session_replication_role = replica;
 set default_transaction_read_only = off;
@@ -108,6 +109,8 @@ set lc_monetary = 'C';
 set check_function_bodies = off;
 set client_min_messages = warning;
 set row_security = off;
+set enable_hashjoin = off;
+set enable_mergejoin = off;
 ";
 
 /// Run-time parameters for every session with a target, sent at its start.

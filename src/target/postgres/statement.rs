@@ -205,7 +205,8 @@ fn row_condition(table: &Table, parameter: &mut impl FnMut(usize) -> String) -> 
                 .collect();
             one_row(table, &terms.join(" and "))
         }
-        // `*=` compares images byte by byte: it takes json, tells -0 from 0, and finds NaN.
+        // `*=` compares images byte by byte: it takes json, tells -0 from 0, and finds NaN. The casts keep the parser from
+        // taking it for a comparison column by column.
         Key::Image => {
             let here: Vec<String> = table
                 .columns
@@ -214,7 +215,7 @@ fn row_condition(table: &Table, parameter: &mut impl FnMut(usize) -> String) -> 
                 .collect();
             let given: Vec<String> = (0..table.columns.len()).map(parameter).collect();
             let (here, given) = (here.join(", "), given.join(", "));
-            one_row(table, &format!("row({here}) operator(pg_catalog.*=) row({given})"))
+            one_row(table, &format!("row({here})::record operator(pg_catalog.*=) row({given})::record"))
         }
     }
 }

@@ -1,0 +1,155 @@
+//! Forgetting a pipeline's progress, and giving a pipeline up for good.
+//!
+//! The pipeline's own row and the control schema stay, because they say that the tables here are pgdiode's to replace;
+//! only with slot and publication do they go too. Tables and their rows are never dropped.
+
+use std::time::Duration;
+
+use crate::change::TableName;
+use crate::config::{Mode, Pipeline};
+use crate::error::Result;
+use crate::pg::quote;
+use crate::pg::session::{Session, Side};
+use crate::pipeline::ends::Ends;
+use crate::pipeline::setup::{Step, has_control_schema, tables_sql};
+use crate::pipeline::{stop, subscription};
+use crate::source::postgres::slot;
+use crate::status::Reset;
+
+/// A server may take a moment to notice that whoever read the slot is gone.
+const SLOT_ATTEMPTS_MAX: u32 = 20;
+const SLOT_PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+    let ends = Ends::resolve(pipeline)?;
+    let mut target = ends.target().await?;
+    if pipeline.mode == Mode::Subscription {
+        return subscription::reset(pipeline, &ends, reset, plan_only, &mut target).await;
+    }
+    stop::refuse_running(&mut target, &pipeline.name).await?;
+    let mut source = match (reset.drop_slot || reset.drop_publication, plan_only) {
+        (false, _) => None,
+        (true, true) => Some(ends.source().await?),
+        (true, false) => Some(ends.source_for_setup().await?),
+    };
+    let mut steps = Vec::new();
+    if let Some(source) = &mut source {
+        steps.extend(at_source(source, pipeline, reset).await?);
+    }
+    let remains = remains(&mut target, pipeline, reset).await?;
+    steps.extend(at_target(&mut target, pipeline, reset).await?);
+    if !plan_only {
+        run(&steps, source.as_mut(), &mut target).await?;
+    }
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+/// The source first: what it refuses leaves the target as it was.
+pub(super) async fn run(
+    steps: &[Step],
+    mut source: Option<&mut Session>,
+    target: &mut Session,
+) -> Result<()> {
+    for step in steps {
+        let session = match (step.side, &mut source) {
+            (Side::Source, Some(source)) => &mut **source,
+            _ => &mut *target,
+        };
+        let mut attempt = 1;
+        loop {
+            match session.query(&step.sql).await {
+                Err(error) if error.sqlstate() == Some("55006") && attempt < SLOT_ATTEMPTS_MAX => {
+                    attempt += 1;
+                    tokio::time::sleep(SLOT_PAUSE).await;
+                }
+                Err(error) if error.sqlstate() == Some("55006") => {
+                    return Err(
+                        error.hint("somebody still reads the slot: see pg_stat_replication at the source")
+                    );
+                }
+                answer => break answer.map(drop)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn at_source(source: &mut Session, pipeline: &Pipeline, reset: Reset) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    if reset.drop_slot && slot::read(source, &pipeline.slot).await?.is_some() {
+        steps.push(Step::source(format!(
+            "select pg_catalog.pg_drop_replication_slot({})",
+            quote::literal(&pipeline.slot)
+        )));
+    }
+    if reset.drop_publication {
+        steps.push(Step::source(format!(
+            "drop publication if exists {}",
+            quote::identifier(&pipeline.publication)
+        )));
+    }
+    Ok(steps)
+}
+
+pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: Reset) -> Result<Vec<Step>> {
+    if !has_control_schema(target).await? {
+        return Ok(Vec::new());
+    }
+    let name = quote::literal(&pipeline.name);
+    let others = format!("select exists (select from pgdiode.pipeline where name <> {name})");
+    let for_good = reset.drop_slot && reset.drop_publication;
+    if for_good && !target.one(&others).await?.bool(0) {
+        return Ok(vec![Step::target("drop schema pgdiode cascade")]);
+    }
+    let rows = ["position", "relation", "relation_count", "note"]
+        .map(|table| format!("delete from pgdiode.{table} where pipeline = {name}"))
+        .join("; ");
+    let row = if for_good {
+        format!("delete from pgdiode.pipeline where name = {name}")
+    } else {
+        format!(
+            "update pgdiode.pipeline set system_identifier = null, timeline = null, database = null, \
+             consistent_point = null, schema_copied = false, phase = 'new', error = null, hint = null, retries = 0, \
+             retry_at = null, runs_at = null, source_position = null, wal_held_bytes = null, \
+             sequences_carried_at = null, stop_requested = false, hold_id = null, hold_at = null, held_id = null, \
+             updated_at = now() where name = {name}"
+        )
+    };
+    // One message is one transaction.
+    Ok(vec![Step::target(format!("{rows}; {row}"))])
+}
+
+/// What stays, and how it goes; as comments, since nobody asked for that.
+pub(super) async fn remains(target: &mut Session, pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
+    let mut remains = Vec::new();
+    if !reset.drop_slot {
+        remains.push(format!(
+            "-- slot \"{0}\" stays, and the source keeps write-ahead log for it; to drop it there:\n--   select \
+             pg_drop_replication_slot('{0}');",
+            pipeline.slot
+        ));
+    }
+    if !reset.drop_publication {
+        remains.push(format!(
+            "-- the publication stays; to drop it at the source:\n--   drop publication {};",
+            quote::identifier(&pipeline.publication)
+        ));
+    }
+    if has_control_schema(target).await? {
+        let rows = target
+            .query_with(
+                "select schema_name, table_name from pgdiode.relation where pipeline = $1 order by 1, 2",
+                &[Some(&pipeline.name)],
+            )
+            .await?;
+        let tables: Vec<TableName> =
+            rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect();
+        if !tables.is_empty() {
+            remains.push(format!(
+                "-- the copied tables stay with their rows; to drop them at the target:\n--   drop table {};",
+                tables_sql(&tables)
+            ));
+        }
+    }
+    Ok(remains)
+}

@@ -1,0 +1,119 @@
+//! How rows are named: replica identities, keys that move, values that change hands, rows without a name.
+
+use super::{Ends, Pair, stop};
+
+const TABLES: &str = "
+    create extension citext;
+    create table by_key (id int primary key, v text);
+    create table by_index (a int not null, b text not null, v text, id int primary key);
+    create unique index by_index_key on by_index (b, a);
+    alter table by_index replica identity using index by_index_key;
+    create table in_full (id int primary key, u int unique, v text);
+    alter table in_full replica identity full;
+    create table with_nothing (id int primary key, v text);
+    alter table with_nothing replica identity nothing;
+    create table uniques (id int primary key, u int unique, w text unique);
+    create table deferred (id int unique not null, p int, primary key (p) deferrable initially immediate);
+    alter table deferred replica identity using index deferred_id_key;
+    create table no_key (a int, b text, j json, f float8);
+    alter table no_key replica identity full;
+    create table folded (k citext primary key, v text);
+    create table exact (k numeric primary key, v text);
+    create table floats (k float8 primary key, v text);
+    create table only_key (a int, b text, primary key (a, b));
+    create table swaps (id int primary key, v text);
+    insert into by_key select n, 'v' || n from generate_series(1, 200) n;
+    insert into by_index select n, 'b' || n % 10, 'v', n from generate_series(1, 50) n;
+    insert into in_full select n, n, 'v' from generate_series(1, 50) n;
+    insert into uniques select n, n, 'w' || n from generate_series(1, 200) n;
+    insert into deferred select n, n from generate_series(1, 100) n;
+    insert into no_key select n % 3, 'same', '{\"a\":  1}', (array['NaN', '-0', '0', '0'])[1 + n % 4]::float8
+      from generate_series(1, 24) n;
+    insert into no_key values (null, null, null, null), (null, null, null, null);
+    insert into folded values ('Abc', '1'), ('dEF', '2');
+    insert into exact values (1.0, 'one'), (2.50, 'two'), ('NaN', 'nan');
+    insert into floats values ('-0', 'zero'), ('NaN', 'nan'), ('Infinity', 'inf');
+    insert into only_key select n, 'b' from generate_series(1, 100) n;
+    insert into swaps select n, 'v' || n from generate_series(1, 150) n;";
+
+const ALL: &str = "by_key, by_index, in_full, with_nothing, uniques, deferred, no_key, folded, exact, floats, only_key, swaps";
+
+/// Each is a transaction; all of them run once one at a time and once in a single batch.
+const WORK: &[&str] = &[
+    "update by_key set v = 'new' where id = 1; delete from by_key where id = 2; insert into by_key values (201, 'x')",
+    // A key that moves, moves on and comes back; a row that comes, moves and goes.
+    "update by_key set id = 1000 where id = 3; update by_key set id = 1001, v = 'moved' where id = 1000;
+     update by_key set id = 3 where id = 1001",
+    "insert into by_key values (300, 'a'); update by_key set id = 301 where id = 300; delete from by_key where id = 301",
+    "delete from by_key where id = 4; insert into by_key values (4, 'again'); update by_key set v = 'and again' where id = 4",
+    // A swap of keys through a value in between, and one of many.
+    "update swaps set id = -1 where id = 1; update swaps set id = 1 where id = 2; update swaps set id = 2 where id = -1",
+    "update swaps set id = -id; update swaps set id = 151 + id",
+    "update by_index set a = a + 1000 where b = 'b1'; update by_index set v = 'by index' where b = 'b2'",
+    "update by_index set b = 'moved', v = null where a = 7; delete from by_index where a = 8",
+    "update in_full set v = 'full' where id < 40; delete from in_full where id > 45; update in_full set id = id + 100 where id < 5",
+    "insert into with_nothing select n, 'nothing' from generate_series(1, 100) n",
+    // Unique values that change hands inside one transaction ...
+    "update uniques set u = -1, w = null where id = 1; update uniques set u = 1, w = 'w1' where id = 2;
+     update uniques set u = 2, w = 'w2' where id = 1",
+    "update uniques set u = -u; update uniques set u = 201 + u",
+    // ... and between transactions.
+    "update uniques set u = 100000 where id = 10",
+    "update uniques set u = 191 where id = 11",
+    "update uniques set u = 190 where id = 12",
+    "delete from uniques where id = 20; insert into uniques values (2000, 181, 'w20')",
+    // A shift by one, which only a deferrable key allows.
+    "update deferred set p = p + 1",
+    "update deferred set p = p - 1; update deferred set p = 101 - p",
+    // One of several identical rows, a row of nulls, values that equal others without being them.
+    "delete from no_key where ctid = (select min(ctid) from no_key where a = 1)",
+    "update no_key set b = 'one of many' where ctid = (select max(ctid) from no_key where a = 2)",
+    "delete from no_key where ctid = (select ctid from no_key where a is null limit 1)",
+    "update no_key set f = 0 where ctid = (select min(ctid) from no_key where f = 0 and f::text = '-0')",
+    "update no_key set j = '{\"a\": 1}' where ctid = (select min(ctid) from no_key where f = 'NaN')",
+    "insert into no_key select 9, 'many', null, n from generate_series(1, 80) n; update no_key set b = 'more' where a = 9",
+    // Keys that change without becoming another.
+    "update folded set k = 'ABC' where k = 'abc'; update folded set v = 'after' where k = 'abc'",
+    "update folded set k = 'Def' where k = 'def'; delete from folded where k = 'DEF'; insert into folded values ('DEF', '3')",
+    "update exact set k = 1.00 where k = 1; update exact set v = 'three zeros' where k = 1; update exact set k = 2.500 where k = 2.5",
+    "update exact set v = 'not a number' where k = 'NaN'; delete from exact where k = 1.000; insert into exact values (1, 'integer')",
+    "update floats set k = 0 where k = 0; update floats set v = 'n' where k = 'NaN'; delete from floats where k = 'Infinity'",
+    "update only_key set b = 'c' where a = 5; delete from only_key where a = 6; insert into only_key values (6, 'd')",
+    "update only_key set a = a + 1000; update only_key set a = a - 1000 where a > 1050",
+    // Enough of one kind to be merged: updates, deletes and inserts of one table, some rows several times.
+    "update by_key set v = 'wide'; update by_key set v = 'twice' where id % 2 = 0; delete from by_key where id % 5 = 0;
+     insert into by_key select n, 'back' from generate_series(5, 100, 5) n; update by_key set v = null where id % 10 = 0",
+];
+
+#[test]
+fn rows_are_found_by_whatever_names_them() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(TABLES);
+    pair.publish(ALL);
+    let running = pair.begin_and_copy();
+    for sql in WORK {
+        pair.at_source(&format!("begin; {sql}; commit"));
+        pair.pulse();
+        let differences = pair.differences(&[]);
+        assert!(differences.is_empty(), "after: {sql}\n{}", differences.join("\n"));
+    }
+    assert_eq!(pair.at_target("select * from pgdiode.note"), "", "conflicts on an untouched target");
+    stop(running);
+}
+
+/// The same while the target is away: all transactions come in one batch.
+#[test]
+fn rows_are_found_in_one_wide_batch() {
+    let pair = Pair::start(Ends { stream: "batch_ms_max = 5000", ..Ends::default() });
+    pair.at_source(TABLES);
+    pair.publish(ALL);
+    let mut running = pair.begin_and_copy();
+    running.kill9();
+    for sql in WORK {
+        pair.at_source(&format!("begin; {sql}; commit"));
+    }
+    running = pair.begin();
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select * from pgdiode.note"), "", "conflicts on an untouched target");
+    stop(running);
+}
