@@ -31,7 +31,7 @@ const CONFIG_FILE: &str = "pgdiode.toml";
 const SERVICE_FILE: &str = "pg_service.conf";
 
 /// For anything that the demo waits for; a slow laptop is not a failure.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 const POLL: Duration = Duration::from_millis(50);
 /// How long the stream is watched before the crash.
 const WATCH: Duration = Duration::from_secs(8);
@@ -366,8 +366,8 @@ fn configure(ground: &Ground, installation: &Installation, source: &Server, targ
     let config = format!(
         "pg_dump = {:?}\n\n[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n\n\
          [pipeline.{DATABASE}.stream]\nspool_dir = {:?}\n",
-        installation.program("pg_dump"),
-        ground.directory
+        installation.program("pg_dump").to_string_lossy(),
+        ground.directory.to_string_lossy()
     );
     ground
         .write(SERVICE_FILE, &services)

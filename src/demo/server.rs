@@ -161,7 +161,7 @@ impl Drop for Ground {
 fn random_password() -> std::io::Result<Secret> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    Ok(Secret::new(format!("{:032x}", u128::from_ne_bytes(bytes))))
 }
 
 /// User and group of an account of this machine.

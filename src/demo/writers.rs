@@ -31,6 +31,9 @@ pub(super) struct Writers {
     committed: Arc<AtomicU64>,
 }
 
+/// Makes the next statements.
+type Work = fn(Size) -> String;
+
 /// One connection and what it repeats.
 struct Writer {
     session: Session,
@@ -44,7 +47,7 @@ impl Writers {
         let (stop, stopped) = watch::channel(false);
         let committed = Arc::<AtomicU64>::default();
         let mut tasks = JoinSet::new();
-        let works: [(Duration, fn(Size) -> String); 6] = [
+        let works: [(Duration, Work); 6] = [
             (TRANSFER_EVERY, transfer),
             (TRANSFER_EVERY, transfer),
             (TRANSFER_EVERY, transfer),

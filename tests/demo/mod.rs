@@ -114,6 +114,8 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     let mut child = place.demo(&[]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     read_until(&mut lines, "$ pgdiode start");
+    // It has been started, then, and speaks.
+    read_until(&mut lines, "    | ");
     assert!(processes_naming(place.0.path()).len() >= 3, "two servers and a pipeline run");
     signal(&child, "INT");
     // Whoever does not read would hold it up.
