@@ -7,6 +7,7 @@ mod harness;
 
 mod cli;
 mod harness_works;
+mod readme;
 mod stream;
 mod tidy;
 mod verbs;
