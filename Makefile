@@ -25,11 +25,14 @@ test: install ## all tests, against real servers
 chaos: install ## the long random tests; SEED=n repeats one
 	$(if $(SEED),PGDIODE_SEED=$(SEED) )$(CARGO) test --locked --test it chaos -- --ignored --nocapture
 
-bench: install ## copy, stream and verify, measured
+bench: ## copy, catch-up and lag, measured against others, into docs/benchmarks.md
 	scripts/bench
 
-demo: install build ## two throw-away servers and a pipeline between them
-	$(CARGO) run --locked --quiet -- demo
+demo: ## two throw-away servers and a pipeline between them; STAY=1 keeps them
+	@scripts/install demo
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
+	$(CARGO) build --locked
+	target/debug/pgdiode demo$(if $(STAY), --stay)
 
 fmt: ## formats the code
 	$(CARGO) fmt

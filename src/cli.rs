@@ -30,6 +30,7 @@ Exit statuses:
 mod add_tables;
 mod check;
 mod completions;
+mod demo;
 mod detach;
 mod init;
 mod list_tables;
@@ -157,6 +158,7 @@ pub enum Verb {
     RemoveTables(remove_tables::RemoveTables),
     ListTables(list_tables::ListTables),
     Reset(reset::Reset),
+    Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -229,6 +231,7 @@ impl Verb {
             Verb::RemoveTables(verb) => verb.run(global).await,
             Verb::ListTables(verb) => verb.run(global).await,
             Verb::Reset(verb) => verb.run(global).await,
+            Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),
         }

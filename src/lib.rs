@@ -14,7 +14,7 @@
 //! - wires: [`pg`], our PostgreSQL connections
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
-//! - house: [`config`], [`pipeline`], [`verify`], [`status`]
+//! - house: [`config`], [`pipeline`], [`verify`], [`status`], [`demo`]
 //! - doors: [`cli`]
 //!
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
@@ -22,6 +22,7 @@
 pub mod change;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod pg;
 pub mod pipeline;

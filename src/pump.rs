@@ -184,16 +184,21 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if let Some(ending) = self.ending.take() {
             return Some(ending);
         }
-        let reached = |at: Lsn| self.beyond.is_some() || self.received >= at;
+        let at = self.limit.at().filter(|at| self.beyond.is_some() || self.received >= *at)?;
+        if self.gathered < at {
+            // Nothing was committed between: the position says so too, and is stored before anybody is told.
+            self.advance(at, 0);
+            return None;
+        }
         match self.limit {
-            Limit::EndAt(at) if reached(at) => Some(Ended::Reached),
-            Limit::Hold { at, number, told: false } if reached(at) => {
+            Limit::EndAt(_) => return Some(Ended::Reached),
+            Limit::Hold { at, number, told: false } => {
                 self.limit = Limit::Hold { at, number, told: true };
                 self.control.held(number);
-                None
             }
-            _ => None,
+            Limit::Hold { .. } | Limit::None => {}
         }
+        None
     }
 
     fn obey(&mut self, command: &Command) {

@@ -6,6 +6,7 @@
 mod harness;
 
 mod cli;
+mod demo;
 mod harness_works;
 mod readme;
 mod stream;

@@ -16,21 +16,18 @@ use crate::status::{Phase, Progress};
 /// Between two redraws: faster than an eye needs costs the pipeline time.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Between two log lines of the same phase.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
 /// Tables named beside the bar.
 const CURRENT_MAX: usize = 3;
 
 /// What is drawn on standard error; one, because there is one terminal.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Shows until the sender is gone.
-pub(super) async fn show(receiver: watch::Receiver<Progress>) {
+/// Shows until the sender is gone; without a terminal, a log line every so often and at each new phase.
+pub(super) async fn show(receiver: watch::Receiver<Progress>, line_every: Duration) {
     if io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO) {
         draw(receiver).await;
     } else {
-        tell(receiver).await;
+        tell(receiver, line_every).await;
     }
 }
 
@@ -62,11 +59,11 @@ impl Drop for Bar {
     }
 }
 
-async fn tell(mut receiver: watch::Receiver<Progress>) {
+async fn tell(mut receiver: watch::Receiver<Progress>, line_every: Duration) {
     let mut told: Option<(Phase, Instant)> = None;
     while receiver.changed().await.is_ok() {
         let progress = receiver.borrow_and_update().clone();
-        let due = told.is_none_or(|(phase, at)| phase != progress.phase || at.elapsed() >= LINE_EVERY);
+        let due = told.is_none_or(|(phase, at)| phase != progress.phase || at.elapsed() >= line_every);
         if due {
             tracing::info!("{}", line(&progress));
             told = Some((progress.phase, Instant::now()));
@@ -208,6 +205,6 @@ mod tests {
         let (sender, receiver) = watch::channel(Progress::default());
         sender.send_replace(Progress { phase: Phase::Copying, ..Progress::default() });
         drop(sender);
-        show(receiver).await;
+        show(receiver, Duration::from_secs(10)).await;
     }
 }

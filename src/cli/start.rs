@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -44,6 +45,9 @@ pub struct Start {
     /// End when the target holds everything up to this position
     #[arg(long, value_name = "LSN", conflicts_with = "once_caught_up", value_parser = lsn)]
     until_lsn: Option<Lsn>,
+    /// Seconds between two lines of progress, where no terminal shows it
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    progress_seconds: u64,
 }
 
 fn lsn(text: &str) -> Result<Lsn, String> {
@@ -72,7 +76,8 @@ impl Start {
         };
         let mut signals = Signals::listen()?;
         let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
-        let (stopped, signal) = attend(work, ask, receiver, async || signals.next().await).await?;
+        let display = progress::show(receiver, Duration::from_secs(self.progress_seconds));
+        let (stopped, signal) = attend(work, ask, display, async || signals.next().await).await?;
         if let Some(stopped) = stopped {
             if global.json {
                 output::json(&stopped)?;
@@ -89,11 +94,11 @@ impl Start {
 async fn attend(
     work: impl Future<Output = Result<Stopped>>,
     ask: oneshot::Sender<()>,
-    receiver: watch::Receiver<Progress>,
+    display: impl Future<Output = ()>,
     mut next_signal: impl AsyncFnMut() -> Signal,
 ) -> Result<(Option<Stopped>, Option<Signal>)> {
     let mut work = std::pin::pin!(work);
-    let mut display = std::pin::pin!(progress::show(receiver));
+    let mut display = std::pin::pin!(display);
     let mut displayed = false;
     let mut ask = Some(ask);
     let mut first = None;
@@ -122,14 +127,9 @@ mod tests {
 
     const STOPPED: Stopped = Stopped { reason: StopReason::Signal, position: None };
 
-    fn channels() -> (oneshot::Sender<()>, oneshot::Receiver<()>, watch::Receiver<Progress>) {
-        let (ask, asked) = oneshot::channel();
-        (ask, asked, watch::channel(Progress::default()).1)
-    }
-
     #[tokio::test]
     async fn the_first_signal_asks_and_waits() {
-        let (ask, asked, progress) = channels();
+        let (ask, asked) = oneshot::channel();
         let work = async {
             asked.await.expect("the pipeline is asked, not abandoned");
             Ok(STOPPED)
@@ -140,25 +140,25 @@ mod tests {
             None => std::future::pending().await,
         };
         assert_eq!(
-            attend(work, ask, progress, next).await.unwrap(),
+            attend(work, ask, std::future::ready(()), next).await.unwrap(),
             (Some(STOPPED), Some(Signal::Terminate))
         );
     }
 
     #[tokio::test]
     async fn the_second_signal_does_not_wait() {
-        let (ask, _asked, progress) = channels();
+        let (ask, _asked) = oneshot::channel();
         let mut signals = vec![Signal::Terminate, Signal::Interrupt];
         let next = async || signals.pop().expect("two signals are enough");
-        let ended = attend(std::future::pending(), ask, progress, next).await.unwrap();
+        let ended = attend(std::future::pending(), ask, std::future::ready(()), next).await.unwrap();
         assert_eq!(ended, (None, Some(Signal::Terminate)));
     }
 
     #[tokio::test]
     async fn a_failure_is_passed_on() {
-        let (ask, _asked, progress) = channels();
+        let (ask, _asked) = oneshot::channel();
         let work = async { Err(Error::refused("no")) };
-        let error = attend(work, ask, progress, std::future::pending).await.unwrap_err();
+        let error = attend(work, ask, std::future::ready(()), std::future::pending).await.unwrap_err();
         assert_eq!(error.what(), "no");
     }
 }

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
@@ -75,6 +75,8 @@ struct TableCopy {
     parts_left: AtomicUsize,
     rows: AtomicU64,
     indexes_left: AtomicUsize,
+    /// One of its pieces could not be copied; the others need not be.
+    failed: AtomicBool,
 }
 
 /// A range of blocks, or the whole table.
@@ -217,11 +219,13 @@ fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> Tab
         source,
         rows: AtomicU64::new(0),
         indexes_left: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
     }
 }
 
 /// Runs workers until all tables are copied and indexed.
 async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
+    empty_split_tables(copy).await?;
     for (index, table) in copy.tables.iter().enumerate() {
         for part in &table.parts {
             copy.queue.push(table.source.bytes / table.parts.len() as u64, Work::Rows(index, *part));
@@ -237,6 +241,17 @@ async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
     while let Some(worker) = workers.join_next().await {
         // The first failure drops the others: stopping is the same as crashing.
         worker.map_err(|panic| Error::unexpected("a copy worker failed").because(panic))??;
+    }
+    Ok(())
+}
+
+/// A table that arrives in pieces is emptied before the first: no piece knows whether it is that one.
+async fn empty_split_tables(copy: &Copy) -> Result<()> {
+    let mut target = copy.ends.target_for_rows().await?;
+    for table in copy.tables.iter().filter(|table| table.parts.len() > 1) {
+        target.query("begin").await?;
+        empty(&mut target, &table.source).await?;
+        target.query("commit").await?;
     }
     Ok(())
 }
@@ -263,6 +278,7 @@ impl Worker<'_> {
 
     async fn work(&mut self, work: &Work) -> Result<()> {
         match work {
+            Work::Rows(index, _) if self.copy.tables[*index].failed.load(Ordering::Acquire) => Ok(()),
             Work::Rows(index, part) => self.copy_rows(*index, *part).await,
             Work::Keys(index) => self.build_keys(*index).await,
             Work::Index(index, entry) => {
@@ -281,7 +297,11 @@ impl Worker<'_> {
             Work::Rows(index, _) if !error.retries() && error.kind() != Kind::Capacity => *index,
             _ => return Err(error),
         };
-        let table = &self.copy.tables[index].source.table;
+        let table = &self.copy.tables[index];
+        if table.failed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let table = &table.source.table;
         tracing::error!(%table, error = error.chain(), "the table cannot be copied; it is quarantined");
         (self.source, self.target) = (None, None);
         let remedy = format!("mend what the reason names, then: pgdiode resync '{table}'");
@@ -330,7 +350,7 @@ impl Worker<'_> {
             unreachable!("connected")
         };
         target.query("begin").await?;
-        let frozen = if part == Part::Whole { empty(target, &table.source).await? } else { false };
+        let frozen = part == Part::Whole && empty(target, &table.source).await?;
         let into = copy_into(&table.source, format, frozen);
         let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
         let rows = table.rows.fetch_add(rows, Ordering::Relaxed) + rows;

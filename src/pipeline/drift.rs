@@ -76,6 +76,10 @@ async fn added_columns(
                 "column \"{name}\" came and went at the source before it could be followed"
             )));
         };
+        if known.get(&column.number) == Some(name) {
+            // It was copied: adding it again would leave its older values behind.
+            return Ok(Err(format!("column \"{name}\" was dropped at the target")));
+        }
         let renamed_from = known
             .get(&column.number)
             .filter(|old| *old != name && !relation.columns.iter().any(|column| column.name == **old));

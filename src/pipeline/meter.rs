@@ -24,6 +24,8 @@ struct State {
     window: (Instant, u64),
     committed_at_us: i64,
     source_end: Lsn,
+    /// Before this the target shows tables of different moments.
+    consistent_from: Lsn,
 }
 
 impl Default for Meter {
@@ -38,7 +40,17 @@ impl Default for Meter {
             window: (now, 0),
             committed_at_us: 0,
             source_end: Lsn::ZERO,
+            consistent_from: Lsn::ZERO,
         }))
+    }
+}
+
+impl State {
+    fn enter_streaming(&mut self) {
+        let is_consistent = self.progress.position.is_some_and(|position| position >= self.consistent_from);
+        if self.progress.phase == Phase::CatchingUp && is_consistent {
+            self.progress.phase = Phase::Streaming;
+        }
     }
 }
 
@@ -92,6 +104,7 @@ impl Meter {
         state.progress.transactions += flushed.transactions;
         if let Some(position) = flushed.position {
             state.progress.position = Some(position);
+            state.enter_streaming();
         }
         if flushed.committed_at_us != 0 {
             state.committed_at_us = flushed.committed_at_us;
@@ -104,6 +117,15 @@ impl Meter {
 
     pub fn positioned(&self, position: Lsn) {
         self.lock().progress.position = Some(position);
+    }
+
+    /// Enters the stream: streaming from `consistent_from` on, catching up before.
+    pub fn streams(&self, consistent_from: Lsn) {
+        let mut state = self.lock();
+        state.consistent_from = consistent_from;
+        state.progress.phase = Phase::CatchingUp;
+        state.progress.doing.clear();
+        state.enter_streaming();
     }
 
     /// How far the source's log reaches.

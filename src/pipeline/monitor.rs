@@ -27,7 +27,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Control};
 use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
-use crate::status::Phase;
+use crate::status::{Phase, StopReason};
 use crate::target::Flushed;
 
 /// How soon a wish is heard.
@@ -70,7 +70,8 @@ pub struct Monitor {
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<u64>,
-    stop: watch::Receiver<bool>,
+    stop: watch::Sender<Option<StopReason>>,
+    stop_heard: watch::Receiver<Option<StopReason>>,
     target: Option<Session>,
     source: Option<Session>,
     /// The hold that the pump was told of.
@@ -79,6 +80,7 @@ pub struct Monitor {
     hold_number: u64,
     /// Whether it has been answered.
     hold_answered: bool,
+    stop_sent: bool,
     pause_sent: bool,
     stored: Instant,
     source_asked: Instant,
@@ -92,7 +94,7 @@ impl Monitor {
         ends: Ends,
         pipeline: Pipeline,
         meter: Arc<Meter>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Sender<Option<StopReason>>,
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (held_sender, held) = watch::channel(0);
@@ -104,12 +106,14 @@ impl Monitor {
             meter,
             commands,
             held,
+            stop_heard: stop.subscribe(),
             stop,
             target: None,
             source: None,
             hold: None,
             hold_number: 0,
             hold_answered: false,
+            stop_sent: false,
             pause_sent: false,
             stored: now,
             source_asked: now,
@@ -132,15 +136,16 @@ impl Monitor {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                Ok(()) = self.stop.changed() => {}
+                Ok(()) = self.stop_heard.changed() => {}
                 Ok(()) = self.held.changed() => {}
-            }
-            if *self.stop.borrow() {
-                self.send(Command::Stop).await;
             }
             if let Err(error) = self.listen().await {
                 tracing::debug!(error = error.chain(), "the monitor lost the target for a moment");
                 self.target = None;
+            }
+            if self.stop.borrow().is_some() && !self.stop_sent {
+                self.stop_sent = true;
+                self.send(Command::Stop).await;
             }
             if let Err(error) = self.look_at_source().await {
                 tracing::debug!(error = error.chain(), "the monitor lost the source for a moment");
@@ -176,9 +181,10 @@ impl Monitor {
         let (stop, hold, hold_at, pending) = (row.bool(0), row.text(1), row.optional(2)?, row.bool(3));
         let hold = hold.map(str::to_owned);
         if stop {
-            self.send(Command::Stop).await;
+            self.stop
+                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
         }
-        if pending && !self.pause_sent {
+        if pending && !self.pause_sent && self.streams() {
             self.pause_sent = true;
             self.send(Command::Pause).await;
         }
@@ -188,6 +194,11 @@ impl Monitor {
             self.stored = Instant::now();
         }
         Ok(())
+    }
+
+    /// Not while tables are being copied: those are pending too, and known.
+    fn streams(&self) -> bool {
+        matches!(self.meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming)
     }
 
     async fn attend_to_hold(&mut self, wanted: Option<(String, Lsn)>) -> Result<()> {
@@ -269,10 +280,11 @@ impl Monitor {
             return Ok(());
         }
         self.source_asked = Instant::now();
+        let streams = self.streams();
         let source = connected(&mut self.source, self.ends.source()).await?;
         let reaches = source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?;
         self.meter.source_reaches(reaches);
-        if self.pipeline.stream.new_tables && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
+        if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
             let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
             self.note_new_tables(published).await?;

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::change::TableName;
@@ -23,9 +23,10 @@ use crate::pipeline::copy::{self, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::{self, Ends};
 use crate::pipeline::meter::Meter;
-use crate::pipeline::monitor::{Known, Monitor, await_copies, phase_word};
+use crate::pipeline::monitor::{Known, Link, Monitor, await_copies, phase_word};
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
+use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::source::postgres::slot;
@@ -47,15 +48,16 @@ pub async fn run(
     progress: watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
+    preflight::refuse_unsafe(pipeline, Purpose::Start).await?;
     let ends = Ends::resolve(pipeline)?;
     let meter = Arc::new(Meter::default());
-    let (stop_sender, stop_receiver) = watch::channel(false);
+    let stop_reason = watch::Sender::new(None);
     let mut run = Run {
         pipeline,
         ends,
         meter: Arc::clone(&meter),
         until,
-        stop: stop_receiver,
+        stop: stop_reason.clone(),
         reached_streaming: None,
     };
     let work = run.until_ended();
@@ -64,8 +66,8 @@ pub async fn run(
     loop {
         tokio::select! {
             ended = &mut work => return ended,
-            () = &mut stop, if !*stop_sender.borrow() => {
-                stop_sender.send_replace(true);
+            () = &mut stop, if stop_reason.borrow().is_none() => {
+                stop_reason.send_replace(Some(StopReason::Signal));
             }
             _ = ticks.tick() => {
                 // Nobody has to watch.
@@ -80,7 +82,7 @@ struct Run<'a> {
     ends: Ends,
     meter: Arc<Meter>,
     until: Until,
-    stop: watch::Receiver<bool>,
+    stop: watch::Sender<Option<StopReason>>,
     /// When the current attempt began to stream.
     reached_streaming: Option<Instant>,
 }
@@ -112,7 +114,7 @@ impl Run<'_> {
             }
             // Nothing has worked yet: more likely a wrong address than an outage.
             let is_first = retries == 0 && !streamed && self.meter.progress(0).phase == Phase::New;
-            if !error.retries() || is_first || *self.stop.borrow() {
+            if !error.retries() || is_first || self.stop.borrow().is_some() {
                 self.store_phase(Phase::Failed, Some(&error), retries).await;
                 return Err(error);
             }
@@ -122,10 +124,9 @@ impl Run<'_> {
             tracing::warn!(error = error.chain(), retries, wait_ms = wait.as_millis(), "trying again");
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), retries).await;
-            let mut stop = self.stop.clone();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = stop.wait_for(|stop| *stop) => return Ok(self.stopped(StopReason::Signal)),
+                reason = self.asked_to_stop() => return Ok(self.stopped(reason)),
             }
             pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
         }
@@ -135,26 +136,59 @@ impl Run<'_> {
         Stopped { reason, position: self.meter.progress(0).position }
     }
 
+    /// Waits until somebody wants the run to end.
+    async fn asked_to_stop(&self) -> StopReason {
+        let mut stop = self.stop.subscribe();
+        match stop.wait_for(Option::is_some).await.map(|reason| *reason) {
+            Ok(Some(reason)) => reason,
+            // We hold a sender ourselves: it cannot be gone.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// One attempt, from connecting to the end of the stream.
     async fn attempt(&mut self) -> Result<Attempted> {
         let mut target = self.ends.target().await?;
-        let mut source = self.ends.source().await?;
+        let source = self.ends.source().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         let mut rows_session = self.ends.target_for_rows().await?;
         ends::lock(&mut rows_session, &self.pipeline.name).await?;
         self.register(&mut target).await?;
+        let (ends, meter) = (self.ends.clone(), Arc::clone(&self.meter));
+        let (mut monitor, link) = Monitor::new(ends, self.pipeline.clone(), meter, self.stop.clone());
+        let commands = monitor.commander();
+        let attempted = tokio::select! {
+            attempted = self.work(source, target, rows_session, commands, link) => attempted,
+            () = monitor.run() => unreachable!("the monitor watches until it is dropped"),
+        };
+        monitor.store_last_status().await;
+        attempted
+    }
+
+    /// Copies what is pending, then streams.
+    async fn work(
+        &mut self,
+        mut source: Session,
+        mut target: Session,
+        rows_session: Session,
+        commands: mpsc::Sender<Command>,
+        link: Link,
+    ) -> Result<Attempted> {
         let carried = copy::carried(&mut source, self.pipeline).await?;
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
         self.meter.source_reaches(source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?);
-        let mut stop = self.stop.clone();
         tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.
-            _ = stop.wait_for(|stop| *stop) => return Ok(Attempted::Stopped(self.stopped(StopReason::Signal))),
+            reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
         }
         drop(source);
-        self.stream(target, rows_session, position).await
+        if let Some(end) = self.end(&mut target).await? {
+            // The channel is empty: this cannot wait. The pump that takes it out lives as long as the link.
+            let _ = commands.send(Command::EndAt(end)).await;
+        }
+        self.stream(target, rows_session, position, link).await
     }
 
     /// Says in the target who runs the pipeline.
@@ -308,6 +342,7 @@ impl Run<'_> {
         mut target: Session,
         rows_session: Session,
         position: Position,
+        mut link: Link,
     ) -> Result<Attempted> {
         let stored = self.stored(&mut target).await?;
         let mut plan = self.plan(&stored);
@@ -331,36 +366,21 @@ impl Run<'_> {
         let follow =
             drift::follow(&self.ends, &self.pipeline.name, stream.schema_drift == SchemaDrift::Follow);
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
-        let phase = if position.offset < consistent_from { Phase::CatchingUp } else { Phase::Streaming };
-        self.meter.phase(phase, "");
+        self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
-        let (mut monitor, mut link) = Monitor::new(
-            self.ends.clone(),
-            self.pipeline.clone(),
-            Arc::clone(&self.meter),
-            self.stop.clone(),
-        );
-        if let Some(end) = self.end(&mut target).await? {
-            // The channel is empty: this cannot wait.
-            let _ = monitor.commander().send(Command::EndAt(end)).await;
-        }
         let limits = BatchLimits {
             bytes: mebibytes(stream.batch_mb),
             age: Duration::from_millis(stream.batch_ms_max),
         };
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
-        let ended = tokio::select! {
-            ended = pump.run() => ended?,
-            () = monitor.run() => unreachable!("the monitor watches until it is dropped"),
-        };
-        monitor.store_last_status().await;
+        let ended = pump.run().await?;
         self.settle(&mut target, ended).await
     }
 
     async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {
         match ended {
             Ended::Stopped => {
-                let reason = if *self.stop.borrow() { StopReason::Signal } else { StopReason::Asked };
+                let reason = self.stop.borrow().unwrap_or(StopReason::Asked);
                 if let Err(error) = self.last_sequences(target).await {
                     tracing::warn!(error = error.chain(), "sequences were not carried once more");
                 }

@@ -15,7 +15,7 @@ use crate::pipeline::setup::has_control_schema;
 use crate::status::RunningOn;
 
 /// How long a process may take over its last commit.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 
 pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {

@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::change::TableName;
 use crate::config::{Binary, Pipeline, written};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
 use crate::pg::quote;
@@ -20,6 +21,7 @@ use crate::pipeline::report::{self, empty, noted};
 use crate::pipeline::reset as giving_up;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::setup::{Step, tables_sql};
+use crate::pipeline::stop::PATIENCE;
 use crate::position::Lsn;
 use crate::preflight::{self, Purpose};
 use crate::source::postgres::slot;
@@ -310,13 +312,19 @@ fn progress_of(tables: &[TableStatus], position: Option<Lsn>, goal: Lsn) -> Prog
 pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
-    let subscription = Subscription::required(&mut target, pipeline).await?;
-    if !subscription.enabled {
+    let Some(subscription) = Subscription::read(&mut target, pipeline).await?.filter(|it| it.enabled) else {
         return Ok(None);
-    }
+    };
     target.query(&format!("alter subscription {} disable", quote::identifier(&pipeline.slot))).await?;
-    // The launcher is told at commit; the worker notices at its next message, at the latest at its next wake-up.
-    while Subscription::required(&mut target, pipeline).await?.worker.is_some() {
+    // The worker notices with its next message, or its next wake-up.
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(worker) = Subscription::required(&mut target, pipeline).await?.worker {
+        if Instant::now() > deadline {
+            let what = format!("subscription \"{}\" is disabled, and its worker still runs", pipeline.slot);
+            return Err(Error::new(Kind::Locked, what).hint(format!(
+                "it ends with its present transaction, or by: select pg_terminate_backend({worker})"
+            )));
+        }
         tokio::time::sleep(POLL).await;
     }
     Ok(Some(running_on(&subscription, &ends)))

@@ -601,22 +601,40 @@ impl Applier {
     async fn truncate(&mut self, truncation: &Truncation, report: &mut Report) -> Result<()> {
         let mut counted = report.clone_counts();
         let Some(sql) = self.truncate_sql(truncation, &mut counted) else { return Ok(()) };
+        let Err(error) = self.try_truncation(&sql).await? else {
+            report.counts = counted.counts;
+            return Ok(());
+        };
+        // TRUNCATE refuses while a table that is not emptied with it refers to one that is (0A000): one that only the
+        // target has, or that was copied later and shows the truncation already. DELETE does not care.
+        if error.sqlstate() == Some("0A000")
+            && self.try_truncation(&self.delete_sql(truncation)).await?.is_ok()
+        {
+            report.counts = counted.counts;
+            return Ok(());
+        }
+        for table in &truncation.tables {
+            self.quarantine(&table.name, &format!("truncate failed: {}", error.what()), report).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement under a savepoint; the server's refusal.
+    async fn try_truncation(&mut self, sql: &str) -> Result<Result<(), Error>> {
         self.session.query("savepoint apply_table").await?;
-        match self.session.query(&sql).await {
-            Ok(_) => {
-                report.counts = counted.counts;
-                self.session.query("release savepoint apply_table").await.map(drop)
-            }
+        match self.session.query(sql).await {
+            Ok(_) => self.session.query("release savepoint apply_table").await.map(|_| Ok(())),
             Err(error) if is_fatal(&error) => Err(error),
             Err(error) => {
                 self.undo("rollback to savepoint apply_table").await?;
-                for table in &truncation.tables {
-                    self.quarantine(&table.name, &format!("truncate failed: {}", error.what()), report)
-                        .await?;
-                }
-                Ok(())
+                Ok(Err(error))
             }
         }
+    }
+
+    fn delete_sql(&self, truncation: &Truncation) -> String {
+        let tables = truncation.tables.iter().filter(|table| !self.quarantined.contains(&table.name));
+        tables.map(|table| format!("delete from {};", table.target)).collect()
     }
 
     /// Takes a table out of the stream, in the open transaction.

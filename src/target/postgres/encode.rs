@@ -191,7 +191,7 @@ mod tests {
         rows.row(4, values.into_iter()).unwrap();
         rows.finish();
         let expected = b"a\\tb\\\\N\\r\\n\t\\N\t\t\\\\.\n";
-        assert_eq!(&out[..], [b"d\x00\x00\x00\x1a", &expected[..], b"c\x00\x00\x00\x04"].concat());
+        assert_eq!(&out[..], [b"d\x00\x00\x00\x18", &expected[..], b"c\x00\x00\x00\x04"].concat());
     }
 
     #[test]
