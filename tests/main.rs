@@ -8,6 +8,7 @@ mod harness;
 mod cli;
 mod demo;
 mod harness_works;
+mod packaging;
 mod readme;
 mod stream;
 mod tidy;
