@@ -130,7 +130,13 @@ impl Stage {
 
     async fn first_copy(&mut self) -> Result<()> {
         self.step("Setting up: a publication at the source is all that a pipeline needs there.");
-        set_up(&self.source).await?;
+        self.say("$ pgdiode setup --yes");
+        let status = Pgdiode::spawn(&self.ground, &["setup", "--yes"], &self.tell)?.ended().await?;
+        if !status.success() {
+            return Err(
+                Error::unexpected(format!("pgdiode setup ended: {status}")).hint("what it said stands above")
+            );
+        }
         self.step("Starting the pipeline. It copies all tables as of one snapshot, while the writers write.");
         self.start_pipeline()?;
         self.wait_for("the copy", Side::Target, COPIED).await?;
@@ -358,12 +364,6 @@ fn configure(ground: &Ground, installation: &Installation, source: &Server, targ
         .and_then(|_| ground.write(CONFIG_FILE, &config))
         .map(drop)
         .map_err(|error| Error::unexpected("cannot write the demo's configuration").because(error))
-}
-
-/// What `pgdiode setup` does at the source.
-async fn set_up(source: &Server) -> Result<()> {
-    let sql = format!("create publication pgdiode_{DATABASE} for all tables");
-    source.session(Side::Source).await?.query(&sql).await.map(drop)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ create table history (
   teller integer not null, branch integer not null, account integer not null, delta bigint not null,
   at timestamptz not null default clock_timestamp()
 );
+-- Without this, setup refuses to publish the table: its updates would fail from then on.
+alter table history replica identity full;
 
 insert into branches (id) select id from generate_series(1, {branches}) as id;
 insert into tellers (id, branch) select id, 1 + (id - 1) / 10 from generate_series(1, {branches} * 10) as id;

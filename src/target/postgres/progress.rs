@@ -43,7 +43,6 @@ create table if not exists pgdiode.pipeline (
     stop_requested boolean not null default false,
     hold_id text,
     hold_at pg_lsn,
-    hold_expires_at timestamptz,
     held_id text,
     hold_expires_at timestamptz,
     created_at timestamptz not null default now(),
