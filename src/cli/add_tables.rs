@@ -1,3 +1,5 @@
+//! `pgdiode add-tables`: more tables join a pipeline.
+
 use super::{Global, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;

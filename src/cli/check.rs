@@ -1,3 +1,5 @@
+//! `pgdiode check`: everything that can be found wrong before anything runs.
+
 use super::{Global, output};
 use crate::error::{Error, Result};
 use crate::pipeline;

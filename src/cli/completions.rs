@@ -1,3 +1,5 @@
+//! `pgdiode completions`: scripts that complete the command line in a shell.
+
 use clap::CommandFactory;
 use clap_complete::Shell;
 

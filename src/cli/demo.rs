@@ -1,3 +1,5 @@
+//! `pgdiode demo`: two throw-away servers and a pipeline between them.
+
 use std::sync::Arc;
 
 use super::output;

@@ -1,3 +1,5 @@
+//! `pgdiode init`: an annotated configuration to start from.
+
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,3 +1,5 @@
+//! `pgdiode list-tables`: which tables there are, and which are carried.
+
 use super::{Global, output};
 use crate::error::Result;
 use crate::pipeline;

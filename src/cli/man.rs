@@ -1,3 +1,5 @@
+//! `pgdiode man`: the manual pages, made from the same texts as `--help`.
+
 use std::path::PathBuf;
 
 use clap::CommandFactory;

@@ -1,3 +1,5 @@
+//! `pgdiode remove-tables`: tables leave a pipeline.
+
 use super::{Global, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;

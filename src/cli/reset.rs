@@ -1,3 +1,5 @@
+//! `pgdiode reset`: a pipeline forgets where it stands.
+
 use super::{Global, output};
 use crate::error::Result;
 use crate::{pipeline, status};

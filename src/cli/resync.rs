@@ -1,3 +1,5 @@
+//! `pgdiode resync`: tables are copied again.
+
 use super::{Global, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;

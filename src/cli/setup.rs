@@ -1,3 +1,5 @@
+//! `pgdiode setup`: what a pipeline needs at both ends.
+
 use super::{Global, output};
 use crate::error::Result;
 use crate::pipeline;

@@ -1,3 +1,5 @@
+//! `pgdiode start`: runs a pipeline.
+
 use std::path::PathBuf;
 use std::time::Duration;
 

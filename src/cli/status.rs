@@ -1,3 +1,5 @@
+//! `pgdiode status`: how a pipeline does.
+
 use std::io::IsTerminal;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! `pgdiode stop`: ends a running pipeline, from anywhere.
+
 use serde_json::json;
 
 use super::{Global, output};

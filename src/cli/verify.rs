@@ -1,3 +1,5 @@
+//! `pgdiode verify`: compares both sides at one position.
+
 use super::{Global, output, table_name};
 use crate::change::TableName;
 use crate::error::{Error, Kind, Result};

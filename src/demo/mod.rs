@@ -129,14 +129,7 @@ impl Stage {
     }
 
     async fn first_copy(&mut self) -> Result<()> {
-        self.step("Setting up: a publication at the source is all that a pipeline needs there.");
-        self.say("$ pgdiode setup --yes");
-        let status = Pgdiode::spawn(&self.ground, &["setup", "--yes"], &self.tell)?.ended().await?;
-        if !status.success() {
-            return Err(
-                Error::unexpected(format!("pgdiode setup ended: {status}")).hint("what it said stands above")
-            );
-        }
+        self.set_up().await?;
         self.step("Starting the pipeline. It copies all tables as of one snapshot, while the writers write.");
         self.start_pipeline()?;
         self.wait_for("the copy", Side::Target, COPIED).await?;
@@ -144,6 +137,23 @@ impl Stage {
         self.wait_for("the target to catch up", Side::Target, FRESH).await?;
         self.step("Caught up: from here on each transaction follows as it commits.");
         Ok(())
+    }
+
+    async fn set_up(&mut self) -> Result<()> {
+        self.step("Setting up: a publication at the source, and pgdiode's own schema at the target.");
+        self.say("$ pgdiode setup --yes");
+        // All its SQL is more than a demo shows; it is kept in case that it fails.
+        let (said, heard) = std::sync::mpsc::channel();
+        let keep: Tell = Arc::new(move |line| {
+            // The receiver lives longer than the child.
+            let _ = said.send(line.to_owned());
+        });
+        let status = Pgdiode::spawn(&self.ground, &["setup", "--yes"], &keep)?.ended().await?;
+        if status.success() {
+            return Ok(());
+        }
+        heard.try_iter().for_each(|line| (self.tell)(&line));
+        Err(Error::unexpected(format!("pgdiode setup ended: {status}")).hint("what it said stands above"))
     }
 
     /// Looks at the target again and again, as an application there would.

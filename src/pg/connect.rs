@@ -22,10 +22,13 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use super::conninfo::{ChannelBindingMode, ConnInfo, Host, LoadBalance, SslMode, TargetSessionAttrs};
+use super::conninfo::{
+    ChannelBindingMode, ConnInfo, Host, Keepalives, LoadBalance, SslMode, TargetSessionAttrs,
+};
 pub use super::tls::Stream;
 use super::tls::{self, Demand};
 use crate::error::{Error, Kind, Result};
@@ -320,10 +323,22 @@ async fn reach(
 
 async fn tcp(address: SocketAddr, conninfo: &ConnInfo) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_keepalive(conninfo.keepalives.enabled)?;
+    watch_for_silence(&socket, conninfo.keepalives)?;
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+fn watch_for_silence(socket: &TcpSocket, keepalives: Keepalives) -> io::Result<()> {
+    if !keepalives.enabled {
+        return socket.set_keepalive(false);
+    }
+    let socket = SockRef::from(socket);
+    let probes = TcpKeepalive::new().with_time(keepalives.idle).with_interval(keepalives.interval);
+    socket.set_tcp_keepalive(&probes.with_retries(keepalives.count))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(keepalives.user_timeout))?;
+    Ok(())
 }
 
 fn unreachable_address(host: &Host, address: SocketAddr, error: io::Error) -> Error {

@@ -60,7 +60,6 @@ pub struct ConnInfo {
     pub application_name: Option<String>,
     pub options: Option<String>,
     pub target_session_attrs: TargetSessionAttrs,
-    /// TCP keepalives on or off. Their timing is the operating system's: see [`Keepalives`].
     pub keepalives: Keepalives,
 }
 
@@ -103,12 +102,19 @@ pub enum RootCertificates {
     File(PathBuf),
 }
 
-/// The runtime can switch keepalives on and off but cannot set their timing, so `keepalives_idle`,
-/// `keepalives_interval`, `keepalives_count` and `tcp_user_timeout` are checked, warned about and left to the
-/// operating system (`net.ipv4.tcp_keepalive_*`).
+/// How soon a peer that has silently gone away is noticed. libpq leaves unset timings to the operating system, which
+/// waits for two hours; a pipeline that waits so long for a broken network looks alive and is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalives {
     pub enabled: bool,
+    /// Silence before the first probe. Default 30 s.
+    pub idle: Duration,
+    /// Between probes. Default 10 s.
+    pub interval: Duration,
+    /// Unanswered probes that end the connection. Default 3.
+    pub count: u32,
+    /// How long sent bytes may go unacknowledged. Default 60 s.
+    pub user_timeout: Duration,
 }
 
 impl ConnInfo {
@@ -277,7 +283,7 @@ fn resolve(pairs: Vec<(String, String)>, environment: &Environment) -> Result<Co
         application_name: given.text("application_name").or_else(|| given.text("fallback_application_name")),
         options: given.text("options"),
         target_session_attrs: given.keyword("target_session_attrs", TargetSessionAttrs::Any)?,
-        keepalives: Keepalives { enabled: given.switch("keepalives")? },
+        keepalives: keepalives(&given)?,
     };
     refuse_unsupported_values(&given)?;
     look_up_passwords(&mut conninfo);
@@ -484,15 +490,28 @@ fn refuse_unsupported_values(given: &Given) -> Result<()> {
     if !is_one_of("min_protocol_version", &["3.0"]) {
         return refuse("min_protocol_version", "connections speak version 3.0 of the protocol");
     }
-    for name in ["keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"] {
-        if given.integer(name)?.is_some_and(|value| value > 0) {
-            tracing::warn!("connection parameter {name} is left to the operating system's setting");
-        }
-    }
     if given.text("sslpassword").is_some() {
         tracing::warn!("connection parameter sslpassword is ignored: encrypted keys are not supported");
     }
     Ok(())
+}
+
+/// As in libpq, 0 or less means the default; `tcp_user_timeout` is in milliseconds, the others in seconds.
+fn keepalives(given: &Given) -> Result<Keepalives> {
+    let number = |name: &str, default: u64| -> Result<u64> {
+        Ok(given
+            .integer(name)?
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+            .unwrap_or(default))
+    };
+    Ok(Keepalives {
+        enabled: given.switch("keepalives")?,
+        idle: Duration::from_secs(number("keepalives_idle", 30)?),
+        interval: Duration::from_secs(number("keepalives_interval", 10)?),
+        count: u32::try_from(number("keepalives_count", 3)?).unwrap_or(u32::MAX),
+        user_timeout: Duration::from_millis(number("tcp_user_timeout", 60_000)?),
+    })
 }
 
 fn look_up_passwords(conninfo: &mut ConnInfo) {

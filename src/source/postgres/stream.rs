@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::change::Event;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -28,6 +28,10 @@ const CHUNKS_MAX: usize = 16;
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// A confirmation waits this long for others: each may cost the server a slot file write.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// A server from which nothing has come for half of this is asked for a sign of life; after the whole of it the
+/// connection counts as broken (PostgreSQL's own `wal_receiver_timeout`).
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How values travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +79,7 @@ impl PostgresSource {
             received: options.from,
             server_end: server_end_sender,
             status_due: Instant::now(),
+            heard: Instant::now(),
         };
         let task = tokio::spawn(socket.run(chunk_sender));
         Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, task })
@@ -157,6 +162,8 @@ struct Socket {
     server_end: watch::Sender<Lsn>,
     /// When the server must next hear from us.
     status_due: Instant,
+    /// When something last came from the server, or could have but for us.
+    heard: Instant,
 }
 
 impl Socket {
@@ -164,6 +171,9 @@ impl Socket {
         loop {
             self.fill_chunk()?;
             let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.assembler.is_replaying();
+            if !wants_more {
+                self.heard = Instant::now();
+            }
             // In this order: keep the connection alive, hand on what is here, then read more.
             tokio::select! {
                 biased;
@@ -176,7 +186,10 @@ impl Socket {
                     Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),
                     Err(_) => return Ok(()),
                 },
-                received = self.session.receive(), if wants_more => received?,
+                received = self.session.receive(), if wants_more => {
+                    received?;
+                    self.heard = Instant::now();
+                }
             }
         }
     }
@@ -216,13 +229,18 @@ impl Socket {
     }
 
     async fn send_status(&mut self) -> Result<()> {
+        let silence = self.heard.elapsed();
+        if silence > SILENCE_MAX {
+            let what = format!("the source has not been heard of for {} s", silence.as_secs());
+            return Err(Error::new(Kind::SourceUnreachable, what).hint("The pipeline connects again."));
+        }
         let confirmed = *self.confirmed.borrow_and_update();
         let status = pgoutput::encode_status_update(
             self.received.max(confirmed),
             confirmed,
             confirmed,
             now_us(),
-            false,
+            silence > SILENCE_MAX / 2,
         );
         self.status_due = Instant::now() + STATUS_INTERVAL_MAX;
         self.session.send_replication_frame(&status).await
