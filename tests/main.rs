@@ -9,6 +9,8 @@ mod chaos;
 mod cli;
 mod demo;
 mod harness_works;
+mod packaging;
+mod readme;
 mod stream;
 mod tidy;
 mod verbs;
