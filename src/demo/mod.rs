@@ -152,7 +152,9 @@ impl Stage {
         if status.success() {
             return Ok(());
         }
-        heard.try_iter().for_each(|line| (self.tell)(&line));
+        for line in heard.try_iter() {
+            (self.tell)(&line);
+        }
         Err(Error::unexpected(format!("pgdiode setup ended: {status}")).hint("what it said stands above"))
     }
 

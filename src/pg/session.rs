@@ -275,7 +275,7 @@ impl Session {
             let message = self.any_message().await?;
             match message.tag {
                 b'N' => {
-                    tracing::debug!(server = self.place, "{}", ServerReport::parse(&message.body).message)
+                    tracing::debug!(server = self.place, "{}", ServerReport::parse(&message.body).message);
                 }
                 b'S' => self.note_parameter(&message.body),
                 b'A' => {}

@@ -334,6 +334,9 @@ impl Target for SimulatedTarget {
 struct SimulatedControl {
     world: Shared,
     holds: bool,
+    /// How often it wished for a hold, and where the last.
+    wishes: u64,
+    hold_at: Lsn,
 }
 
 impl Control for SimulatedControl {
@@ -352,9 +355,9 @@ impl Control for SimulatedControl {
         }
     }
 
-    fn held(&mut self, position: Lsn) {
-        let world = lock(&self.world);
-        assert_eq!(position, world.position, "held where it is not");
+    fn held(&mut self, number: u64) {
+        assert_eq!(number, self.wishes, "held for an earlier wish");
+        assert!(lock(&self.world).position >= self.hold_at, "held before it is there");
     }
 }
 
@@ -371,7 +374,9 @@ impl SimulatedControl {
                 self.holds = true;
                 let count = world.history.len();
                 let at = world.rng.usize(0..count);
-                Some(Command::Hold(world.history[at].end))
+                self.hold_at = world.history[at].end;
+                self.wishes += 1;
+                Some(Command::Hold { at: self.hold_at, number: self.wishes })
             }
             _ => None,
         }
@@ -404,7 +409,8 @@ fn live(world: &Shared) {
     let mut source = SimulatedSource::new(world, from);
     let mut target =
         SimulatedTarget { world: Arc::clone(world), gathering: Gathering::default(), flushing: None };
-    let mut control = SimulatedControl { world: Arc::clone(world), holds: false };
+    let mut control =
+        SimulatedControl { world: Arc::clone(world), holds: false, wishes: 0, hold_at: Lsn::ZERO };
     let limits = BatchLimits { bytes: lock(world).rng.usize(1..8), age: Duration::from_hours(1) };
     let pump = Pump::new(&mut source, &mut target, &mut control, &mut plan, limits, from);
     let mut run = pin!(pump.run());

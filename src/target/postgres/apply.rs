@@ -634,7 +634,8 @@ impl Applier {
 
     fn delete_sql(&self, truncation: &Truncation) -> String {
         let tables = truncation.tables.iter().filter(|table| !self.quarantined.contains(&table.name));
-        tables.map(|table| format!("delete from {};", table.target)).collect()
+        let statements: Vec<String> = tables.map(|table| format!("delete from {}", table.target)).collect();
+        statements.join("; ")
     }
 
     /// Takes a table out of the stream, in the open transaction.
