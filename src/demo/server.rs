@@ -31,6 +31,7 @@ const SETTINGS: &[&str] = &[
     "wal_level=logical",
     "shared_buffers=128MB",
     "max_wal_size=2GB",
+    "max_slot_wal_keep_size=20GB",
     // Thrown away anyway: only a crash of the machine would lose anything.
     "fsync=off",
     // Unfinished transactions of this size are sent on, so that a kill can hit one in the middle.
