@@ -40,8 +40,9 @@ pub type Joins = Box<dyn Fn(&TableName) -> bool + Send + Sync>;
 pub struct Plan {
     rules: HashMap<TableName, Rule>,
     joins: Joins,
-    /// `rules` by the source's OID, filled as relations are met: names are compared once, not for every change.
-    met: HashMap<u32, Met>,
+    /// `rules` by the source's OID and the name that it had then, filled as relations are met. A table that is renamed
+    /// keeps its OID and falls under another rule.
+    met: HashMap<u32, (TableName, Met)>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,8 +60,8 @@ impl Plan {
     /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.
     pub fn admit(&mut self, relation: &Relation, commit_lsn: Lsn) -> Admission {
         let met = match self.met.get(&relation.id) {
-            Some(met) => *met,
-            None => self.meet(relation),
+            Some((name, met)) if name.name == relation.name && name.schema == relation.schema => *met,
+            _ => self.meet(relation),
         };
         match met {
             Met::Rule(Rule::Quarantined) => Admission::PassOver,
@@ -80,7 +81,7 @@ impl Plan {
             None if (self.joins)(&table) => Met::Joins,
             None => Met::NotCarried,
         };
-        self.met.insert(relation.id, met);
+        self.met.insert(relation.id, (table, met));
         met
     }
 
@@ -130,6 +131,14 @@ mod tests {
         assert_eq!(plan.admit(&relation(8, "t"), Lsn(200)), Admission::AwaitsCopy);
         assert_eq!(plan.admit(&relation(9, "unknown"), Lsn(200)), Admission::AwaitsCopy);
         assert_eq!(plan.admit(&relation(10, "private"), Lsn(200)), Admission::NotCarried);
+    }
+
+    #[test]
+    fn a_renamed_table_is_another_one() {
+        let mut plan = plan(Rule::Copied { at: Lsn(100), relation: Some(7) });
+        assert_eq!(plan.admit(&relation(7, "t"), Lsn(200)), Admission::Apply);
+        assert_eq!(plan.admit(&relation(7, "private"), Lsn(201)), Admission::NotCarried);
+        assert_eq!(plan.admit(&relation(7, "called_otherwise"), Lsn(202)), Admission::AwaitsCopy);
     }
 
     #[test]

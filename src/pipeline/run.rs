@@ -249,7 +249,11 @@ impl Run<'_> {
             .hint("Choose another `slot`, or if nobody needs it: pgdiode reset --drop-slot."));
         }
         let sql = format!("DROP_REPLICATION_SLOT {} WAIT", quote::identifier(&self.pipeline.slot));
-        replication.query(&sql).await.map(drop)
+        match replication.query(&sql).await {
+            // It was being made by a run that was killed, and went with that run's session.
+            Err(error) if error.sqlstate() == Some("42704") => Ok(()),
+            dropped => dropped.map(drop),
+        }
     }
 
     async fn store_lineage(&self, target: &mut Session, lineage: &Lineage, start: Option<Lsn>) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::target::Gathered;
 
 const SEEDS: u64 = 3_000;
 const TRANSACTIONS_MAX: usize = 12;
-/// Polls that a life lasts at most; a history needs a few hundred.
+/// Pumps that one history may take.
 const LIVES_MAX: usize = 400;
 
 /// What could be wrong.
@@ -415,8 +415,16 @@ fn live(world: &Shared) {
     let pump = Pump::new(&mut source, &mut target, &mut control, &mut plan, limits, from);
     let mut run = pin!(pump.run());
     let mut context = Context::from_waker(Waker::noop());
-    while polls_left > 0 && run.as_mut().poll(&mut context).is_pending() {
+    while polls_left > 0 {
         polls_left -= 1;
+        match run.as_mut().poll(&mut context) {
+            Poll::Pending => {}
+            Poll::Ready(Err(error)) => {
+                assert!(error.retries(), "the pump failed for no reason of the world: {error:?}");
+                break;
+            }
+            Poll::Ready(Ok(_)) => break,
+        }
     }
     lock(world).check();
 }

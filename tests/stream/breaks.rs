@@ -232,3 +232,26 @@ fn a_copy_that_was_cut_off_goes_on_with_the_unfinished_tables() {
     assert_eq!(pair.at_target("select count(*) from pg_indexes where tablename = 'pieces_key'"), "1");
     stop(running);
 }
+
+/// A slot that is being made belongs to its session: it may be gone by the time the next run drops it.
+#[test]
+fn a_run_killed_while_its_slot_is_made_leaves_nothing_in_the_way() {
+    let pair = working_pair(Ends::default());
+    pair.at_source("begin; insert into keyless values (0, 'held'); prepare transaction 'held'");
+    let mut running = pair.begin();
+    let walsender = |command: &str| {
+        format!(
+            "select count(*) > 0 from pg_stat_activity where backend_type = 'walsender' and query like '{command}%' and state = 'active'"
+        )
+    };
+    pair.source.wait_until("postgres", &walsender("CREATE_REPLICATION_SLOT"), "the slot to wait");
+    running.kill9();
+    let running = pair.begin();
+    pair.source.wait_until("postgres", &walsender("DROP_REPLICATION_SLOT"), "the next run to wait for it");
+    pair.at_source(
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like 'CREATE_REPLICATION_SLOT%'",
+    );
+    pair.at_source("commit prepared 'held'");
+    pair.assert_alike();
+    stop(running);
+}

@@ -220,3 +220,69 @@ fn spool_failed(cause: io::Error) -> Error {
         "Give `stream.spool_dir` a directory with room for the largest transaction; the transaction is streamed again.",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+
+    use super::*;
+
+    fn message(tag: u8, numbers: &[u64], put: impl Fn(&mut BytesMut, &[u64])) -> Bytes {
+        let mut body = BytesMut::new();
+        body.put_u8(tag);
+        put(&mut body, numbers);
+        body.freeze()
+    }
+
+    fn begin(commit_lsn: u64) -> Bytes {
+        message(b'B', &[commit_lsn, 0], |body, numbers| {
+            numbers.iter().for_each(|number| body.put_u64(*number));
+            body.put_u32(7);
+        })
+    }
+
+    fn commit(end_lsn: u64) -> Bytes {
+        message(b'C', &[0, end_lsn, 0], |body, numbers| {
+            body.put_u8(0);
+            numbers.iter().for_each(|number| body.put_u64(*number));
+        })
+    }
+
+    fn stream_start(xid: u32) -> Bytes {
+        message(b'S', &[], |body, _| {
+            body.put_u32(xid);
+            body.put_u8(1);
+        })
+    }
+
+    fn stream_commit(xid: u32, end_lsn: u64) -> Bytes {
+        message(b'c', &[0, end_lsn, 0], |body, numbers| {
+            body.put_u32(xid);
+            body.put_u8(0);
+            numbers.iter().for_each(|number| body.put_u64(*number));
+        })
+    }
+
+    /// What a keepalive after each message brings forth.
+    fn idle_after(messages: &[Bytes]) -> Vec<bool> {
+        let mut assembler = Assembler::new(1024, std::env::temp_dir());
+        let said_idle = |message: &Bytes| {
+            let mut chunk = Chunk::default();
+            assembler.message(message.clone(), &mut chunk).unwrap();
+            chunk.events.clear();
+            assembler.keepalive(Lsn(1000), false, &mut chunk);
+            let is_idle = !chunk.events.is_empty();
+            assembler.replay(&mut chunk, usize::MAX).unwrap();
+            is_idle
+        };
+        messages.iter().map(said_idle).collect()
+    }
+
+    /// Its position is that of what has been sent, and so beyond what is only half here (invariant 3).
+    #[test]
+    fn a_keepalive_inside_a_transaction_says_nothing() {
+        assert_eq!(idle_after(&[begin(10), commit(20)]), [false, true]);
+        let stop = Bytes::from_static(b"E");
+        assert_eq!(idle_after(&[stream_start(9), stop, stream_commit(9, 30)]), [false, true, false]);
+    }
+}

@@ -427,9 +427,12 @@ impl Applier {
         self.undo("rollback to savepoint apply_table").await?;
         let mut counts = Counts::default();
         match self.row_by_row(rows, &mut counts).await? {
-            Ok(()) => report.count(&rows.table.name, counts),
+            Ok(()) => {
+                self.session.query("release savepoint apply_table").await?;
+                report.count(&rows.table.name, counts);
+            }
             Err(reason) => {
-                self.undo("rollback to savepoint apply_table").await?;
+                self.undo("rollback to savepoint apply_table; release savepoint apply_table").await?;
                 self.quarantine(&rows.table.name, &reason, report).await?;
                 report.skipped(&rows.table.name, rows.changes.len() as u64);
             }
@@ -569,7 +572,7 @@ impl Applier {
             }
             Some(error) if is_fatal(&error) => Err(error),
             Some(error) => {
-                self.undo("rollback to savepoint apply_row").await?;
+                self.undo("rollback to savepoint apply_row; release savepoint apply_row").await?;
                 Ok(Err(error))
             }
         }
@@ -626,7 +629,7 @@ impl Applier {
             Ok(_) => self.session.query("release savepoint apply_table").await.map(|_| Ok(())),
             Err(error) if is_fatal(&error) => Err(error),
             Err(error) => {
-                self.undo("rollback to savepoint apply_table").await?;
+                self.undo("rollback to savepoint apply_table; release savepoint apply_table").await?;
                 Ok(Err(error))
             }
         }
