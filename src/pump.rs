@@ -332,7 +332,9 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
     fn idle(&mut self, position: Lsn, urgent: bool) {
         self.received = self.received.max(position);
         let interval = if urgent { URGENT_COMMIT_INTERVAL } else { IDLE_COMMIT_INTERVAL };
-        if position > self.gathered && self.limit == Limit::None && self.idle_stored.elapsed() >= interval {
+        // Until all tables are of one moment, every step counts.
+        let is_due = self.idle_stored.elapsed() >= interval || self.gathered < self.plan.consistent_from();
+        if position > self.gathered && self.limit == Limit::None && is_due {
             self.idle_stored = Instant::now();
             self.advance(position, 0);
         }

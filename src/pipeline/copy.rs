@@ -48,7 +48,7 @@ pub struct Order {
 pub enum SchemaWork {
     /// Everything: a first copy.
     All,
-    /// The tables are there from an earlier attempt; indexes and constraints may be.
+    /// The tables are there from an earlier attempt, but for those that joined since; indexes and constraints may be.
     Finish,
     /// The first copy is long done; only tables that are not there are created.
     NewTables,
@@ -109,14 +109,10 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let mut target = ends.target_for_rows().await?;
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
     let may_be_binary = target.server_major() >= replication.server_major();
-    let Created { tables: created, mut left_out, refused } = match order.schema {
-        SchemaWork::Finish => Created::default(),
-        SchemaWork::All | SchemaWork::NewTables => {
-            meter.phase(Phase::Copying, "creating tables");
-            let (target, pg_dump, snapshot) = (&mut target, &pg_dump, snapshot.as_str());
-            create_tables(&mut Making { ends, pipeline, target, pg_dump, snapshot }, &order).await?
-        }
-    };
+    meter.phase(Phase::Copying, "creating tables");
+    let mut making =
+        Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
+    let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
     let mut tables = Vec::new();
     let mut source = ends.source().await?;
     for table in order.tables.into_iter().filter(|table| !refused.contains(&table.table)) {
@@ -147,11 +143,6 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
         roles: schema::roles(&mut target).await?,
     });
     let builds_indexes = order.schema != SchemaWork::NewTables || !created.is_empty();
-    if builds_indexes {
-        // Early: the snapshot must still be there, and the first table to end should find its indexes known.
-        let copy = Arc::clone(&copy);
-        tokio::spawn(async move { copy.post_data().await.map(drop) });
-    }
     copy_all(&copy, builds_indexes).await?;
     if builds_indexes {
         left_out.extend(finish_schema(&copy, &mut target).await?);
@@ -327,6 +318,11 @@ async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
         }
     }
     let mut workers = JoinSet::new();
+    if builds_indexes {
+        // Early: the snapshot must still be there, and the first table to end should find its indexes known.
+        let copy = Arc::clone(copy);
+        workers.spawn(async move { copy.post_data().await.map(drop) });
+    }
     for _ in 0..copy.pipeline.copy.jobs() {
         let copy = Arc::clone(copy);
         workers.spawn(async move {
@@ -626,7 +622,14 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
             left_out.push(LeftOut { entry: entry.name.clone(), reason });
             continue;
         }
-        left_out.extend(schema::replay_post_data(target, entry, &copy.roles).await?);
+        match schema::replay_post_data(target, entry, &copy.roles).await {
+            Ok(more) => left_out.extend(more),
+            // What belongs to a table that could not be created waits for that table.
+            Err(error) if error.sqlstate() == Some("42P01") => {
+                left_out.push(LeftOut { entry: entry.name.clone(), reason: error.chain() });
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(left_out)
 }

@@ -46,7 +46,14 @@ pub fn follow(ends: &Ends, pipeline: &str, follows: bool) -> FollowSchema {
                 Mismatch::RequiredColumns(required) => {
                     Ok(Followed::Altered(no_longer_required(&relation.table(), &required)))
                 }
-                Mismatch::Unseen => changed_columns(&ends, &pipeline, &relation).await,
+                Mismatch::Unseen => match changed_columns(&ends, &pipeline, &relation).await? {
+                    Followed::CopiedAgain(_) if !follows => Ok(Followed::Refused(
+                        "a column was replaced or changed its type at the source, and the configuration says not to \
+                         follow"
+                            .into(),
+                    )),
+                    followed => Ok(followed),
+                },
                 Mismatch::NoTable | Mismatch::NotATable(_) => Ok(Followed::Refused(mismatch.to_string())),
             }
         })

@@ -101,7 +101,8 @@ async fn lock_holder(session: &mut Session, pipeline: &str) -> Result<String> {
     let key = lock_key(pipeline);
     let rows = session
         .query(&format!(
-            "select coalesce(p.runs_at, a.application_name), a.backend_start::timestamptz(0), a.pid
+            "select coalesce(pg_catalog.split_part(p.runs_at, ' ', 1) || ', process ' || pg_catalog.split_part(p.runs_at, ' ', 2),
+                            a.application_name), a.backend_start::timestamptz(0), a.pid
                from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
                left join pgdiode.pipeline p on p.name = {}
               where l.locktype = 'advisory' and l.granted

@@ -17,6 +17,7 @@ use crate::pipeline::subscription;
 use crate::preflight;
 use crate::source::postgres::catalog;
 use crate::status::{TableListing, TableState};
+use crate::target::postgres::progress;
 
 /// How each table's rows are named.
 const IDENTITIES: &str = "
@@ -74,12 +75,23 @@ pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<
     let (mut source, mut target) = tokio::try_join!(ends.source_for_setup(), ends.target())?;
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
     let named = named(&mut source, pipeline).await?;
-    if let Some(table) = tables.iter().find(|table| !named.contains(table)) {
+    let stored = stored(&mut target, pipeline).await?;
+    // A table that is gone from the source is in no publication, but the target still knows it.
+    let (published, gone): (Vec<TableName>, Vec<TableName>) =
+        tables.iter().cloned().partition(|table| named.contains(table));
+    if let Some(table) =
+        gone.iter().find(|table| !stored.contains(table) || selection.all.contains_key(table))
+    {
         return Err(not_named(pipeline, &selection, table, &named));
     }
     let name = quote::identifier(&pipeline.publication);
-    let mut steps = vec![Step::source(format!("alter publication {name} drop table {}", tables_sql(tables)))];
-    let leaving: Vec<TableName> = tables.iter().flat_map(|table| selection.carried_through(table)).collect();
+    let mut steps = Vec::new();
+    if !published.is_empty() {
+        steps.push(Step::source(format!("alter publication {name} drop table {}", tables_sql(&published))));
+    }
+    let mut leaving: Vec<TableName> =
+        published.iter().flat_map(|table| selection.carried_through(table)).collect();
+    leaving.extend(gone);
     if has_control_schema(&mut target).await? {
         steps.extend(leaving.iter().map(|table| Step::target(forget(&pipeline.name, table))));
     }
@@ -97,6 +109,13 @@ pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<
         tracing::warn!("the patterns still match {name}: to keep it out, add \"!{name}\" to the key tables");
     }
     Ok(texts)
+}
+
+/// The tables that the target knows of.
+async fn stored(target: &mut Session, pipeline: &Pipeline) -> Result<Vec<TableName>> {
+    let stored = progress::read(target, &pipeline.name).await?;
+    let relations = stored.map(|stored| stored.relations).unwrap_or_default();
+    Ok(relations.into_iter().map(|relation| relation.table).collect())
 }
 
 /// The published tables; without a publication there is nothing to change.

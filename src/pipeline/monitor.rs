@@ -85,6 +85,7 @@ pub struct Monitor {
     stored: Instant,
     source_asked: Instant,
     tables_looked_at: Instant,
+    slot_looked_at: Instant,
     sequences_carried: Instant,
     heart_beaten: Instant,
 }
@@ -118,6 +119,7 @@ impl Monitor {
             stored: now,
             source_asked: now,
             tables_looked_at: now,
+            slot_looked_at: now,
             sequences_carried: now,
             heart_beaten: now,
         };
@@ -230,8 +232,11 @@ impl Monitor {
         let counts = self.meter.take_counts();
         let copied = self.meter.take_copied();
         let name = quote::literal(&self.pipeline.name);
+        // A stream that runs has overcome whatever was wrong before.
+        let well =
+            if self.streams() { ", error = null, hint = null, retries = 0, retry_at = null" } else { "" };
         let mut sql = format!(
-            "update pgdiode.pipeline set phase = {}, updated_at = pg_catalog.now(), source_position = '{}' \
+            "update pgdiode.pipeline set phase = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
              where name = {name};",
             quote::literal(phase_word(progress.phase)),
             self.meter.source_end()
@@ -282,12 +287,15 @@ impl Monitor {
         self.source_asked = Instant::now();
         let streams = self.streams();
         let source = connected(&mut self.source, self.ends.source()).await?;
-        let reaches = source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?;
+        let reaches = slot::log_reaches(source).await?;
         self.meter.source_reaches(reaches);
         if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
             let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
             self.note_new_tables(published).await?;
+        }
+        if self.slot_looked_at.elapsed() >= Duration::from_secs(self.pipeline.stream.status_seconds) {
+            self.slot_looked_at = Instant::now();
             self.store_slot().await?;
         }
         let carry_seconds = self.pipeline.stream.sequences_seconds;

@@ -124,6 +124,7 @@ impl Run<'_> {
             tracing::warn!(error = error.chain(), retries, wait_ms = wait.as_millis(), "trying again");
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), retries).await;
+            self.store_retry_at(wait).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 reason = self.asked_to_stop() => return Ok(self.stopped(reason)),
@@ -177,7 +178,7 @@ impl Run<'_> {
         let carried = copy::carried(&mut source, self.pipeline).await?;
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
-        self.meter.source_reaches(source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?);
+        self.meter.source_reaches(slot::log_reaches(&mut source).await?);
         tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.
@@ -445,7 +446,7 @@ impl Run<'_> {
             Until::Reached(end) => end,
             Until::CaughtUp => {
                 let mut source = self.ends.source().await?;
-                source.one("select pg_catalog.pg_current_wal_flush_lsn()").await?.get(0)?
+                slot::log_reaches(&mut source).await?
             }
         };
         // A pause must not move the goal.
@@ -454,6 +455,18 @@ impl Run<'_> {
         let copied =
             stored.relations.iter().filter_map(|relation| relation.copied_at).max().unwrap_or(Lsn::ZERO);
         Ok(Some(end.max(copied)))
+    }
+
+    async fn store_retry_at(&self, wait: Duration) {
+        let sql = format!(
+            "update pgdiode.pipeline set retry_at = pg_catalog.now() + interval '{} milliseconds' where name = {}",
+            wait.as_millis(),
+            quote::literal(&self.pipeline.name)
+        );
+        let stored = async { self.ends.target().await?.query(&sql).await };
+        if let Err(error) = stored.await {
+            tracing::debug!(error = error.chain(), "the time of the next attempt could not be stored");
+        }
     }
 
     /// Best effort: the target may be what failed.

@@ -48,6 +48,13 @@ pub async fn read(session: &mut Session, slot: &str) -> Result<Option<SlotState>
     }))
 }
 
+/// How far the source's log reaches: flushed at a primary, replayed at a standby.
+pub async fn log_reaches(session: &mut Session) -> Result<Lsn> {
+    let sql = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
+                           else pg_catalog.pg_current_wal_flush_lsn() end";
+    session.one(sql).await?.get(0)
+}
+
 /// Creates the pipeline's slot and names the history that begins with it.
 pub async fn create(replication: &mut Session, slot: &str, database: &str) -> Result<Lineage> {
     let system = replication.identify_system().await?;

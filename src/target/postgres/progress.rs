@@ -98,12 +98,14 @@ create index if not exists note_pipeline_at on pgdiode.note (pipeline, at);
 ";
 
 /// What a session that writes rows needs: values mean the same whatever the server's defaults, nothing times out, and
-/// neither triggers nor foreign keys fire a second time (they did at the source). A stage is joined through the
+/// neither triggers nor foreign keys fire a second time (they did at the source). The source is told "flushed" when a
+/// commit returns, so it must be (invariant 3). A stage is joined through the
 /// table's index, however large the stage seems: its size says nothing of the table's, which has no bound.
 pub const APPLY_SETTINGS: &str = "
 set session_replication_role = replica;
 set default_transaction_read_only = off;
-set synchronous_commit to default;
+select pg_catalog.set_config('synchronous_commit', 'on', false)
+ where pg_catalog.current_setting('synchronous_commit') = 'off';
 set jit = off;
 set xmloption = content;
 set lc_monetary = 'C';
@@ -226,9 +228,16 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
 
 /// The statement that moves the position from `from` to `to`; it touches no row when somebody else moved it meanwhile.
 pub fn advance(pipeline: &str, from: Lsn, to: Lsn, committed_at_us: i64) -> String {
+    // An idle source's position has no commit time; the last one stays.
+    let committed_at = if committed_at_us == 0 {
+        String::new()
+    } else {
+        format!(
+            ", committed_at = timestamptz '2000-01-01 00:00:00+00' + {committed_at_us} * interval '1 microsecond'"
+        )
+    };
     format!(
-        "update pgdiode.position set lsn = '{to}', applied_at = clock_timestamp(), committed_at = \
-         timestamptz '2000-01-01 00:00:00+00' + {committed_at_us} * interval '1 microsecond' \
+        "update pgdiode.position set lsn = '{to}', applied_at = clock_timestamp(){committed_at} \
          where pipeline = {} and lsn = '{from}'",
         quote::literal(pipeline)
     )

@@ -134,7 +134,11 @@ fn needed_entry_failed(entry: &Entry, error: Error) -> Error {
         }
     };
     let hint = error.hint_text().map_or_else(|| hint.to_owned(), |server| format!("{server} {hint}"));
-    Error::new(kind, format!("the target cannot take {}", title(entry))).because(error).hint(hint)
+    let sqlstate = error.sqlstate().unwrap_or_default().to_owned();
+    Error::new(kind, format!("the target cannot take {}", title(entry)))
+        .with_sqlstate(sqlstate)
+        .because(error)
+        .hint(hint)
 }
 
 /// `INDEX "schema"."name"` for people.
