@@ -637,8 +637,7 @@ impl Applier {
 
     fn delete_sql(&self, truncation: &Truncation) -> String {
         let tables = truncation.tables.iter().filter(|table| !self.quarantined.contains(&table.name));
-        let statements: Vec<String> = tables.map(|table| format!("delete from {}", table.target)).collect();
-        statements.join("; ")
+        tables.map(|table| format!("delete from {}", table.target)).collect::<Vec<_>>().join("; ")
     }
 
     /// Takes a table out of the stream, in the open transaction.
