@@ -95,7 +95,7 @@ enum Work {
     /// Primary key and unique constraints; then the other indexes become possible.
     Keys(usize),
     Index(usize, Box<Entry>),
-    /// What a table has beside indexes: triggers, policies; its statistics.
+    /// What a table has beside indexes: triggers, policies.
     Finish(usize),
 }
 
@@ -463,7 +463,8 @@ impl Worker<'_> {
             copy.queue.push(0, Work::Finish(index));
         }
         for entry in indexes {
-            copy.queue.push(table.source.bytes / 2, Work::Index(index, Box::new(entry)));
+            let cost = index_cost(&entry, table.source.bytes);
+            copy.queue.push(cost, Work::Index(index, Box::new(entry)));
         }
         Ok(())
     }
@@ -474,14 +475,12 @@ impl Worker<'_> {
         }
     }
 
+    /// Statistics are left to the target's autovacuum, which sees the new rows at once.
     async fn finish_table(&mut self, index: usize) -> Result<()> {
-        let table = &self.copy.tables[index].source.table;
-        let entries = self.copy.entries_of(table).await?;
+        let entries = self.copy.entries_of(&self.copy.tables[index].source.table).await?;
         let rest =
             entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Constraint | EntryKind::Index));
-        self.replay(rest).await?;
-        let analyze = format!("analyze {}", quote::table(table));
-        self.target().await?.query(&analyze).await.map(drop)
+        self.replay(rest).await
     }
 
     async fn replay(&mut self, entries: impl Iterator<Item = &Entry>) -> Result<()> {
@@ -549,6 +548,17 @@ impl Copy {
             quote::literal(&types)
         );
         target.query(&sql).await.map(drop)
+    }
+}
+
+/// What building an index costs, next to copying the table: those that hold several entries a row cost far more than
+/// it, and must not begin last.
+fn index_cost(entry: &Entry, table_bytes: u64) -> u64 {
+    let has_many_entries = ["\"gin\"", "\"gist\"", "\"spgist\"", " gin ", " gist ", " spgist "];
+    if has_many_entries.iter().any(|method| entry.sql.contains(method)) {
+        table_bytes * 2
+    } else {
+        table_bytes / 2
     }
 }
 

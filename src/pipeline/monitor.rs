@@ -27,7 +27,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Control};
 use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
-use crate::status::{Phase, StopReason};
+use crate::status::{Phase, StopReason, Until};
 use crate::target::Flushed;
 
 /// How soon a wish is heard.
@@ -80,6 +80,10 @@ pub struct Monitor {
     hold_number: u64,
     /// Whether it has been answered.
     hold_answered: bool,
+    /// Whether the run ends once it holds what the source had committed at its start; until the end is known.
+    ends_caught_up: bool,
+    /// Our walsender's position when it was last seen waiting for the source to write.
+    waited_at: Option<Lsn>,
     stop_sent: bool,
     pause_sent: bool,
     stored: Instant,
@@ -96,6 +100,7 @@ impl Monitor {
         pipeline: Pipeline,
         meter: Arc<Meter>,
         stop: watch::Sender<Option<StopReason>>,
+        until: Until,
     ) -> (Monitor, Link) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (held_sender, held) = watch::channel(0);
@@ -114,6 +119,8 @@ impl Monitor {
             hold: None,
             hold_number: 0,
             hold_answered: false,
+            ends_caught_up: until == Until::CaughtUp,
+            waited_at: None,
             stop_sent: false,
             pause_sent: false,
             stored: now,
@@ -280,7 +287,44 @@ impl Monitor {
         stored.map(drop)
     }
 
+    /// Finds the position that holds all that is committed at the source by now. That is where its log is flushed to,
+    /// unless the flush ended in the middle of a record, at the end of a page: then it is where our walsender stands
+    /// once it is seen to wait there for more, twice in a row, so that it cannot have been about to wake up.
+    async fn find_end(&mut self) -> Result<()> {
+        const PAGE_BYTES: u64 = 8192;
+        if !self.ends_caught_up || !self.streams() {
+            return Ok(());
+        }
+        let slot = quote::literal(&self.pipeline.slot);
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        let flushed = slot::log_reaches(source).await?;
+        let mut end = Some(flushed).filter(|flushed| flushed.0 % PAGE_BYTES != 0);
+        if end.is_none() {
+            let waiting = source
+                .query(&format!(
+                    "select r.sent_lsn from pg_catalog.pg_replication_slots s
+                       join pg_catalog.pg_stat_replication r on r.pid = s.active_pid
+                       join pg_catalog.pg_stat_activity a on a.pid = s.active_pid
+                      where s.slot_name = {slot} and a.wait_event ilike 'WalSenderWaitForWal'"
+                ))
+                .await?;
+            let stands_at = waiting.first().map(|row| row.get(0)).transpose()?;
+            end = stands_at.filter(|_| stands_at == self.waited_at);
+            self.waited_at = stands_at;
+        }
+        let Some(end) = end else { return Ok(()) };
+        self.ends_caught_up = false;
+        let name = quote::literal(&self.pipeline.name);
+        let target = connected(&mut self.target, self.ends.target()).await?;
+        let copied =
+            format!("select pg_catalog.max(copied_at) from pgdiode.relation where pipeline = {name}");
+        let copied_at: Option<Lsn> = target.one(&copied).await?.optional(0)?;
+        self.send(Command::EndAt(end.max(copied_at.unwrap_or(Lsn::ZERO)))).await;
+        Ok(())
+    }
+
     async fn look_at_source(&mut self) -> Result<()> {
+        self.find_end().await?;
         if self.source_asked.elapsed() < SOURCE_INTERVAL {
             return Ok(());
         }

@@ -156,7 +156,8 @@ impl Run<'_> {
         ends::lock(&mut rows_session, &self.pipeline.name).await?;
         self.register(&mut target).await?;
         let (ends, meter) = (self.ends.clone(), Arc::clone(&self.meter));
-        let (mut monitor, link) = Monitor::new(ends, self.pipeline.clone(), meter, self.stop.clone());
+        let (mut monitor, link) =
+            Monitor::new(ends, self.pipeline.clone(), meter, self.stop.clone(), self.until);
         let commands = monitor.commander();
         let attempted = tokio::select! {
             attempted = self.work(source, target, rows_session, commands, link) => attempted,
@@ -439,18 +440,9 @@ impl Run<'_> {
         Ok(if safe && versions { Format::Binary } else { Format::Text })
     }
 
-    /// The position to end at, if the run is to end by itself.
-    async fn end(&mut self, target: &mut Session) -> Result<Option<Lsn>> {
-        let end = match self.until {
-            Until::Stopped => return Ok(None),
-            Until::Reached(end) => end,
-            Until::CaughtUp => {
-                let mut source = self.ends.source().await?;
-                slot::log_reaches(&mut source).await?
-            }
-        };
-        // A pause must not move the goal.
-        self.until = Until::Reached(end);
+    /// The position to end at, if it is known; the monitor finds where a run that is to catch up has done so.
+    async fn end(&self, target: &mut Session) -> Result<Option<Lsn>> {
+        let Until::Reached(end) = self.until else { return Ok(None) };
         let stored = self.stored(target).await?;
         let copied =
             stored.relations.iter().filter_map(|relation| relation.copied_at).max().unwrap_or(Lsn::ZERO);
