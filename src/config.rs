@@ -219,8 +219,6 @@ section! {
         split_mb: u64 = 256, Shape::Whole(1, 1_048_576);
         /// How values travel. `auto`: binary where both servers agree on every type of the table, else text.
         format: Format = Format::Auto, Shape::Choice(Format::WORDS);
-        /// Indexes built at once after the data. 0: the number of processors, at least 1, at most 4.
-        index_jobs: usize = 0, Shape::Whole(0, 64);
         /// `maintenance_work_mem` of each session that builds an index at the target.
         maintenance_work_mem_mb: u64 = 256, Shape::Whole(1, 1_048_576);
     }
@@ -231,8 +229,6 @@ section! {
     StreamOptions {
         /// Changes that one commit at the target holds at most, unless a single transaction is larger.
         batch_mb: u64 = 16, Shape::Whole(1, 4096);
-        /// How long a transaction waits for company while the target is idle. 0: not at all.
-        linger_ms: u64 = 0, Shape::Whole(0, 60_000);
         /// The longest time for which a batch collects transactions while the target is busy.
         batch_ms_max: u64 = 500, Shape::Whole(1, 60_000);
         /// Memory for each transaction that arrives before its commit; what exceeds it goes to `spool_dir`.
@@ -243,7 +239,7 @@ section! {
         binary: Binary = Binary::Auto, Shape::Choice(Binary::WORDS);
         /// How often the sequences' values are carried over. 0: only when the pipeline stops.
         sequences_seconds: u64 = 10, Shape::Whole(0, 86_400);
-        /// Whether a table that appears at the source and matches `tables` joins by itself.
+        /// Whether a table that joins the publication and matches `tables` is copied and followed by itself.
         new_tables: bool = true, Shape::Switch;
         /// How often the status stored in the target is renewed.
         status_seconds: u64 = 10, Shape::Whole(1, 3600);
@@ -287,8 +283,6 @@ section! {
         format: LogFormat = LogFormat::Text, Shape::Choice(LogFormat::WORDS);
         /// How much is said. `-v` and `-q` on the command line move it by one.
         level: Level = Level::Info, Shape::Choice(Level::WORDS);
-        /// Put in front of each line that an auditor looks for, for example `LI: `.
-        audit_prefix: String = String::new(), Shape::Text, r#""LI: ""#;
     }
 }
 
@@ -382,11 +376,6 @@ impl CopyOptions {
     /// `jobs`, decided.
     pub fn jobs(&self) -> usize {
         if self.jobs == 0 { processors().clamp(2, 8) } else { self.jobs }
-    }
-
-    /// `index_jobs`, decided.
-    pub fn index_jobs(&self) -> usize {
-        if self.index_jobs == 0 { processors().clamp(1, 4) } else { self.index_jobs }
     }
 }
 
@@ -654,19 +643,11 @@ fn check_numbers(keys: &PipelineKeys, at: &dyn Fn(&[&str]) -> String) -> Result<
         ))
         .hint("pauses grow from first_ms to max_ms"));
     }
-    if keys.stream.linger_ms > keys.stream.batch_ms_max {
-        return Err(Error::config(format!(
-            "{}: linger_ms = {} is more than batch_ms_max = {}",
-            at(&["stream", "linger_ms"]),
-            keys.stream.linger_ms,
-            keys.stream.batch_ms_max
-        ))
-        .hint("no batch collects longer than batch_ms_max"));
-    }
-    let buffers = keys.stream.batch_mb + keys.stream.spool_mb;
+    // One batch gathers while the one before is applied.
+    let buffers = 2 * keys.stream.batch_mb + keys.stream.spool_mb;
     if buffers > keys.limits.memory_mb {
         return Err(Error::config(format!(
-            "{}: memory_mb = {} does not hold batch_mb + spool_mb = {buffers}",
+            "{}: memory_mb = {} does not hold twice batch_mb and spool_mb, together {buffers}",
             at(&["limits", "memory_mb"]),
             keys.limits.memory_mb
         ))

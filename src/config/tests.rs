@@ -27,8 +27,8 @@ fn defaults() {
     assert_eq!((main.publication.as_str(), main.slot.as_str()), ("pgdiode_main", "pgdiode_main"));
     assert_eq!(main.tables.to_string(), "*.*");
     assert_eq!((main.copy.jobs, main.copy.split_mb, main.copy.format), (0, 256, Format::Auto));
-    assert!((2..=8).contains(&main.copy.jobs()) && (1..=4).contains(&main.copy.index_jobs()));
-    assert_eq!((main.stream.batch_mb, main.stream.linger_ms, main.stream.batch_ms_max), (16, 0, 500));
+    assert!((2..=8).contains(&main.copy.jobs()));
+    assert_eq!((main.stream.batch_mb, main.stream.batch_ms_max), (16, 500));
     assert_eq!((main.stream.schema_drift, main.stream.on_conflict), (SchemaDrift::Follow, OnConflict::Apply));
     assert_eq!((main.limits.wal_budget_mb, main.limits.memory_mb), (10_240, 192));
     assert_eq!((main.retry.first_ms, main.retry.max_ms), (500, 30_000));
@@ -249,11 +249,10 @@ fn what_does_not_make_sense_is_refused() {
         ),
         ("retry.first_ms = 40000", "first_ms = 40000 is more than max_ms = 30000", "pauses grow"),
         (
-            "stream.linger_ms = 501",
-            "linger_ms = 501 is more than batch_ms_max = 500",
-            "no batch collects longer",
+            "limits.memory_mb = 95",
+            "memory_mb = 95 does not hold twice batch_mb and spool_mb, together 96",
+            "raise memory_mb",
         ),
-        ("limits.memory_mb = 79", "memory_mb = 79 does not hold batch_mb + spool_mb = 80", "raise memory_mb"),
     ] {
         let (found, hinted) = refused(main_with(keys));
         assert_eq!(found, format!("/etc/p.toml:4: {what}"));

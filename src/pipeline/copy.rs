@@ -99,6 +99,15 @@ enum Work {
     Finish(usize),
 }
 
+impl Work {
+    /// The index of the table that it is done for.
+    fn table(&self) -> usize {
+        match self {
+            Work::Rows(index, _) | Work::Keys(index) | Work::Index(index, _) | Work::Finish(index) => *index,
+        }
+    }
+}
+
 /// Copies what is ordered; says what of the schema was left out.
 pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Vec<LeftOut>> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
@@ -358,7 +367,7 @@ impl Worker<'_> {
 
     async fn work(&mut self, work: &Work) -> Result<()> {
         match work {
-            Work::Rows(index, _) if self.copy.tables[*index].failed.load(Ordering::Acquire) => Ok(()),
+            _ if self.copy.tables[work.table()].failed.load(Ordering::Acquire) => Ok(()),
             Work::Rows(index, part) => self.copy_rows(*index, *part).await,
             Work::Keys(index) => self.build_keys(*index).await,
             Work::Index(index, entry) => {
@@ -373,11 +382,10 @@ impl Worker<'_> {
 
     /// One table's trouble is that table's alone, unless trying again can help or the disk is full.
     async fn give_up(&mut self, work: &Work, error: Error) -> Result<()> {
-        let index = match work {
-            Work::Rows(index, _) if !error.retries() && error.kind() != Kind::Capacity => *index,
-            _ => return Err(error),
-        };
-        let table = &self.copy.tables[index];
+        if error.retries() || error.kind() == Kind::Capacity {
+            return Err(error);
+        }
+        let table = &self.copy.tables[work.table()];
         if table.failed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

@@ -72,7 +72,11 @@ pub(super) async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<St
 pub(super) async fn run(steps: &[Step], source: &mut Session, target: &mut Session) -> Result<()> {
     for step in steps {
         let session = if step.side == Side::Source { &mut *source } else { &mut *target };
-        tracing::info!(sql = step.shown.as_ref().unwrap_or(&step.sql), "running at the {}", step.side.name());
+        tracing::debug!(
+            sql = step.shown.as_ref().unwrap_or(&step.sql),
+            "running at the {}",
+            step.side.name()
+        );
         session.query(&step.sql).await?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::pipeline::ends::Ends;
 use crate::source::postgres::slot::{self, SlotState};
 
 /// The oldest version whose catalogs and slots are read here.
-pub(super) const MAJOR_MIN: u32 = 12;
+pub(super) const MAJOR_MIN: u32 = 13;
 /// From here on a transaction is sent while it still runs.
 const MAJOR_STREAMING: u32 = 14;
 
