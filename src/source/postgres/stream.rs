@@ -35,6 +35,12 @@ const SILENCE_MIN: Duration = Duration::from_secs(4);
 /// A confirmation waits this long for others: each may cost the server a slot file write.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
+/// The server sends each message by itself. After a read that brought little the next one waits this long, so that a
+/// busy stream is read a thousand times a second and not for every row; what comes after a silence is read at once.
+const READ_PAUSE: Duration = Duration::from_millis(1);
+/// A read that brought this much is followed by another at once.
+const READ_BYTES_FULL: usize = 32 * 1024;
+
 /// How values travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -83,6 +89,7 @@ impl PostgresSource {
             server_end: server_end_sender,
             status_due: Instant::now(),
             heard: Instant::now(),
+            read_due: Instant::now(),
             silence_max,
         };
         let task = tokio::spawn(socket.run(chunk_sender));
@@ -175,6 +182,8 @@ struct Socket {
     status_due: Instant,
     /// When the server was last heard, or not listened to.
     heard: Instant,
+    /// Not to be read before this.
+    read_due: Instant,
     silence_max: Duration,
 }
 
@@ -186,6 +195,7 @@ impl Socket {
             if !wants_more {
                 self.heard = Instant::now();
             }
+            let may_read = Instant::now() >= self.read_due;
             // In this order: keep the connection alive, hand on what is here, then read more.
             tokio::select! {
                 biased;
@@ -198,10 +208,14 @@ impl Socket {
                     Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),
                     Err(_) => return Ok(()),
                 },
-                received = self.session.receive(), if wants_more => {
+                received = self.session.receive(), if wants_more && may_read => {
                     received?;
                     self.heard = Instant::now();
+                    if self.session.received().len() < READ_BYTES_FULL {
+                        self.read_due = self.heard + READ_PAUSE;
+                    }
                 }
+                () = sleep_until(self.read_due), if wants_more && !may_read => {}
             }
         }
     }
