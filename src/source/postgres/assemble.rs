@@ -268,7 +268,7 @@ mod tests {
         let mut assembler = Assembler::new(1024, std::env::temp_dir());
         let said_idle = |message: &Bytes| {
             let mut chunk = Chunk::default();
-            assembler.message(message.clone(), &mut chunk).unwrap();
+            assembler.message(message, &mut chunk).unwrap();
             chunk.events.clear();
             assembler.keepalive(Lsn(1000), false, &mut chunk);
             let is_idle = !chunk.events.is_empty();
