@@ -64,6 +64,14 @@ impl Control for Link {
     }
 }
 
+/// What the pump has been told of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Unasked,
+    Pause,
+    Stop,
+}
+
 pub struct Monitor {
     ends: Ends,
     pipeline: Pipeline,
@@ -84,8 +92,7 @@ pub struct Monitor {
     ends_caught_up: bool,
     /// Our walsender's position when it was last seen waiting for the source to write.
     waited_at: Option<Lsn>,
-    stop_sent: bool,
-    pause_sent: bool,
+    ending: Ending,
     stored: Instant,
     source_asked: Instant,
     tables_looked_at: Instant,
@@ -121,8 +128,7 @@ impl Monitor {
             hold_answered: false,
             ends_caught_up: until == Until::CaughtUp,
             waited_at: None,
-            stop_sent: false,
-            pause_sent: false,
+            ending: Ending::Unasked,
             stored: now,
             source_asked: now,
             tables_looked_at: now,
@@ -152,8 +158,8 @@ impl Monitor {
                 tracing::debug!(error = error.chain(), "the monitor lost the target for a moment");
                 self.target = None;
             }
-            if self.stop.borrow().is_some() && !self.stop_sent {
-                self.stop_sent = true;
+            if self.stop.borrow().is_some() && self.ending != Ending::Stop {
+                self.ending = Ending::Stop;
                 self.send(Command::Stop).await;
             }
             if let Err(error) = self.look_at_source().await {
@@ -193,8 +199,8 @@ impl Monitor {
             self.stop
                 .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
         }
-        if pending && !self.pause_sent && self.streams() {
-            self.pause_sent = true;
+        if pending && self.ending == Ending::Unasked && self.streams() {
+            self.ending = Ending::Pause;
             self.send(Command::Pause).await;
         }
         self.attend_to_hold(hold.map(|id| (id, hold_at.unwrap_or(Lsn::ZERO)))).await?;

@@ -124,14 +124,11 @@ fn prepared(rng: &mut Rng) -> String {
 /// Asks the target again and again; it may be away.
 fn watch(target: &Cluster, ended: &AtomicBool) {
     while !ended.load(Ordering::SeqCst) {
-        match target.try_psql("postgres", INVARIANT) {
-            Ok(shown) => {
-                assert!(
-                    shown == HOLDS || shown == "copying",
-                    "the target shows what the source never had: {shown}"
-                );
-            }
-            Err(_) => {}
+        if let Ok(shown) = target.try_psql("postgres", INVARIANT) {
+            assert!(
+                shown == HOLDS || shown == "copying",
+                "the target shows what the source never had: {shown}"
+            );
         }
     }
 }

@@ -28,6 +28,7 @@ use std::fs;
 use crate::harness::{Cluster, PgdiodeRun, Proxy, Running, Version, wait_for};
 
 /// The servers of a pair and what is special about them.
+#[derive(Clone, Copy)]
 pub struct Ends {
     pub versions: (Version, Version),
     pub source_settings: &'static [(&'static str, &'static str)],
@@ -177,7 +178,7 @@ impl Pair {
             .filter_map(|line| line.split_once('\t'))
             .filter(|(table, _)| !left_out.iter().any(|name| table.contains(name)))
             .collect();
-        let digests: String = tables
+        let digests: Vec<String> = tables
             .iter()
             .map(|(table, columns)| {
                 format!(
@@ -186,7 +187,7 @@ impl Pair {
                 )
             })
             .collect();
-        let script = format!("{PINNED}{digests}");
+        let script = format!("{PINNED}{}", digests.concat());
         let (here, there) = (self.at_source(&script), self.at_target(&script));
         let pairs = here.lines().zip(there.lines()).zip(&tables);
         pairs

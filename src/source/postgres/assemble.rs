@@ -236,7 +236,7 @@ mod tests {
 
     fn begin(commit_lsn: u64) -> Bytes {
         message(b'B', &[commit_lsn, 0], |body, numbers| {
-            numbers.iter().for_each(|number| body.put_u64(*number));
+            body.extend(numbers.iter().flat_map(|number: &u64| number.to_be_bytes()));
             body.put_u32(7);
         })
     }
@@ -244,7 +244,7 @@ mod tests {
     fn commit(end_lsn: u64) -> Bytes {
         message(b'C', &[0, end_lsn, 0], |body, numbers| {
             body.put_u8(0);
-            numbers.iter().for_each(|number| body.put_u64(*number));
+            body.extend(numbers.iter().flat_map(|number: &u64| number.to_be_bytes()));
         })
     }
 
@@ -259,7 +259,7 @@ mod tests {
         message(b'c', &[0, end_lsn, 0], |body, numbers| {
             body.put_u32(xid);
             body.put_u8(0);
-            numbers.iter().for_each(|number| body.put_u64(*number));
+            body.extend(numbers.iter().flat_map(|number: &u64| number.to_be_bytes()));
         })
     }
 
