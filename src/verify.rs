@@ -236,6 +236,7 @@ mod tests {
     #[test]
     fn a_target_of_different_moments_is_refused() {
         let stored = |position: Option<u64>, copied_at: Option<u64>| Stored {
+            slot_begun: false,
             tables_created: true,
             lineage: None,
             position: position.map(Lsn),

@@ -72,7 +72,7 @@ fn the_fixtures_load_and_can_be_worked_on_in_every_version() {
     for version in Version::ALL {
         let cluster = Cluster::start(version, &[]);
         load_fixtures(&cluster, "postgres");
-        let mut rng = Rng::from_environment();
+        let mut rng = Rng::from_environment_or(1);
         work(&cluster, "postgres", &mut rng, 50);
         let done: u32 =
             cluster.psql("postgres", "select done from workload.progress").parse().expect("a number");

@@ -230,9 +230,11 @@ impl Run<'_> {
         if slot::read(source, &self.pipeline.slot).await?.is_some() {
             self.drop_unfinished_slot(target, &mut replication).await?;
         }
-        // The wish is stored before the slot is made: a slot that a crash left behind is then known as ours.
+        // Said before the slot is made: what a crash leaves behind is then known as ours.
         let (name, slot_name) = (quote::literal(&self.pipeline.name), quote::literal(&self.pipeline.slot));
-        target.query(&format!("update pgdiode.pipeline set slot = {slot_name} where name = {name}")).await?;
+        let begun =
+            format!("update pgdiode.pipeline set slot = {slot_name}, slot_begun = true where name = {name}");
+        target.query(&begun).await?;
         let database = source.one("select pg_catalog.current_database()").await?.string(0);
         let lineage = slot::create(&mut replication, &self.pipeline.slot, &database).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
@@ -241,9 +243,7 @@ impl Run<'_> {
     }
 
     async fn drop_unfinished_slot(&self, target: &mut Session, replication: &mut Session) -> Result<()> {
-        let name = quote::literal(&self.pipeline.name);
-        let wished = target.one(&format!("select slot from pgdiode.pipeline where name = {name}")).await?;
-        if wished.text(0) != Some(&self.pipeline.slot) {
+        if !self.stored(target).await?.slot_begun {
             return Err(Error::refused(format!(
                 "the source has a replication slot \"{}\" already, which this target knows nothing of",
                 self.pipeline.slot
@@ -262,7 +262,7 @@ impl Run<'_> {
         let name = quote::literal(&self.pipeline.name);
         let mut sql = format!(
             "update pgdiode.pipeline
-                set system_identifier = {}, timeline = {}, database = {}, slot = {}, consistent_point = '{}'
+                set system_identifier = {}, timeline = {}, database = {}, slot = {}, consistent_point = '{}', slot_begun = false
               where name = {name};",
             lineage.system_identifier,
             lineage.timeline,
@@ -380,6 +380,7 @@ impl Run<'_> {
         };
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
         let ended = pump.run().await?;
+        source.finish().await;
         self.settle(&mut target, ended).await
     }
 

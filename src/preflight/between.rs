@@ -189,7 +189,7 @@ impl Survey<'_> {
                 }
             }
             // A first start that was cut off may leave its slot; whoever holds the pipeline's lock makes it anew.
-            (None, _) if self.stored.is_some() && source.slot.as_ref().is_some_and(|slot| !slot.active) => {
+            (None, _) if source.slot.is_some() && self.stored.as_ref().is_some_and(|stored| stored.slot_begun) => {
                 self.report.warn(
                     format!("slot \"{}\" holds nothing that the target could go on from", self.pipeline.slot),
                     "the next start makes it anew; to give it up: pgdiode reset --drop-slot",

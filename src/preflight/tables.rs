@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Survey, counted, listed, refusal};
+use super::{Purpose, Survey, counted, listed, refusal};
 use crate::change::TableName;
 use crate::config::{Pipeline, written};
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::selection::Selection;
 use crate::source::postgres::catalog::{Identity, SourceTable};
-use crate::status::CheckReport;
+use crate::status::{CheckReport, Level};
 
 /// What this user may do with each table, and whether row security stands before it.
 const ACCESS: &str = "
@@ -55,7 +55,9 @@ impl Survey<'_> {
             self.refuse_at_first(what, hint);
         }
         for (what, hint) in unnamed_rows(session, selection, &selection.carried).await? {
-            self.refuse_at_first(what, hint);
+            // A start publishes nothing: what is published already may well be meant to take inserts alone.
+            let level = if self.purpose == Purpose::Start { Level::Warning } else { Level::Refused };
+            self.report.push(level, what, Some(hint));
         }
         self.whole_rows(selection);
         self.sequences(session, selection).await

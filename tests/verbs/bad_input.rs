@@ -288,6 +288,8 @@ fn a_position_in_another_history_is_refused() {
     let pgdiode = ground.pgdiode("");
     pgdiode.run(&["setup", "--yes"]).success();
     ground.source.psql("postgres", "select pg_create_logical_replication_slot('pgdiode_main', 'pgoutput')");
+    finds(&pgdiode, 3, "refused", "the target knows nothing of it", "pgdiode reset --drop-slot");
+    ground.target.psql("postgres", "update pgdiode.pipeline set slot_begun = true");
     finds(&pgdiode, 0, "warning", "holds nothing that the target could go on from", "makes it anew");
     let read = |sql: &str| ground.source.psql("postgres", sql);
     let system = read("select system_identifier from pg_control_system()");

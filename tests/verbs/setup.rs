@@ -139,7 +139,8 @@ fn reset_takes_away_what_it_is_told_to() {
         "app",
         "create table plain (id int primary key); insert into plain values (1);
          insert into pgdiode.relation (pipeline, schema_name, table_name) values ('main', 'public', 'plain');
-         insert into pgdiode.position (pipeline, lsn) values ('main', '0/1')",
+         insert into pgdiode.position (pipeline, lsn) values ('main', '0/1');
+         update pgdiode.pipeline set slot_begun = true",
     );
     let reset = pgdiode.run(&["reset", "--yes"]).success();
     assert!(reset.contains("drop table \"public\".\"plain\";"), "{reset}");
@@ -183,6 +184,7 @@ fn every_version_is_understood() {
         assert_eq!(ended, 0, "{version}: {findings:#?}");
         pgdiode.run(&["setup", "--yes"]).success();
         cluster.psql("app", "select pg_create_logical_replication_slot('pgdiode_main', 'pgoutput')");
+        cluster.psql("mirror", "update pgdiode.pipeline set slot_begun = true");
         let (ended, findings) = check(&pgdiode);
         assert_eq!(ended, 0, "{version}: {findings:#?}");
         let status = pgdiode.run(&["status"]).success();

@@ -35,6 +35,8 @@ const SILENCE_MIN: Duration = Duration::from_secs(4);
 /// A confirmation waits this long for others: each may cost the server a slot file write.
 const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
+/// The last confirmation is given this long to leave.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 /// The server sends each message by itself. After a read that brought little the next one waits this long, so that a
 /// busy stream is read a thousand times a second and not for every row; what comes after a silence is read at once.
 const READ_PAUSE: Duration = Duration::from_millis(1);
@@ -99,6 +101,16 @@ impl PostgresSource {
     /// How far the server had sent when it last spoke: `confirmed <= committed <= received <= server end`.
     pub fn server_end(&self) -> Lsn {
         *self.server_end.borrow()
+    }
+
+    /// Tells the server what is confirmed and ends the stream: what it knows it need not read again for us. Best
+    /// effort and bounded; a server that does not hear it repeats what the target will recognize.
+    pub async fn finish(mut self) {
+        // Without a sender the socket's task says its last word and ends.
+        drop(std::mem::replace(&mut self.confirmed, watch::channel(Lsn::ZERO).0));
+        if tokio::time::timeout(FINISH_MAX, &mut self.task).await.is_err() {
+            tracing::debug!("the source did not take the last confirmation in time");
+        }
     }
 
     async fn ended(&mut self) -> Error {
@@ -202,7 +214,7 @@ impl Socket {
                 () = sleep_until(self.status_due) => self.send_status().await?,
                 changed = self.confirmed.changed() => match changed {
                     Ok(()) => self.status_due = self.status_due.min(Instant::now() + STATUS_INTERVAL_MIN),
-                    Err(_) => return Ok(()),
+                    Err(_) => return self.send_status().await,
                 },
                 permit = chunks.reserve(), if !self.chunk.events.is_empty() => match permit {
                     Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),

@@ -29,6 +29,7 @@ create table if not exists pgdiode.pipeline (
     slot text,
     consistent_point pg_lsn,
     publication text,
+    slot_begun boolean not null default false,
     tables_created boolean not null default false,
     schema_copied boolean not null default false,
     phase text not null default 'new',
@@ -126,6 +127,9 @@ pub const TARGET_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c 
 pub struct Stored {
     pub lineage: Option<Lineage>,
     pub position: Option<Lsn>,
+    /// A slot of the pipeline's name at the source is ours to drop: its creation was begun and not finished, or its
+    /// position was given up.
+    pub slot_begun: bool,
     /// The tables exist at the target.
     pub tables_created: bool,
     /// So do indexes, constraints and all the rest: the first copy is complete.
@@ -185,7 +189,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
     let rows = session
         .query_with(
             "select p.layout, p.system_identifier, p.timeline, p.database, p.slot, p.consistent_point, p.schema_copied,
-                    s.lsn, p.tables_created
+                    s.lsn, p.tables_created, p.slot_begun
                from pgdiode.pipeline p left join pgdiode.position s on s.pipeline = p.name
               where p.name = $1",
             &[name],
@@ -207,6 +211,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
         _ => None,
     };
     let (position, schema_copied, tables_created) = (row.optional(7)?, row.bool(6), row.bool(8));
+    let slot_begun = row.bool(9);
     let relations = session
         .query_with(
             "select schema_name, table_name, state, copied_at, source_oid from pgdiode.relation where pipeline = $1 order by 1, 2",
@@ -223,7 +228,7 @@ pub async fn read(session: &mut Session, pipeline: &str) -> Result<Option<Stored
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Some(Stored { lineage, position, tables_created, schema_copied, relations }))
+    Ok(Some(Stored { lineage, position, slot_begun, tables_created, schema_copied, relations }))
 }
 
 /// The statement that moves the position from `from` to `to`; it touches no row when somebody else moved it meanwhile.
