@@ -317,12 +317,15 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
         self.advance(position, transaction.committed_at_us);
         let gathered = self.target.gathered();
-        let is_wide = gathered.bytes >= self.limits.bytes;
-        if is_wide || gathered.since.is_some_and(|since| since.elapsed() >= self.limits.age) {
+        if gathered.bytes >= self.limits.bytes {
             while self.target.is_busy() {
                 let flushed = self.target.flushed().await?;
                 self.confirm(&flushed)?;
             }
+        }
+        let is_old = gathered.since.is_some_and(|since| since.elapsed() >= self.limits.age);
+        // A batch that is old while another is under way only grows wider.
+        if (gathered.bytes >= self.limits.bytes || is_old) && !self.target.is_busy() {
             self.target.flush();
         }
         Ok(())

@@ -203,6 +203,7 @@ impl Socket {
     async fn run(mut self, chunks: mpsc::Sender<Chunk>) -> Result<()> {
         loop {
             self.fill_chunk()?;
+            self.tell_server_end();
             let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.assembler.is_replaying();
             if !wants_more {
                 self.heard = Instant::now();
@@ -242,11 +243,11 @@ impl Socket {
             let Some(frame) = self.session.buffered_replication_frame()? else { break };
             match pgoutput::decode_frame(frame)? {
                 Frame::XLogData { start, end, body, .. } => {
-                    self.note_server_end(end.max(start));
+                    self.received = self.received.max(end).max(start);
                     self.assembler.message(&body, &mut self.chunk)?;
                 }
                 Frame::Keepalive { end, reply_requested, .. } => {
-                    self.note_server_end(end);
+                    self.received = self.received.max(end);
                     self.assembler.keepalive(end, reply_requested, &mut self.chunk);
                     if reply_requested {
                         self.status_due = Instant::now();
@@ -257,11 +258,11 @@ impl Socket {
         Ok(())
     }
 
-    fn note_server_end(&mut self, end: Lsn) {
-        self.received = self.received.max(end);
+    /// Once for all that was read: a word to whoever watches costs more than a row.
+    fn tell_server_end(&self) {
         self.server_end.send_if_modified(|server_end| {
-            let advanced = end > *server_end;
-            *server_end = end.max(*server_end);
+            let advanced = self.received > *server_end;
+            *server_end = self.received.max(*server_end);
             advanced
         });
     }

@@ -27,8 +27,6 @@ use crate::target::postgres::statement::{self, Bound, RowStatement, Stage};
 use crate::target::postgres::table::Table;
 use crate::target::{Counts, Flushed};
 
-/// From this many changes of one table in a batch on, merging and COPY beat one execution each.
-const MERGE_CHANGES_MIN: usize = 64;
 /// Encoded bytes are sent whenever so many have gathered, so that the server works while the rest is encoded.
 const SEND_BYTES: usize = 256 * 1024;
 /// Rows noted by name in one flush and table; all are counted.
@@ -130,7 +128,7 @@ impl Applier {
     }
 
     /// Applies a batch; commits it with its position if it ends with a whole transaction.
-    pub async fn flush(&mut self, batch: &Batch) -> Result<Flushed> {
+    pub async fn flush(&mut self, batch: &mut Batch) -> Result<Flushed> {
         let mut flushed = Flushed {
             position: batch.position.map(|(position, _)| position),
             committed_at_us: batch.position.map_or(0, |(_, at)| at),
@@ -235,13 +233,13 @@ impl Applier {
 
     async fn together(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         start: Start,
         report: &mut Report,
     ) -> Result<Result<(), Trouble>> {
         self.begin(start)?;
         let mut expected = vec![Expect::Anything];
-        for segment in &batch.segments {
+        for segment in &mut batch.segments {
             match segment {
                 Segment::Rows(tables) => {
                     for rows in tables {
@@ -289,9 +287,12 @@ impl Applier {
         Ok(outcome)
     }
 
-    async fn encode_table(&mut self, rows: &TableRows, expected: &mut Vec<Expect>) -> Result<Result<(), ()>> {
-        if rows.changes.len() >= MERGE_CHANGES_MIN
-            && let Ok(net) = merge::merge(&rows.table, &rows.changes)
+    async fn encode_table(
+        &mut self,
+        rows: &mut TableRows,
+        expected: &mut Vec<Expect>,
+    ) -> Result<Result<(), ()>> {
+        if let Some(net) = rows.net_effect()
             && self.encode_net(rows, &net, expected).await?.is_ok()
         {
             return Ok(Ok(()));

@@ -7,7 +7,11 @@ use std::time::Instant;
 use crate::change::{Change, TableName};
 use crate::position::Lsn;
 use crate::target::Counts;
+use crate::target::postgres::merge::{Merge, NetEffect};
 use crate::target::postgres::table::Table;
+
+/// From this many changes of one table in a batch on, merging and COPY beat one execution each.
+const MERGE_CHANGES_MIN: usize = 64;
 
 /// Changes of one table, in the source's order.
 pub struct TableRows {
@@ -15,9 +19,33 @@ pub struct TableRows {
     /// The table's number within the session: names its stages and prepared statements.
     pub number: usize,
     pub changes: Vec<Change>,
+    merge: Merge,
 }
 
 impl TableRows {
+    fn new(table: &Arc<Table>, number: usize) -> TableRows {
+        TableRows { table: Arc::clone(table), number, changes: Vec::new(), merge: Merge::default() }
+    }
+
+    fn push(&mut self, change: Change) {
+        self.changes.push(change);
+        match self.changes.len() {
+            ..MERGE_CHANGES_MIN => {}
+            MERGE_CHANGES_MIN => {
+                (1..=MERGE_CHANGES_MIN).for_each(|end| self.merge.add(&self.table, &self.changes[..end]));
+            }
+            _ => self.merge.add(&self.table, &self.changes),
+        }
+    }
+
+    /// What the changes amount to; `None` where they are few, or must be applied in order. Asked once.
+    pub fn net_effect(&mut self) -> Option<NetEffect> {
+        if self.changes.len() < MERGE_CHANGES_MIN {
+            return None;
+        }
+        std::mem::take(&mut self.merge).net_effect(&self.table, &self.changes).ok()
+    }
+
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for change in &self.changes {
@@ -68,10 +96,10 @@ impl Batch {
         }
         let Some(Segment::Rows(tables)) = self.segments.last_mut() else { unreachable!("just pushed") };
         let place = *self.places.entry(number).or_insert_with(|| {
-            tables.push(TableRows { table: Arc::clone(table), number, changes: Vec::new() });
+            tables.push(TableRows::new(table, number));
             tables.len() - 1
         });
-        tables[place].changes.push(change);
+        tables[place].push(change);
     }
 
     pub fn truncate(&mut self, tables: Vec<Arc<Table>>, restart_identity: bool) {

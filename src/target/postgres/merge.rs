@@ -44,46 +44,95 @@ enum Effect {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unmergeable;
 
-/// Merges `changes`, which are in the source's order.
-pub fn merge(table: &Table, changes: &[Change]) -> Result<NetEffect, Unmergeable> {
-    if table.columns.iter().any(|column| column.identity_always && !column.key) {
-        return Err(Unmergeable);
-    }
-    if changes.iter().all(|change| matches!(change, Change::Insert { .. })) {
-        // Nothing to merge, and no key needed.
-        let inserts = changes.iter().filter_map(|change| match change {
-            Change::Insert { new, .. } => Some(new.clone()),
-            _ => None,
-        });
-        return Ok(NetEffect { inserts: inserts.collect(), ..NetEffect::default() });
-    }
-    if table.key != Key::Unique || table.columns.iter().all(|column| column.key) {
-        return Err(Unmergeable);
-    }
-    let mut rows = Rows { table, effects: HashMap::with_capacity(changes.len()), order: Vec::new() };
-    for change in changes {
-        rows.add(change)?;
-    }
-    Ok(rows.net_effect())
+/// One table's changes on the way to their net effect: merged as they come, so that a flush need not wait for it.
+#[derive(Default)]
+pub struct Merge {
+    state: State,
 }
 
-struct Rows<'a> {
-    table: &'a Table,
+#[derive(Default)]
+enum State {
+    /// Nothing to merge so far, and no key needed.
+    #[default]
+    InsertsOnly,
+    Rows(Rows),
+    Unmergeable,
+}
+
+impl Merge {
+    /// Takes the last of `changes`, which are in the source's order; those before it have been taken.
+    pub fn add(&mut self, table: &Table, changes: &[Change]) {
+        let Some((last, before)) = changes.split_last() else { return };
+        let outcome = match &mut self.state {
+            State::Unmergeable => return,
+            State::Rows(rows) => rows.add(table, last),
+            State::InsertsOnly if matches!(last, Change::Insert { .. }) => return,
+            State::InsertsOnly => Rows::of(table, before).and_then(|mut rows| {
+                rows.add(table, last)?;
+                self.state = State::Rows(rows);
+                Ok(())
+            }),
+        };
+        if outcome.is_err() {
+            self.state = State::Unmergeable;
+        }
+    }
+
+    /// What `changes`, all of them taken, amount to.
+    pub fn net_effect(self, table: &Table, changes: &[Change]) -> Result<NetEffect, Unmergeable> {
+        if has_unsettable_column(table) {
+            return Err(Unmergeable);
+        }
+        match self.state {
+            State::Unmergeable => Err(Unmergeable),
+            State::Rows(rows) => Ok(rows.net_effect(table)),
+            State::InsertsOnly => {
+                let inserts = changes.iter().filter_map(|change| match change {
+                    Change::Insert { new, .. } => Some(new.clone()),
+                    _ => None,
+                });
+                Ok(NetEffect { inserts: inserts.collect(), ..NetEffect::default() })
+            }
+        }
+    }
+}
+
+/// An UPDATE may not set it, and a COPY sets it only on insert.
+fn has_unsettable_column(table: &Table) -> bool {
+    table.columns.iter().any(|column| column.identity_always && !column.key)
+}
+
+#[derive(Default)]
+struct Rows {
     /// By key bytes: index into `order`.
     effects: HashMap<Vec<u8>, usize>,
-    /// In order of first appearance, which keeps inserts in the source's physical order.
+    /// In order of first appearance.
     order: Vec<Effect>,
 }
 
-impl Rows<'_> {
-    fn add(&mut self, change: &Change) -> Result<(), Unmergeable> {
+impl Rows {
+    fn of(table: &Table, changes: &[Change]) -> Result<Rows, Unmergeable> {
+        if table.key != Key::Unique
+            || has_unsettable_column(table)
+            || table.columns.iter().all(|column| column.key)
+        {
+            return Err(Unmergeable);
+        }
+        let mut rows = Rows::default();
+        changes.iter().try_for_each(|change| rows.add(table, change))?;
+        Ok(rows)
+    }
+
+    fn add(&mut self, table: &Table, change: &Change) -> Result<(), Unmergeable> {
         match change {
-            Change::Insert { new, .. } => self.insert(new.clone()),
-            Change::Delete { old, .. } => self.delete(old.tuple()).map(drop),
+            Change::Insert { new, .. } => self.insert(table, new.clone()),
+            Change::Delete { old, .. } => self.delete(table, old.tuple()).map(drop),
             Change::Update { old, new, .. } => {
-                let key = self.key(new)?;
+                let key = key(table, new)?;
                 match old {
-                    Some(old) if self.key(old.tuple())? != key => self.move_key(old.tuple(), new),
+                    Some(old) if self::key(table, old.tuple())? != key => {
+                        self.move_key(table, old.tuple(), new)
+                    }
                     _ => self.update(key, new),
                 }
             }
@@ -91,8 +140,8 @@ impl Rows<'_> {
         }
     }
 
-    fn insert(&mut self, new: Tuple) -> Result<(), Unmergeable> {
-        let key = self.key(&new)?;
+    fn insert(&mut self, table: &Table, new: Tuple) -> Result<(), Unmergeable> {
+        let key = key(table, &new)?;
         let effect = match self.effects.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(self.order.len());
@@ -126,8 +175,8 @@ impl Rows<'_> {
     }
 
     /// Removes a row; what the batch knew of its values comes back, for a row that only changes its key.
-    fn delete(&mut self, old: &Tuple) -> Result<Option<Tuple>, Unmergeable> {
-        let key = self.key(old)?;
+    fn delete(&mut self, table: &Table, old: &Tuple) -> Result<Option<Tuple>, Unmergeable> {
+        let key = key(table, old)?;
         let effect = match self.effects.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(self.order.len());
@@ -148,49 +197,61 @@ impl Rows<'_> {
 
     /// The row takes another key: the old one goes, the new one comes, with values that the update left alone filled
     /// in from what the batch knows of the row. What only the target knows cannot be filled in here.
-    fn move_key(&mut self, old: &Tuple, new: &Tuple) -> Result<(), Unmergeable> {
-        let known = self.delete(old)?;
+    fn move_key(&mut self, table: &Table, old: &Tuple, new: &Tuple) -> Result<(), Unmergeable> {
+        let known = self.delete(table, old)?;
         let whole = known.map_or_else(|| new.clone(), |known| overlaid(&known, new));
         if whole.values().any(|value| value == Value::Unchanged) {
             Err(Unmergeable)
         } else {
-            self.insert(whole)
+            self.insert(table, whole)
         }
     }
 
-    /// The key's bytes: kinds and lengths included, so that no two different keys share them.
-    fn key(&self, tuple: &Tuple) -> Result<Vec<u8>, Unmergeable> {
-        let mut key = Vec::with_capacity(16);
-        for value in key_values(self.table, tuple) {
-            let (kind, bytes) = match value {
-                Value::Text(bytes) => (b't', bytes),
-                Value::Binary(bytes) => (b'b', bytes),
-                Value::Null | Value::Unchanged => return Err(Unmergeable),
-            };
-            key.put_u8(kind);
-            key.put_u32(u32::try_from(bytes.len()).map_err(|_| Unmergeable)?);
-            key.put_slice(bytes);
-        }
-        Ok(key)
-    }
-
-    fn net_effect(self) -> NetEffect {
-        let table = self.table;
+    /// Rows that are there are visited in the order of their keys, so that neighbours are met together; new ones are
+    /// written in the order in which the source wrote them.
+    fn net_effect(self, table: &Table) -> NetEffect {
         let mut net = NetEffect::default();
-        for effect in self.order {
+        let mut there: Vec<(Vec<u8>, Effect)> = Vec::with_capacity(self.order.len());
+        let mut keys: Vec<(usize, Vec<u8>)> =
+            self.effects.into_iter().map(|(key, place)| (place, key)).collect();
+        keys.sort_unstable_by_key(|(place, _)| *place);
+        for ((_, key), effect) in keys.into_iter().zip(self.order) {
             match effect {
                 Effect::Insert(new) => net.inserts.push(new),
-                Effect::Delete(old) => net.deletes.push(old),
                 Effect::Replace(old, new) => {
-                    net.deletes.push(old);
+                    there.push((key, Effect::Delete(old)));
                     net.inserts.push(new);
                 }
-                Effect::Update(new) => net.update(unchanged(table, &new), new),
+                Effect::Delete(_) | Effect::Update(_) => there.push((key, effect)),
                 Effect::Nothing => {}
+            }
+        }
+        there.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (_, effect) in there {
+            match effect {
+                Effect::Delete(old) => net.deletes.push(old),
+                Effect::Update(new) => net.update(unchanged(table, &new), new),
+                _ => unreachable!("only rows that are there"),
             }
         }
         net
     }
+}
+
+/// The key's bytes: kinds and lengths included, so that no two different keys share them.
+fn key(table: &Table, tuple: &Tuple) -> Result<Vec<u8>, Unmergeable> {
+    let mut key = Vec::with_capacity(16);
+    for value in key_values(table, tuple) {
+        let (kind, bytes) = match value {
+            Value::Text(bytes) => (b't', bytes),
+            Value::Binary(bytes) => (b'b', bytes),
+            Value::Null | Value::Unchanged => return Err(Unmergeable),
+        };
+        key.put_u8(kind);
+        key.put_u32(u32::try_from(bytes.len()).map_err(|_| Unmergeable)?);
+        key.put_slice(bytes);
+    }
+    Ok(key)
 }
 
 impl NetEffect {

@@ -93,12 +93,16 @@ impl PostgresTarget {
 
     /// The table for a relation's changes; `None` when they are passed over.
     async fn resolve(&mut self, relation: &Arc<Relation>) -> Result<Option<(Arc<Table>, usize)>> {
-        if let Some(known) = self.tables.get(&relation.id)
-            && (Arc::ptr_eq(&known.relation, relation) || self.is_as_before(known, relation).await?)
-        {
-            let table = known.table.clone();
-            self.tables.insert(relation.id, Known { relation: Arc::clone(relation), table: table.clone() });
-            return Ok(table);
+        if let Some(known) = self.tables.get(&relation.id) {
+            if Arc::ptr_eq(&known.relation, relation) {
+                return Ok(known.table.clone());
+            }
+            if self.is_as_before(known, relation).await? {
+                let table = known.table.clone();
+                self.tables
+                    .insert(relation.id, Known { relation: Arc::clone(relation), table: table.clone() });
+                return Ok(table);
+            }
         }
         self.send_gathered().await?;
         self.settle().await?;
@@ -139,12 +143,12 @@ impl PostgresTarget {
 
     /// Gives the batch to the applier and sends it off.
     fn depart(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         let Seat::Here(mut applier) = std::mem::replace(&mut self.applier, Seat::Empty) else {
             unreachable!("a flush starts only when none is under way")
         };
         self.applier = Seat::Away(tokio::spawn(async move {
-            let outcome = applier.flush(&batch).await;
+            let outcome = applier.flush(&mut batch).await;
             (applier, outcome)
         }));
     }
