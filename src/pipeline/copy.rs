@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
@@ -100,6 +101,15 @@ enum Work {
 }
 
 impl Work {
+    fn name(&self) -> &'static str {
+        match self {
+            Work::Rows(..) => "rows",
+            Work::Keys(_) => "keys",
+            Work::Index(..) => "index",
+            Work::Finish(_) => "rest",
+        }
+    }
+
     /// The index of the table that it is done for.
     fn table(&self) -> usize {
         match self {
@@ -356,7 +366,9 @@ struct Worker<'a> {
 impl Worker<'_> {
     async fn run(mut self) -> Result<()> {
         while let Some(work) = self.copy.queue.next().await {
+            let began = Instant::now();
             let outcome = self.work(&work).await;
+            tracing::debug!(table = %self.copy.tables[work.table()].source.table, work = work.name(), ms = began.elapsed().as_millis(), "worked");
             if let Err(error) = outcome {
                 self.give_up(&work, error).await?;
             }

@@ -61,6 +61,7 @@ impl Meter {
 
     /// Enters a phase, or names what it does now.
     pub fn phase(&self, phase: Phase, doing: &str) {
+        tracing::debug!(?phase, doing);
         let mut state = self.lock();
         if state.progress.phase != phase {
             state.phase_began = Instant::now();
