@@ -170,6 +170,46 @@ fn reset_takes_away_what_it_is_told_to() {
     );
 }
 
+#[test]
+fn what_belongs_to_somebody_else_is_refused_before_anything_is_dropped() {
+    let ground = Ground::new();
+    let (source, target) = ground.databases("app", TABLES);
+    let pgdiode = configured(&source, &target, "");
+    pgdiode.run(&["setup", "--yes"]).success();
+    ground.source.psql(
+        "app",
+        "create role reader login replication; select pg_create_logical_replication_slot('pgdiode_main', 'pgoutput')",
+    );
+    let reader = configured(&ground.source.conninfo_as("reader", "app"), &target, "");
+    let args = ["reset", "--drop-slot", "--drop-publication", "--yes"];
+    let remains = || {
+        let slots = ground.source.psql("app", "select count(*) from pg_replication_slots");
+        (slots, ground.target.psql("app", "select to_regnamespace('pgdiode') is null"))
+    };
+    let refused = reader.run(&args).failure(3);
+    assert!(refused.contains("publication \"pgdiode_main\" of the source belongs to postgres"), "{refused}");
+    assert!(refused.contains("run there: drop publication \"pgdiode_main\""), "{refused}");
+    assert_eq!(remains(), ("1".into(), "f".into()));
+
+    ground.source.psql("app", "drop publication pgdiode_main; alter role reader noreplication");
+    let refused = reader.run(&args).failure(3);
+    assert!(refused.contains("alter role \"reader\" replication"), "{refused}");
+    ground.source.psql("app", "alter role reader replication");
+
+    ground.target.psql("app", "create role writer login; grant usage on schema pgdiode to writer");
+    ground.target.psql("app", "grant select on all tables in schema pgdiode to writer");
+    let writer = configured(
+        &ground.source.conninfo_as("reader", "app"),
+        &ground.target.conninfo_as("writer", "app"),
+        "",
+    );
+    let refused = writer.run(&args).failure(3);
+    assert!(refused.contains("schema pgdiode of the target belongs to postgres"), "{refused}");
+    assert_eq!(remains(), ("1".into(), "f".into()));
+    reader.run(&args).success();
+    assert_eq!(remains(), ("0".into(), "t".into()));
+}
+
 /// The catalogs differ between versions: each is asked everything once, as a source and as a target.
 #[test]
 fn every_version_is_understood() {
