@@ -241,6 +241,29 @@ fn an_old_pg_dump_is_refused() {
 }
 
 #[test]
+fn what_pg_dump_says_keeps_its_lines() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ground = Ground::new();
+    ground.source.psql("postgres", "create table t (id int primary key)");
+    let mut pgdiode = ground.pgdiode("");
+    pgdiode.run(&["setup", "--yes"]).success();
+    let program = pgdiode.directory().join("pg_dump");
+    let script = "#!/bin/sh
+        [ \"$1\" = --version ] && echo 'pg_dump (PostgreSQL) 15.4' && exit
+        printf 'pg_dump: error: query failed: ERROR:  made up\\npg_dump: detail: Query was: select\\n' >&2; exit 1";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    pgdiode.set("PGDIODE_PG_DUMP", &program.display().to_string());
+    let said = pgdiode.run(&["start"]).failure(1);
+    let lines = "failed (exit status: 1):\n  pg_dump: error: query failed: ERROR:  made up\n  \
+        pg_dump: detail: Query was: select\n";
+    assert!(said.contains(lines), "{said}");
+    let status = pgdiode.run(&["status"]).success();
+    let indented = lines.replace("\n  pg_dump", "\n              pg_dump");
+    assert!(status.contains(&indented), "{status}");
+}
+
+#[test]
 fn users_that_may_just_enough_are_let_through() {
     for version in [Version::V15, Version::V18] {
         let ground = Ground { source: Cluster::start(version, &[]), target: Cluster::start(version, &[]) };
