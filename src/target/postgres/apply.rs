@@ -23,6 +23,7 @@ use crate::target::postgres::batch::{Batch, Segment, TableRows, Truncation};
 use crate::target::postgres::encode::{CopyFormat, CopyRows, Part, WrongFormat, bind_and_execute};
 use crate::target::postgres::merge::{self, NetEffect};
 use crate::target::postgres::progress;
+use crate::target::postgres::shown;
 use crate::target::postgres::statement::{self, Bound, RowStatement, Stage};
 use crate::target::postgres::table::Table;
 use crate::target::{Counts, Flushed};
@@ -518,7 +519,7 @@ impl Applier {
                 counts.conflicts += 1;
                 let detail = format!(
                     "inserted row was already there and has been overwritten: {}",
-                    shown_key(rows, new)
+                    shown::key(&rows.table, new)
                 );
                 self.note(rows, "insert-exists", counts.conflicts, &detail).await?;
                 Ok(Ok(()))
@@ -772,21 +773,10 @@ fn refused(rows: &TableRows, change: &Change, error: &Error) -> String {
 
 fn shown_row(rows: &TableRows, change: &Change) -> String {
     match change {
-        Change::Insert { new, .. } | Change::Update { old: None, new, .. } => shown_key(rows, new),
-        Change::Update { old: Some(old), .. } | Change::Delete { old, .. } => shown_key(rows, old.tuple()),
+        Change::Insert { new, .. } | Change::Update { old: None, new, .. } => shown::key(&rows.table, new),
+        Change::Update { old: Some(old), .. } | Change::Delete { old, .. } => {
+            shown::key(&rows.table, old.tuple())
+        }
         Change::Truncate { .. } => String::new(),
     }
-}
-
-/// A row's key for people, cut short: it is data, and may be long.
-fn shown_key(rows: &TableRows, tuple: &Tuple) -> String {
-    const SHOWN_CHARS_MAX: usize = 200;
-    let names = rows.table.columns.iter().filter(|column| column.key).map(|column| column.name.as_str());
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() {
-        return format!("{tuple:?}").chars().take(SHOWN_CHARS_MAX).collect();
-    }
-    let key: Tuple = statement::key_values(&rows.table, tuple).collect();
-    let text = format!("({}) = {key:?}", names.join(", "));
-    text.chars().take(SHOWN_CHARS_MAX).collect()
 }

@@ -9,6 +9,7 @@ pub mod encode;
 pub mod merge;
 pub mod progress;
 pub mod schema;
+pub mod shown;
 pub mod statement;
 pub mod table;
 
