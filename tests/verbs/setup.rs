@@ -93,6 +93,36 @@ fn start_needs_setup_and_status_says_so() {
     pgdiode.run(&["status"]).failure(6);
 }
 
+/// A start that goes on says only what would have refused a first one.
+#[test]
+fn warnings_are_not_repeated_at_every_start() {
+    let ground = Ground::new();
+    let (_, target) = ground.databases("app", "create table t (id int primary key)");
+    ground.source.psql(
+        "app",
+        "create role reader login replication; grant select on t to reader;
+         create publication pgdiode_main for table t",
+    );
+    let pgdiode = configured(&ground.source.conninfo_as("reader", "app"), &target, "");
+    let warning = "max_slot_wal_keep_size is unlimited";
+    let start = || {
+        let output = pgdiode.run(&["start", "--once-caught-up"]);
+        assert!(output.status.success(), "{output:?}");
+        output.stderr
+    };
+    let first = start();
+    assert!(first.contains(warning), "{first}");
+    let second = start();
+    assert!(!second.contains("WARN"), "{second}");
+    let verified = pgdiode.run(&["verify"]);
+    assert!(verified.status.success() && !verified.stderr.contains("WARN"), "{verified:?}");
+    finds(&pgdiode, 0, "warning", warning, "limits.wal_budget_mb");
+
+    ground.source.psql("app", "revoke select on t from reader");
+    let third = start();
+    assert!(third.contains("may not read 1 table: public.t") && !third.contains(warning), "{third}");
+}
+
 #[test]
 fn whoever_holds_the_lock_is_named() {
     let ground = Ground::new();
