@@ -27,7 +27,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Control};
 use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
-use crate::status::{Phase, StopReason, Until};
+use crate::status::{Phase, Progress, StopReason, Until};
 use crate::target::Flushed;
 
 /// How soon a wish is heard.
@@ -249,9 +249,10 @@ impl Monitor {
         let well =
             if self.streams() { ", error = null, hint = null, retries = 0, retry_at = null" } else { "" };
         let mut sql = format!(
-            "update pgdiode.pipeline set phase = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
+            "update pgdiode.pipeline set phase = {}, doing = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
              where name = {name};",
             quote::literal(phase_word(progress.phase)),
+            doing(&progress).map_or_else(|| "null".to_owned(), |doing| quote::literal(&doing)),
             self.meter.source_end()
         );
         for (table, counts) in &counts {
@@ -449,6 +450,16 @@ pub async fn await_copies(
         rows.join(", ")
     );
     target.query(&sql).await.map(drop)
+}
+
+/// What a run does now, for whoever asks: `copying rows and building indexes, 3 of 10 tables`.
+fn doing(progress: &Progress) -> Option<String> {
+    let (done, total) = (progress.tables_done, progress.tables_total);
+    match progress.phase {
+        _ if progress.doing.is_empty() => None,
+        Phase::Copying if done < total => Some(format!("{}, {done} of {total} tables", progress.doing)),
+        _ => Some(progress.doing.clone()),
+    }
 }
 
 /// The word for a phase in `pgdiode.pipeline`.

@@ -167,7 +167,7 @@ pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: 
     } else {
         format!(
             "update pgdiode.pipeline set slot_begun = slot_begun or consistent_point is not null, system_identifier = null, timeline = null, database = null, \
-             consistent_point = null, schema_copied = false, phase = 'new', error = null, hint = null, retries = 0, \
+             consistent_point = null, schema_copied = false, phase = 'new', doing = null, error = null, hint = null, retries = 0, \
              retry_at = null, runs_at = null, source_position = null, wal_held_bytes = null, \
              sequences_carried_at = null, stop_requested = false, hold_id = null, hold_at = null, held_id = null, \
              updated_at = now() where name = {name}"

@@ -70,6 +70,9 @@ impl PipelineStatus {
         let phase = paint.tone(self.phase.tone(), self.phase.words());
         line(&mut text, &format!("{heading}  {phase}  ({})", self.mode));
         let mut fact = |name: &str, words: &str| line(&mut text, &format!("  {name:<12}{words}"));
+        if let Some(doing) = &self.doing {
+            fact("doing", &printable(doing));
+        }
         fact("source", &printable(&self.source));
         fact("target", &printable(&self.target));
         if let Some(ran) = &self.running_on {
@@ -98,7 +101,11 @@ impl PipelineStatus {
             fact("hint", &printable_lines(hint, FACT_INDENT));
         }
         if self.retries > 0 {
-            let next = self.retry_at.as_deref().map(|at| format!(", next at {at}")).unwrap_or_default();
+            let next = match &self.retry_at {
+                Some(at) => format!(", next at {at}"),
+                None if self.phase == Phase::Retrying => ", the next attempt is under way".to_owned(),
+                None => String::new(),
+            };
             fact("retries", &format!("{}{next}", self.retries));
         }
         for note in &self.notes {

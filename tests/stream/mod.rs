@@ -21,6 +21,7 @@ mod large;
 mod refusals;
 mod schema;
 mod shapes;
+mod status;
 
 use std::cell::Cell;
 use std::fs;

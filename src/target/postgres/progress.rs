@@ -33,6 +33,7 @@ create table if not exists pgdiode.pipeline (
     tables_created boolean not null default false,
     schema_copied boolean not null default false,
     phase text not null default 'new',
+    doing text,
     error text,
     hint text,
     retries int8 not null default 0,
