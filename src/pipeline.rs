@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod drift;
 pub mod ends;
+mod labels;
 mod membership;
 pub mod meter;
 pub mod monitor;

@@ -29,6 +29,7 @@ use crate::pg::replication::SlotLife;
 use crate::pg::session::Session;
 use crate::pipeline::drift;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
 use crate::position::Lsn;
@@ -119,6 +120,12 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
     let may_be_binary = target.server_major() >= replication.server_major();
     meter.phase(Phase::Copying, "creating tables");
+    if order.schema != SchemaWork::All {
+        let tables: Vec<u32> = order.tables.iter().map(|table| table.oid).collect();
+        if let Err(reason) = labels::follow(ends, &tables).await? {
+            tracing::warn!(reason, "an enum could not be followed");
+        }
+    }
     let mut making =
         Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;

@@ -380,9 +380,10 @@ impl Run<'_> {
             OnConflict::Apply => apply::OnConflict::Apply,
             OnConflict::Quarantine => apply::OnConflict::Quarantine,
         };
-        let applier = Applier::new(rows_session, self.pipeline.name.clone(), position.offset, on_conflict);
         let follow =
             drift::follow(&self.ends, &self.pipeline.name, stream.schema_drift == SchemaDrift::Follow);
+        let name = self.pipeline.name.clone();
+        let applier = Applier::new(rows_session, name, position.offset, on_conflict, Arc::clone(&follow));
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
         self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());

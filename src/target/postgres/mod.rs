@@ -38,6 +38,8 @@ pub const BATCH_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
 pub enum Followed {
     /// By these statements; none where it fits already.
     Altered(Vec<String>),
+    /// By what was committed beside the open transaction: what was refused may be tried again.
+    Beside,
     /// By a fresh copy, which these statements ask for: until then its changes are passed over, the copy will hold them.
     CopiedAgain(Vec<String>),
     /// Not at all, for this reason.
@@ -270,6 +272,7 @@ async fn match_table(
             },
             Err(reason) => reason,
         },
+        (Followed::Beside, _) => unreachable!("only a refused value is followed so"),
         (Followed::Refused(reason), _) => reason,
     };
     let name = relation.table();
