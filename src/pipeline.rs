@@ -1,5 +1,6 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
+mod continuity;
 pub mod copy;
 pub mod drift;
 pub mod ends;

@@ -19,6 +19,7 @@ use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::{self, Ends};
@@ -190,6 +191,8 @@ impl Run<'_> {
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
+        let carriage = continuity::read(&mut source, &self.pipeline.publication).await?;
+        continuity::keep(&mut source, &mut target, self.pipeline, &carriage).await?;
         tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.

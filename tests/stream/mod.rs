@@ -18,6 +18,7 @@ mod fixtures;
 mod invariants;
 mod keys;
 mod large;
+mod partitions;
 mod refusals;
 mod schema;
 mod shapes;
