@@ -1,8 +1,10 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
+mod continuity;
 pub mod copy;
 pub mod drift;
 pub mod ends;
+mod labels;
 mod membership;
 pub mod meter;
 pub mod monitor;

@@ -36,6 +36,10 @@ struct Survey<'a> {
     report: CheckReport,
     /// What the target has stored; `None` when the pipeline was never set up there, or nobody could ask.
     stored: Option<Stored>,
+    /// A pipeline that is under way is about to be started again.
+    goes_on: bool,
+    /// The findings, by index, that refuse a first start and not such a one.
+    tolerated: Vec<usize>,
 }
 
 /// What the source is, for what lies between the ends.
@@ -68,14 +72,21 @@ impl Identity {
 
 /// Everything that can be found wrong.
 pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
-    survey(pipeline, Purpose::Check).await
+    Ok(survey(pipeline, Purpose::Check).await?.report)
 }
 
-/// The findings that refuse, as one error; warnings go to the log.
+/// The findings that refuse, as one error. Warnings go to the log: those of a pipeline that is under way were there
+/// with its set-up and first start, and are left to [`check`], but for what would have refused those.
 pub async fn refuse_unsafe(pipeline: &Pipeline, purpose: Purpose) -> Result<()> {
-    let report = survey(pipeline, purpose).await?;
-    for finding in report.findings.iter().filter(|finding| finding.level == Level::Warning) {
-        tracing::warn!(hint = finding.hint, "{}", finding.what);
+    let Survey { report, goes_on, tolerated, .. } = survey(pipeline, purpose).await?;
+    for (index, finding) in report.findings.iter().enumerate() {
+        match finding.level {
+            Level::Warning if goes_on && !tolerated.contains(&index) => {
+                tracing::debug!(hint = finding.hint, "{}", finding.what);
+            }
+            Level::Warning => tracing::warn!(hint = finding.hint, "{}", finding.what),
+            Level::Ok | Level::Refused => {}
+        }
     }
     refusal(&report, &pipeline.name)
 }
@@ -95,9 +106,16 @@ fn refusal(report: &CheckReport, pipeline: &str) -> Result<()> {
     Err(if hint.is_empty() { error } else { error.hint(hint) })
 }
 
-async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<CheckReport> {
+async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<Survey<'_>> {
     let ends = Ends::resolve(pipeline)?;
-    let mut survey = Survey { pipeline, purpose, report: CheckReport::default(), stored: None };
+    let mut survey = Survey {
+        pipeline,
+        purpose,
+        report: CheckReport::default(),
+        stored: None,
+        goes_on: false,
+        tolerated: Vec::new(),
+    };
     let (source, target) = tokio::join!(ends.source(), ends.target());
     let source = survey.kept(source);
     let target = survey.kept(target);
@@ -105,6 +123,7 @@ async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<CheckReport> {
         Some(mut session) => {
             let stored = progress::read(&mut session, &pipeline.name).await;
             survey.stored = survey.kept(stored).flatten();
+            survey.goes_on = purpose == Purpose::Start && survey.is_under_way();
             Some(session)
         }
         None => None,
@@ -124,7 +143,7 @@ async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<CheckReport> {
         let compared = survey.between(source, target, &ends).await;
         survey.kept(compared);
     }
-    Ok(survey.report)
+    Ok(survey)
 }
 
 impl Survey<'_> {
@@ -144,8 +163,10 @@ impl Survey<'_> {
 
     /// Refuses, unless a pipeline that is under way is to go on.
     fn refuse_at_first(&mut self, what: String, hint: String) {
-        let goes_on = self.purpose == Purpose::Start && self.is_under_way();
-        let level = if goes_on { Level::Warning } else { Level::Refused };
+        if self.goes_on {
+            self.tolerated.push(self.report.findings.len());
+        }
+        let level = if self.goes_on { Level::Warning } else { Level::Refused };
         self.report.push(level, what, Some(hint));
     }
 

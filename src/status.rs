@@ -20,6 +20,8 @@ pub struct PipelineStatus {
     /// `stream` or `subscription`.
     pub mode: String,
     pub phase: Phase,
+    /// What a run does beside applying changes, in a few words: `creating tables`, `waiting for the next attempt`.
+    pub doing: Option<String>,
     /// The process that works on it now.
     pub running_on: Option<RunningOn>,
     /// Where the source is, without anything secret.
@@ -41,7 +43,7 @@ pub struct PipelineStatus {
     pub hint: Option<String>,
     /// Attempts since the last success.
     pub retries: u64,
-    /// RFC 3339.
+    /// When the next attempt begins, RFC 3339; `None` while one is under way.
     pub retry_at: Option<String>,
     /// What an operator should know, one sentence each.
     pub notes: Vec<String>,

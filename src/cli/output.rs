@@ -11,7 +11,7 @@ use super::progress;
 use crate::change::TableName;
 use crate::config::written;
 use crate::error::{Error, Kind, Result};
-use crate::status::text::{Paint, printable};
+use crate::status::text::{Paint, printable, printable_lines};
 
 /// Writes a result; a line break is added where it lacks one.
 pub(super) fn text(text: &str) -> Result<()> {
@@ -113,10 +113,12 @@ pub fn report_usage(usage: &clap::Error) -> ExitCode {
 }
 
 fn error_text(error: &Error, paint: Paint) -> String {
-    let mut lines = vec![format!("{} {}", paint.bad("error:"), printable(error.what()))];
-    lines.extend(causes(error).iter().map(|cause| format!("  caused by: {}", printable(cause))));
+    let mut lines = vec![format!("{} {}", paint.bad("error:"), printable_lines(error.what(), 2))];
+    lines.extend(causes(error).iter().map(|cause| format!("  caused by: {}", printable_lines(cause, 4))));
     lines.extend(error.sqlstate().map(|sqlstate| format!("  SQLSTATE: {sqlstate}")));
-    lines.extend(error.hint_text().map(|hint| format!("{} {}", paint.strong("hint:"), printable(hint))));
+    lines.extend(
+        error.hint_text().map(|hint| format!("{} {}", paint.strong("hint:"), printable_lines(hint, 2))),
+    );
     lines.join(
         "
 ",
@@ -177,6 +179,15 @@ mod tests {
             error_text(&example(), Paint::Plain),
             "error: table public.users: no replica identity\n  caused by: outer\n  caused by: inner\n  \
              SQLSTATE: 55000\nhint: add a primary key"
+        );
+    }
+
+    #[test]
+    fn what_a_program_said_keeps_its_lines() {
+        let error = Error::unexpected("pg_dump failed:\npg_dump: error: a\x1b[2J\npg_dump: detail: b\n");
+        assert_eq!(
+            error_text(&error, Paint::Plain),
+            "error: pg_dump failed:\n  pg_dump: error: a\\u{1b}[2J\n  pg_dump: detail: b"
         );
     }
 

@@ -28,8 +28,10 @@ use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
 use crate::pg::quote;
 use crate::pg::replication::SlotLife;
 use crate::pg::session::Session;
+use crate::pipeline::continuity::{self, Carriage};
 use crate::pipeline::drift;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
 use crate::position::Lsn;
@@ -62,6 +64,7 @@ struct Copy {
     meter: Arc<Meter>,
     snapshot: String,
     consistent_point: Lsn,
+    carriage: Carriage,
     /// Both servers are new enough for binary values of one to be read by the other.
     may_be_binary: bool,
     tables: Vec<TableCopy>,
@@ -121,6 +124,8 @@ impl Work {
 /// Copies what is ordered; says what of the schema was left out.
 pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Vec<LeftOut>> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
+    // Before the snapshot: what leaves and returns after this is seen to have done so.
+    let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
     let mut replication = ends.replication().await?;
     let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
     let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
@@ -129,6 +134,12 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
     let may_be_binary = target.server_major() >= replication.server_major();
     meter.phase(Phase::Copying, "creating tables");
+    if order.schema != SchemaWork::All {
+        let tables: Vec<u32> = order.tables.iter().map(|table| table.oid).collect();
+        if let Err(reason) = labels::follow(ends, &tables).await? {
+            tracing::warn!(reason, "an enum could not be followed");
+        }
+    }
     let mut making =
         Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
@@ -147,6 +158,7 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
         pipeline: pipeline.clone(),
         meter: Arc::clone(meter),
         consistent_point: slot.consistent_point,
+        carriage,
         may_be_binary,
         tables,
         queue: Queue::default(),
@@ -551,14 +563,17 @@ impl Copy {
         };
         let columns = by_number(|column| &column.name)?;
         let types = by_number(|column| &column.type_sql)?;
+        let (by, partitions) = self.carriage.get(&table.table).cloned().unwrap_or_default().literals();
         let sql = format!(
             "insert into pgdiode.relation as r
-                    (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns, column_types)
-             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {}, {})
+                    (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns, column_types,
+                     carried_by, partitions)
+             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {}, {}, {by}, {partitions})
              on conflict (pipeline, schema_name, table_name) do update
                 set state = excluded.state, copied_at = excluded.copied_at, source_oid = excluded.source_oid,
                     rows_copied = excluded.rows_copied, columns = excluded.columns,
-                    column_types = excluded.column_types, reason = null, remedy = null, since = now()",
+                    column_types = excluded.column_types, carried_by = excluded.carried_by,
+                    partitions = excluded.partitions, reason = null, remedy = null, since = now()",
             quote::literal(&self.pipeline.name),
             quote::literal(&table.table.schema),
             quote::literal(&table.table.name),

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::labels;
 use crate::source::postgres::catalog::SourceTable;
 use crate::target::postgres::table::Mismatch;
 use crate::target::postgres::{FollowSchema, Followed};
@@ -40,6 +41,11 @@ pub fn follow(ends: &Ends, pipeline: &str, follows: bool) -> FollowSchema {
                 return Ok(Followed::Refused(reason));
             }
             match mismatch {
+                Mismatch::Value => Ok(match labels::follow(&ends, &[relation.id]).await? {
+                    Ok(0) => Followed::Altered(Vec::new()),
+                    Ok(_) => Followed::Beside,
+                    Err(reason) => Followed::Refused(reason),
+                }),
                 Mismatch::MissingColumns(missing) => {
                     added_columns(&ends, &pipeline, &relation, &missing).await
                 }
@@ -78,6 +84,10 @@ async fn added_columns(
     let table = relation.table();
     let columns = source_columns(&mut ends.source().await?, relation.id).await?;
     let known = copied_columns(&mut ends.target().await?, pipeline, &table).await?;
+    // An added column's default may be a label that its enum has gained. Where that fails, so does adding the column.
+    if let Err(reason) = labels::follow(ends, &[relation.id]).await? {
+        tracing::warn!(%table, reason, "an enum could not be followed");
+    }
     let mut statements = Vec::new();
     let mut copies_again = false;
     for name in missing {

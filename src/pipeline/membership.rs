@@ -76,12 +76,11 @@ pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
     let named = named(&mut source, pipeline).await?;
     let stored = stored(&mut target, pipeline).await?;
-    // A table that is gone from the source is in no publication, but the target still knows it.
+    let carried = published(&mut source, pipeline).await?;
+    // A table that is gone from the source, or has left the publication, is still known to the target.
     let (published, gone): (Vec<TableName>, Vec<TableName>) =
         tables.iter().cloned().partition(|table| named.contains(table));
-    if let Some(table) =
-        gone.iter().find(|table| !stored.contains(table) || selection.all.contains_key(table))
-    {
+    if let Some(table) = gone.iter().find(|table| !stored.contains(table) || carried.contains(table)) {
         return Err(not_named(pipeline, &selection, table, &named));
     }
     let name = quote::identifier(&pipeline.publication);

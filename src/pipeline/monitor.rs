@@ -20,6 +20,7 @@ use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::continuity;
 use crate::pipeline::copy;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
@@ -27,7 +28,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Control};
 use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
-use crate::status::{Phase, StopReason, Until};
+use crate::status::{Phase, Progress, StopReason, Until};
 use crate::target::Flushed;
 
 /// How soon a wish is heard.
@@ -249,9 +250,10 @@ impl Monitor {
         let well =
             if self.streams() { ", error = null, hint = null, retries = 0, retry_at = null" } else { "" };
         let mut sql = format!(
-            "update pgdiode.pipeline set phase = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
+            "update pgdiode.pipeline set phase = {}, doing = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
              where name = {name};",
             quote::literal(phase_word(progress.phase)),
+            doing(&progress).map_or_else(|| "null".to_owned(), |doing| quote::literal(&doing)),
             self.meter.source_end()
         );
         for (table, counts) in &counts {
@@ -339,10 +341,9 @@ impl Monitor {
         let source = connected(&mut self.source, self.ends.source()).await?;
         let reaches = slot::log_reaches(source).await?;
         self.meter.source_reaches(reaches);
-        if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
+        if streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
-            let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
-            self.note_new_tables(published).await?;
+            self.look_at_tables().await?;
         }
         if self.slot_looked_at.elapsed() >= Duration::from_secs(self.pipeline.stream.status_seconds) {
             self.slot_looked_at = Instant::now();
@@ -361,11 +362,20 @@ impl Monitor {
         Ok(())
     }
 
-    /// Tables that joined the publication are to be copied.
-    async fn note_new_tables(&mut self, published: Vec<TableName>) -> Result<()> {
-        let wanted: Vec<TableName> =
-            published.into_iter().filter(|table| self.pipeline.tables.match_table(table)).collect();
+    /// Tables that joined the publication are to be copied; so are those that left it for a while.
+    async fn look_at_tables(&mut self) -> Result<()> {
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        if catalog::published(source, &self.pipeline.publication).await?.is_none() {
+            return Ok(());
+        }
+        let carriage = continuity::read(source, &self.pipeline.publication).await?;
         let target = connected(&mut self.target, self.ends.target()).await?;
+        continuity::keep(source, target, &self.pipeline, &carriage).await?;
+        if !self.pipeline.stream.new_tables {
+            return Ok(());
+        }
+        let wanted: Vec<TableName> =
+            carriage.into_keys().filter(|table| self.pipeline.tables.match_table(table)).collect();
         await_copies(target, &self.pipeline.name, &wanted, Known::Kept).await
     }
 
@@ -449,6 +459,16 @@ pub async fn await_copies(
         rows.join(", ")
     );
     target.query(&sql).await.map(drop)
+}
+
+/// What a run does now, for whoever asks: `copying rows and building indexes, 3 of 10 tables`.
+fn doing(progress: &Progress) -> Option<String> {
+    let (done, total) = (progress.tables_done, progress.tables_total);
+    match progress.phase {
+        _ if progress.doing.is_empty() => None,
+        Phase::Copying if done < total => Some(format!("{}, {done} of {total} tables", progress.doing)),
+        _ => Some(progress.doing.clone()),
+    }
 }
 
 /// The word for a phase in `pgdiode.pipeline`.

@@ -24,6 +24,9 @@ const IDLE_SECONDS_MAX: f64 = 30.0;
 /// Between two readings that are closer than this a rate is noise.
 const READINGS_APART_SECONDS_MIN: f64 = 1.0;
 
+/// An attempt that has not been heard of for so long is over, and its process gone: connecting takes less.
+const RETRY_SECONDS_MAX: f64 = 60.0;
+
 /// Kinds of notes are counted over this long.
 const NOTES_HOURS: u32 = 24;
 
@@ -37,7 +40,8 @@ const PIPELINE: &str = "
            extract(epoch from pg_catalog.clock_timestamp() - s.applied_at),
            extract(epoch from pg_catalog.clock_timestamp() - p.updated_at),
            (select pg_catalog.count(*) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'S' and n.nspname in (select schema_name from pgdiode.relation r where r.pipeline = p.name))
+             where c.relkind = 'S' and n.nspname in (select schema_name from pgdiode.relation r where r.pipeline = p.name)),
+           p.doing, p.runs_at, extract(epoch from pg_catalog.clock_timestamp() - p.retry_at)
       from pgdiode.pipeline p left join pgdiode.position s on s.pipeline = p.name
      where p.name = $1";
 
@@ -54,10 +58,14 @@ const TABLES: &str = "
 #[derive(Debug, Default, Clone)]
 pub(super) struct Stored {
     phase: String,
+    doing: Option<String>,
+    runs_at: Option<String>,
     error: Option<String>,
     hint: Option<String>,
     retries: u64,
     retry_at: Option<String>,
+    /// Negative while the next attempt is still to come.
+    retry_seconds_ago: Option<f64>,
     /// Where the source's log ended at the run's last word.
     source_position: Option<Lsn>,
     /// What the slot held at that time.
@@ -68,6 +76,13 @@ pub(super) struct Stored {
     committed_seconds_ago: Option<f64>,
     applied_seconds_ago: Option<f64>,
     updated_seconds_ago: Option<f64>,
+}
+
+impl Stored {
+    /// Whether a run waits for its next attempt, or is at it.
+    fn retries_now(&self) -> bool {
+        self.phase == "retrying" && self.retry_seconds_ago.is_some_and(|ago| ago < RETRY_SECONDS_MAX)
+    }
 }
 
 pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
@@ -88,6 +103,13 @@ pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     }
     let is_known = target.is_some();
     let stored = stored.unwrap_or_default();
+    if status.running_on.is_none() && stored.retries_now() {
+        // Between two attempts the run holds no lock: it has no session.
+        status.running_on = stored.runs_at.as_deref().and_then(stop::parse);
+    }
+    if status.running_on.is_some() {
+        status.doing.clone_from(&stored.doing);
+    }
     status.phase = phase(&stored, is_known, status.running_on.as_ref(), status.slot.as_ref());
     status.position = stored.position;
     status.source_position = status.source_position.or(stored.source_position);
@@ -101,6 +123,7 @@ pub(super) fn empty(pipeline: &Pipeline, ends: &Ends) -> PipelineStatus {
         name: pipeline.name.clone(),
         mode: pipeline.mode.as_str().to_owned(),
         phase: Phase::New,
+        doing: None,
         running_on: None,
         source: ends.source.display(),
         target: ends.target.display(),
@@ -147,6 +170,9 @@ async fn at_target(
     let carried_at = row.text(8).map(str::to_owned);
     let stored = Stored {
         phase: row.string(0),
+        doing: row.text(14).map(str::to_owned),
+        runs_at: row.text(15).map(str::to_owned),
+        retry_seconds_ago: row.optional(16)?,
         error: row.text(1).map(str::to_owned),
         hint: row.text(2).map(str::to_owned),
         retries: row.get(3)?,
@@ -165,7 +191,8 @@ async fn at_target(
     status.last_error.clone_from(&stored.error);
     status.hint.clone_from(&stored.hint);
     status.retries = stored.retries;
-    status.retry_at.clone_from(&stored.retry_at);
+    status.retry_at =
+        stored.retry_at.clone().filter(|_| stored.retry_seconds_ago.is_some_and(|ago| ago < 0.0));
     status.sequences = stored.sequences.clone();
     status.tables = tables(target, name).await?;
     status.notes.extend(notes(target, &pipeline.name).await?);
@@ -311,6 +338,7 @@ fn phase(
         // The run holds the lock and has not said anything yet.
         (Some(_), Phase::Stopped | Phase::Failed) => Phase::CatchingUp,
         (Some(_), phase) => phase,
+        (None, Phase::Retrying) if stored.retries_now() => Phase::Retrying,
         (None, _) if stored.error.is_some() => Phase::Failed,
         (None, Phase::New) if stored.position.is_none() => Phase::New,
         (None, _) => Phase::Stopped,

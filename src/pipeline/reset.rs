@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::{Session, Side};
 use crate::pipeline::ends::Ends;
@@ -15,6 +15,13 @@ use crate::pipeline::setup::{Step, has_control_schema, tables_sql};
 use crate::pipeline::{stop, subscription};
 use crate::source::postgres::slot;
 use crate::status::Reset;
+
+/// `pg_drop_replication_slot` asks for the attribute, or what Amazon RDS has in its place.
+const MAY_REPLICATE: &str = "
+    select (select rolsuper or rolreplication from pg_catalog.pg_roles where rolname = current_user)
+           or exists (select from pg_catalog.pg_roles r
+                       where r.rolname = 'rds_replication' and pg_catalog.pg_has_role(r.oid, 'member')),
+           current_user";
 
 /// A server may take a moment to notice that whoever read the slot is gone.
 const SLOT_ATTEMPTS_MAX: u32 = 20;
@@ -42,6 +49,51 @@ pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) ->
         run(&steps, source.as_mut(), &mut target).await?;
     }
     Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+/// What would fail half-way is refused before anything is dropped: a slot that is gone does not come back.
+async fn refuse_undroppable(source: &mut Session, pipeline: &Pipeline, reset: Reset) -> Result<()> {
+    if reset.drop_slot && slot::read(source, &pipeline.slot).await?.is_some() {
+        may_drop_slot(source, pipeline).await?;
+    }
+    if reset.drop_publication {
+        let drop = format!("drop publication {}", quote::identifier(&pipeline.publication));
+        let what = format!("publication \"{}\" of the source", pipeline.publication);
+        let publication = quote::literal(&pipeline.publication);
+        let owner = format!("select pubowner from pg_catalog.pg_publication where pubname = {publication}");
+        refuse_foreign(source, &owner, &what, &drop).await?;
+    }
+    Ok(())
+}
+
+async fn may_drop_slot(source: &mut Session, pipeline: &Pipeline) -> Result<()> {
+    let row = source.one(MAY_REPLICATE).await?;
+    if row.bool(0) {
+        return Ok(());
+    }
+    let user = row.string(1);
+    Err(Error::refused(format!(
+        "the source's user {user} may not drop slot \"{}\"; nothing was dropped",
+        pipeline.slot
+    ))
+    .hint(format!("as a superuser: alter role {} replication; then reset again", quote::identifier(&user))))
+}
+
+/// Refuses when what `owner` selects belongs to a role that this user is no member of.
+async fn refuse_foreign(session: &mut Session, owner: &str, what: &str, drop: &str) -> Result<()> {
+    let rows = session
+        .query(&format!(
+            "select pg_catalog.pg_has_role(o.owner, 'usage'), current_user, pg_catalog.pg_get_userbyid(o.owner)
+               from ({owner}) as o (owner)"
+        ))
+        .await?;
+    let Some(row) = rows.first().filter(|row| !row.bool(0)) else { return Ok(()) };
+    Err(Error::refused(format!(
+        "{what} belongs to {}, and the user {} may not drop it; nothing was dropped",
+        row.string(2),
+        row.string(1)
+    ))
+    .hint(format!("have its owner or a superuser run there: {drop}; then reset again")))
 }
 
 /// The source first: what it refuses leaves the target as it was.
@@ -75,6 +127,7 @@ pub(super) async fn run(
 }
 
 pub(super) async fn at_source(source: &mut Session, pipeline: &Pipeline, reset: Reset) -> Result<Vec<Step>> {
+    refuse_undroppable(source, pipeline, reset).await?;
     let mut steps = Vec::new();
     if reset.drop_slot && slot::read(source, &pipeline.slot).await?.is_some() {
         steps.push(Step::source(format!(
@@ -99,7 +152,12 @@ pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: 
     let others = format!("select exists (select from pgdiode.pipeline where name <> {name})");
     let for_good = reset.drop_slot && reset.drop_publication;
     if for_good && !target.one(&others).await?.bool(0) {
-        return Ok(vec![Step::target("drop schema pgdiode cascade")]);
+        let (owner, drop) = (
+            "select nspowner from pg_catalog.pg_namespace where nspname = 'pgdiode'",
+            "drop schema pgdiode cascade",
+        );
+        refuse_foreign(target, owner, "schema pgdiode of the target", drop).await?;
+        return Ok(vec![Step::target(drop)]);
     }
     let rows = ["position", "relation", "relation_count", "note"]
         .map(|table| format!("delete from pgdiode.{table} where pipeline = {name}"))
@@ -109,7 +167,7 @@ pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: 
     } else {
         format!(
             "update pgdiode.pipeline set slot_begun = slot_begun or consistent_point is not null, system_identifier = null, timeline = null, database = null, \
-             consistent_point = null, schema_copied = false, phase = 'new', error = null, hint = null, retries = 0, \
+             consistent_point = null, schema_copied = false, phase = 'new', doing = null, error = null, hint = null, retries = 0, \
              retry_at = null, runs_at = null, source_position = null, wal_held_bytes = null, \
              sequences_carried_at = null, stop_requested = false, hold_id = null, hold_at = null, held_id = null, \
              updated_at = now() where name = {name}"

@@ -19,6 +19,7 @@ use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::{self, Ends};
@@ -59,6 +60,7 @@ pub async fn run(
         until,
         stop: stop_reason.clone(),
         reached_streaming: None,
+        retries: 0,
     };
     let work = run.until_ended();
     tokio::pin!(work, stop);
@@ -85,6 +87,8 @@ struct Run<'a> {
     stop: watch::Sender<Option<StopReason>>,
     /// When the current attempt began to stream.
     reached_streaming: Option<Instant>,
+    /// Failed attempts since one that streamed for a while.
+    retries: u64,
 }
 
 /// How an attempt ended without an error.
@@ -97,12 +101,11 @@ enum Attempted {
 impl Run<'_> {
     async fn until_ended(&mut self) -> Result<Stopped> {
         let mut pause = Duration::from_millis(self.pipeline.retry.first_ms);
-        let mut retries = 0;
         loop {
             self.reached_streaming = None;
             let error = match self.attempt().await {
                 Ok(Attempted::Stopped(stopped)) => {
-                    self.store_phase(Phase::Stopped, None, 0).await;
+                    self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(stopped);
                 }
                 Ok(Attempted::Again) => continue,
@@ -110,25 +113,33 @@ impl Run<'_> {
             };
             let streamed = self.reached_streaming.is_some_and(|since| since.elapsed() > GOOD_ATTEMPT);
             if streamed {
-                (pause, retries) = (Duration::from_millis(self.pipeline.retry.first_ms), 0);
+                (pause, self.retries) = (Duration::from_millis(self.pipeline.retry.first_ms), 0);
             }
             // Nothing has worked yet: more likely a wrong address than an outage.
-            let is_first = retries == 0 && !streamed && self.meter.progress(0).phase == Phase::New;
+            let is_first = self.retries == 0 && !streamed && self.meter.progress(0).phase == Phase::New;
             if !error.retries() || is_first || self.stop.borrow().is_some() {
-                self.store_phase(Phase::Failed, Some(&error), retries).await;
+                self.store_phase(Phase::Failed, Some(&error), None).await;
                 return Err(error);
             }
-            retries += 1;
+            self.retries += 1;
             // Half of it by chance, so that many pipelines do not come back in step.
             let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            tracing::warn!(error = error.chain(), retries, wait_ms = wait.as_millis(), "trying again");
+            tracing::warn!(
+                error = error.chain(),
+                retries = self.retries,
+                wait_ms = wait.as_millis(),
+                "trying again"
+            );
             self.meter.phase(Phase::Retrying, error.what());
-            self.store_phase(Phase::Retrying, Some(&error), retries).await;
-            self.store_retry_at(wait).await;
+            self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                reason = self.asked_to_stop() => return Ok(self.stopped(reason)),
+                reason = self.asked_to_stop() => {
+                    self.store_phase(Phase::Stopped, None, None).await;
+                    return Ok(self.stopped(reason));
+                }
             }
+            self.meter.phase(Phase::Retrying, "connecting");
             pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
         }
     }
@@ -180,6 +191,8 @@ impl Run<'_> {
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
+        let carriage = continuity::read(&mut source, &self.pipeline.publication).await?;
+        continuity::keep(&mut source, &mut target, self.pipeline, &carriage).await?;
         tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.
@@ -198,10 +211,12 @@ impl Run<'_> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let since = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
         let runs_at = format!("{} {} {since}", host.trim(), std::process::id());
+        // What went wrong before a retry stays to be seen until the stream runs.
+        let forgets = if self.retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
         let sql = format!(
             "insert into pgdiode.pipeline (name, mode, runs_at, publication) values ({name}, {mode}, {runs_at}, {publication})
              on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
-                    publication = excluded.publication, hold_id = null, held_id = null, error = null, hint = null,
+                    publication = excluded.publication, hold_id = null, held_id = null, {forgets}retry_at = null,
                     updated_at = pg_catalog.now()",
             name = quote::literal(&self.pipeline.name),
             mode = quote::literal(self.pipeline.mode.as_str()),
@@ -368,9 +383,10 @@ impl Run<'_> {
             OnConflict::Apply => apply::OnConflict::Apply,
             OnConflict::Quarantine => apply::OnConflict::Quarantine,
         };
-        let applier = Applier::new(rows_session, self.pipeline.name.clone(), position.offset, on_conflict);
         let follow =
             drift::follow(&self.ends, &self.pipeline.name, stream.schema_drift == SchemaDrift::Follow);
+        let name = self.pipeline.name.clone();
+        let applier = Applier::new(rows_session, name, position.offset, on_conflict, Arc::clone(&follow));
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
         self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
@@ -450,27 +466,22 @@ impl Run<'_> {
         Ok(Some(end.max(copied)))
     }
 
-    async fn store_retry_at(&self, wait: Duration) {
-        let sql = format!(
-            "update pgdiode.pipeline set retry_at = pg_catalog.now() + interval '{} milliseconds' where name = {}",
-            wait.as_millis(),
-            quote::literal(&self.pipeline.name)
-        );
-        let stored = async { self.ends.target().await?.query(&sql).await };
-        if let Err(error) = stored.await {
-            tracing::debug!(error = error.chain(), "the time of the next attempt could not be stored");
-        }
-    }
-
     /// Best effort: the target may be what failed.
-    async fn store_phase(&self, phase: Phase, error: Option<&Error>, retries: u64) {
+    async fn store_phase(&self, phase: Phase, error: Option<&Error>, next_in: Option<Duration>) {
         let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quote::literal);
+        let retry_at = next_in.map_or_else(
+            || "null".to_owned(),
+            |wait| format!("pg_catalog.now() + interval '{} milliseconds'", wait.as_millis()),
+        );
         let sql = format!(
-            "update pgdiode.pipeline set phase = {}, error = {}, hint = {}, retries = {retries}, updated_at = pg_catalog.now()
+            "update pgdiode.pipeline set phase = {}, error = {}, hint = {}, retries = {}, retry_at = {retry_at}, doing = {},
+                    updated_at = pg_catalog.now()
               where name = {}",
             quote::literal(phase_word(phase)),
             text(error.map(Error::chain).as_deref()),
             text(error.and_then(Error::hint_text)),
+            if error.is_some() { self.retries } else { 0 },
+            text(next_in.map(|_| "waiting for the next attempt")),
             quote::literal(&self.pipeline.name)
         );
         let stored = async { self.ends.target().await?.query(&sql).await };

@@ -81,7 +81,7 @@ pub(super) async fn holder(target: &mut Session, pipeline: &str) -> Result<Optio
 }
 
 /// `HOST PID RFC3339`, as the run writes it.
-fn parse(runs_at: &str) -> Option<RunningOn> {
+pub(super) fn parse(runs_at: &str) -> Option<RunningOn> {
     let mut words = runs_at.rsplitn(3, ' ');
     let (since, process_id, host) = (words.next()?, words.next()?, words.next()?);
     Some(RunningOn { host: host.to_owned(), process_id: process_id.parse().ok()?, since: since.to_owned() })

@@ -33,6 +33,27 @@ const TABLES: &str = "
        and n.nspname not in ('pg_catalog', 'information_schema', 'pgdiode') and n.nspname !~ '^pg_toast'
      order by 1, 2";
 
+/// Triggers and rules that fire on replicated rows as well (`session_replication_role = replica`), each with the
+/// statement that makes it fire on the target's own rows alone. Internal triggers are foreign keys'.
+const FIRING: &str = "
+    select n.nspname, c.relname, 'trigger ' || t.tgname, 'enable trigger ' || pg_catalog.quote_ident(t.tgname)
+      from pg_catalog.pg_trigger t
+      join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where t.tgenabled in ('A', 'R') and not t.tgisinternal
+    union all
+    select n.nspname, c.relname, 'rule ' || r.rulename, 'enable rule ' || pg_catalog.quote_ident(r.rulename)
+      from pg_catalog.pg_rewrite r
+      join pg_catalog.pg_class c on c.oid = r.ev_class join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where r.ev_enabled in ('A', 'R') and r.ev_type <> '1' and c.relkind in ('r', 'p')
+     order by 1, 2, 3";
+
+/// Schemas that this user may not create tables and indexes in.
+const CLOSED_SCHEMAS: &str = "
+    select n.nspname, current_user from pg_catalog.pg_namespace n
+     where not pg_catalog.has_schema_privilege(n.oid, 'create')
+        or not pg_catalog.has_schema_privilege(n.oid, 'usage')
+     order by 1";
+
 /// Tables with rows that are looked for before the list is taken as long enough.
 const OCCUPIED_MAX: usize = 9;
 
@@ -228,7 +249,55 @@ impl Survey<'_> {
                 format!("grant select, insert, update, delete, truncate on {} to {user}", quoted.join(", ")),
             );
         }
+        self.closed_schemas(session, &wanted).await?;
+        self.firing(session, &wanted).await?;
         self.shared(session, &wanted).await
+    }
+
+    /// Schemas that the copy is to create tables and indexes in, and may not: `public` from PostgreSQL 15 on, for one.
+    async fn closed_schemas(&mut self, session: &mut Session, wanted: &HashSet<&TableName>) -> Result<()> {
+        if self.stored.as_ref().is_some_and(|stored| stored.schema_copied) {
+            return Ok(());
+        }
+        let rows = session.query(CLOSED_SCHEMAS).await?;
+        let is_wanted = |schema: &str| wanted.iter().any(|table| table.schema == schema);
+        let closed: Vec<String> =
+            rows.iter().map(|row| row.string(0)).filter(|schema| is_wanted(schema)).collect();
+        if let (false, Some(row)) = (closed.is_empty(), rows.first()) {
+            let quoted: Vec<String> = closed.iter().map(|schema| quote::identifier(schema)).collect();
+            self.report.refuse(
+                format!("the target's user may not create tables in {}", listed(&closed)),
+                format!(
+                    "grant usage, create on schema {} to {}",
+                    quoted.join(", "),
+                    quote::identifier(&row.string(1))
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// What they did at the source is in the stream already.
+    async fn firing(&mut self, session: &mut Session, wanted: &HashSet<&TableName>) -> Result<()> {
+        let (mut firing, mut remedies) = (Vec::new(), Vec::new());
+        for row in session.query(FIRING).await? {
+            let table = TableName::new(row.string(0), row.string(1));
+            if wanted.contains(&table) {
+                firing.push(format!("{} on {}", row.string(2), written(&table)));
+                remedies.push(format!("alter table {} {}", quote::table(&table), row.string(3)));
+            }
+        }
+        if !firing.is_empty() {
+            self.report.warn(
+                format!("replicated rows fire triggers or rules at the target: {}", listed(&firing)),
+                format!(
+                    "what these do comes on top of what the source sends; unless that is meant, have them fire on the \
+                     target's own writes alone: {}",
+                    remedies.join("; ")
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Tables that another pipeline writes.

@@ -13,6 +13,10 @@ use super::{
     TableState, TableStatus, TableVerification, VerifyReport,
 };
 
+/// Where a fact's words begin, and a finding's.
+const FACT_INDENT: usize = 14;
+const FINDING_INDENT: usize = 9;
+
 /// Whether texts are coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
@@ -66,6 +70,9 @@ impl PipelineStatus {
         let phase = paint.tone(self.phase.tone(), self.phase.words());
         line(&mut text, &format!("{heading}  {phase}  ({})", self.mode));
         let mut fact = |name: &str, words: &str| line(&mut text, &format!("  {name:<12}{words}"));
+        if let Some(doing) = &self.doing {
+            fact("doing", &printable(doing));
+        }
         fact("source", &printable(&self.source));
         fact("target", &printable(&self.target));
         if let Some(ran) = &self.running_on {
@@ -88,13 +95,17 @@ impl PipelineStatus {
             fact("sequences", &format!("{} carried at {at}", count(self.sequences.carried)));
         }
         if let Some(error) = &self.last_error {
-            fact("last error", &paint.bad(&printable(error)));
+            fact("last error", &paint.bad(&printable_lines(error, FACT_INDENT)));
         }
         if let Some(hint) = &self.hint {
-            fact("hint", &printable(hint));
+            fact("hint", &printable_lines(hint, FACT_INDENT));
         }
         if self.retries > 0 {
-            let next = self.retry_at.as_deref().map(|at| format!(", next at {at}")).unwrap_or_default();
+            let next = match &self.retry_at {
+                Some(at) => format!(", next at {at}"),
+                None if self.phase == Phase::Retrying => ", the next attempt is under way".to_owned(),
+                None => String::new(),
+            };
             fact("retries", &format!("{}{next}", self.retries));
         }
         for note in &self.notes {
@@ -200,7 +211,7 @@ fn tables(tables: &[TableStatus], paint: Paint) -> String {
         ]);
         for (name, words) in [("reason", &table.reason), ("remedy", &table.remedy)] {
             if let Some(words) = words {
-                grid.note(format!("  {name}: {}", printable(words)));
+                grid.note(format!("  {name}: {}", printable_lines(words, 4)));
             }
         }
     }
@@ -218,10 +229,14 @@ impl CheckReport {
             };
             line(
                 &mut text,
-                &format!("{}  {}", paint.tone(tone, &format!("{word:<7}")), printable(&finding.what)),
+                &format!(
+                    "{}  {}",
+                    paint.tone(tone, &format!("{word:<7}")),
+                    printable_lines(&finding.what, FINDING_INDENT)
+                ),
             );
             if let Some(hint) = &finding.hint {
-                line(&mut text, &format!("         hint: {}", printable(hint)));
+                line(&mut text, &format!("         hint: {}", printable_lines(hint, FINDING_INDENT)));
             }
         }
         let (warnings, refused) = (self.count(Level::Warning), self.count(Level::Refused));
@@ -411,6 +426,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     shown.into()
+}
+
+/// The same for what a program said in several lines: those stay, each later one behind `indent` spaces, so that none
+/// passes for a line of ours.
+pub fn printable_lines(text: &str, indent: usize) -> String {
+    let lines: Vec<Cow<'_, str>> = text.trim_end().lines().map(printable).collect();
+    lines.join(&format!("\n{:indent$}", ""))
 }
 
 /// `1,234,567`.

@@ -18,9 +18,11 @@ mod fixtures;
 mod invariants;
 mod keys;
 mod large;
+mod partitions;
 mod refusals;
 mod schema;
 mod shapes;
+mod status;
 
 use std::cell::Cell;
 use std::fs;

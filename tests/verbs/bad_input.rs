@@ -179,9 +179,42 @@ fn a_target_of_somebody_else_is_refused() {
         ("lacks the CREATE privilege", "grant create on database \"postgres\" to \"weak\""),
         ("may not switch triggers off", "grant set on parameter session_replication_role to \"weak\""),
         ("may not write 1 table: public.t", "on \"public\".\"t\" to \"weak\""),
+        ("may not create tables in public", "grant usage, create on schema \"public\" to \"weak\""),
     ] {
         finds(&weak, 3, "refused", what, hint);
     }
+}
+
+/// Rows that come from the source fire nothing here, but for what was told to.
+#[test]
+fn triggers_and_rules_that_fire_on_replicated_rows_are_told() {
+    let ground = Ground::new();
+    let tables = "create table t (id int primary key); create table other (id int primary key);
+        create function f() returns trigger language plpgsql as 'begin return new; end'";
+    for cluster in [&ground.source, &ground.target] {
+        cluster.psql("postgres", tables);
+    }
+    ground.target.psql(
+        "postgres",
+        "create trigger usual after insert on t for each row execute function f();
+         create trigger \"Always\" after insert on t for each row execute function f();
+         create trigger replica after insert on t for each row execute function f();
+         create trigger elsewhere after insert on other for each row execute function f();
+         create rule usual_rule as on insert to t do also nothing;
+         create rule fires as on delete to t do instead nothing;
+         alter table t enable always trigger \"Always\", enable replica trigger replica, enable replica rule fires;
+         alter table other enable always trigger elsewhere",
+    );
+    let pgdiode = ground.pgdiode("tables = [\"public.t\"]");
+    let what = "fire triggers or rules at the target: rule fires on public.t, trigger Always on public.t, trigger \
+        replica on public.t";
+    finds(&pgdiode, 0, "warning", what, "alter table \"public\".\"t\" enable trigger \"Always\"");
+    // What the remedy says, done, settles it.
+    let (_, findings) = check(&pgdiode);
+    let remedy = findings.iter().find(|(_, its, _)| its.contains(what)).unwrap().2.clone();
+    ground.target.psql("postgres", remedy.split_once("alone: ").unwrap().1);
+    let (_, findings) = check(&pgdiode);
+    assert!(!findings.iter().any(|(_, its, _)| its.contains("fire triggers")), "{findings:#?}");
 }
 
 #[test]
@@ -241,6 +274,29 @@ fn an_old_pg_dump_is_refused() {
 }
 
 #[test]
+fn what_pg_dump_says_keeps_its_lines() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ground = Ground::new();
+    ground.source.psql("postgres", "create table t (id int primary key)");
+    let mut pgdiode = ground.pgdiode("");
+    pgdiode.run(&["setup", "--yes"]).success();
+    let program = pgdiode.directory().join("pg_dump");
+    let script = "#!/bin/sh
+        [ \"$1\" = --version ] && echo 'pg_dump (PostgreSQL) 15.4' && exit
+        printf 'pg_dump: error: query failed: ERROR:  made up\\npg_dump: detail: Query was: select\\n' >&2; exit 1";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    pgdiode.set("PGDIODE_PG_DUMP", &program.display().to_string());
+    let said = pgdiode.run(&["start"]).failure(1);
+    let lines = "failed (exit status: 1):\n  pg_dump: error: query failed: ERROR:  made up\n  \
+        pg_dump: detail: Query was: select\n";
+    assert!(said.contains(lines), "{said}");
+    let status = pgdiode.run(&["status"]).success();
+    let indented = lines.replace("\n  pg_dump", "\n              pg_dump");
+    assert!(status.contains(&indented), "{status}");
+}
+
+#[test]
 fn users_that_may_just_enough_are_let_through() {
     for version in [Version::V15, Version::V18] {
         let ground = Ground { source: Cluster::start(version, &[]), target: Cluster::start(version, &[]) };
@@ -255,6 +311,7 @@ fn users_that_may_just_enough_are_let_through() {
             "postgres",
             "create role writer login;
              grant create, temporary on database postgres to writer;
+             grant create on schema public to writer;
              grant set on parameter session_replication_role to writer",
         );
         let mut pgdiode = configured(

@@ -93,6 +93,36 @@ fn start_needs_setup_and_status_says_so() {
     pgdiode.run(&["status"]).failure(6);
 }
 
+/// A start that goes on says only what would have refused a first one.
+#[test]
+fn warnings_are_not_repeated_at_every_start() {
+    let ground = Ground::new();
+    let (_, target) = ground.databases("app", "create table t (id int primary key)");
+    ground.source.psql(
+        "app",
+        "create role reader login replication; grant select on t to reader;
+         create publication pgdiode_main for table t",
+    );
+    let pgdiode = configured(&ground.source.conninfo_as("reader", "app"), &target, "");
+    let warning = "max_slot_wal_keep_size is unlimited";
+    let start = || {
+        let output = pgdiode.run(&["start", "--once-caught-up"]);
+        assert!(output.status.success(), "{output:?}");
+        output.stderr
+    };
+    let first = start();
+    assert!(first.contains(warning), "{first}");
+    let second = start();
+    assert!(!second.contains("WARN"), "{second}");
+    let verified = pgdiode.run(&["verify"]);
+    assert!(verified.status.success() && !verified.stderr.contains("WARN"), "{verified:?}");
+    finds(&pgdiode, 0, "warning", warning, "limits.wal_budget_mb");
+
+    ground.source.psql("app", "revoke select on t from reader");
+    let third = start();
+    assert!(third.contains("may not read 1 table: public.t") && !third.contains(warning), "{third}");
+}
+
 #[test]
 fn whoever_holds_the_lock_is_named() {
     let ground = Ground::new();
@@ -168,6 +198,46 @@ fn reset_takes_away_what_it_is_told_to() {
         ground.target.psql("app", "select to_regnamespace('pgdiode') is null, count(*) from plain"),
         "t|1"
     );
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused_before_anything_is_dropped() {
+    let ground = Ground::new();
+    let (source, target) = ground.databases("app", TABLES);
+    let pgdiode = configured(&source, &target, "");
+    pgdiode.run(&["setup", "--yes"]).success();
+    ground.source.psql(
+        "app",
+        "create role reader login replication; select pg_create_logical_replication_slot('pgdiode_main', 'pgoutput')",
+    );
+    let reader = configured(&ground.source.conninfo_as("reader", "app"), &target, "");
+    let args = ["reset", "--drop-slot", "--drop-publication", "--yes"];
+    let remains = || {
+        let slots = ground.source.psql("app", "select count(*) from pg_replication_slots");
+        (slots, ground.target.psql("app", "select to_regnamespace('pgdiode') is null"))
+    };
+    let refused = reader.run(&args).failure(3);
+    assert!(refused.contains("publication \"pgdiode_main\" of the source belongs to postgres"), "{refused}");
+    assert!(refused.contains("run there: drop publication \"pgdiode_main\""), "{refused}");
+    assert_eq!(remains(), ("1".into(), "f".into()));
+
+    ground.source.psql("app", "drop publication pgdiode_main; alter role reader noreplication");
+    let refused = reader.run(&args).failure(3);
+    assert!(refused.contains("alter role \"reader\" replication"), "{refused}");
+    ground.source.psql("app", "alter role reader replication");
+
+    ground.target.psql("app", "create role writer login; grant usage on schema pgdiode to writer");
+    ground.target.psql("app", "grant select on all tables in schema pgdiode to writer");
+    let writer = configured(
+        &ground.source.conninfo_as("reader", "app"),
+        &ground.target.conninfo_as("writer", "app"),
+        "",
+    );
+    let refused = writer.run(&args).failure(3);
+    assert!(refused.contains("schema pgdiode of the target belongs to postgres"), "{refused}");
+    assert_eq!(remains(), ("1".into(), "f".into()));
+    reader.run(&args).success();
+    assert_eq!(remains(), ("0".into(), "t".into()));
 }
 
 /// The catalogs differ between versions: each is asked everything once, as a source and as a target.

@@ -140,7 +140,9 @@ async fn read_up_to(pipe: Option<impl AsyncRead + Unpin>, bytes_max: u64) -> std
 }
 
 fn failure(pg_dump: &Path, status: &str, message: &str) -> Error {
-    let what = format!("{} failed ({status}): {message}", pg_dump.display());
+    // Several lines begin on one of their own.
+    let gap = if message.contains('\n') { "\n" } else { " " };
+    let what = format!("{} failed ({status}):{gap}{message}", pg_dump.display());
     let lost =
         ["connection to server", "server closed the connection", "lost synchronization", "SSL SYSCALL"];
     if lost.iter().any(|words| message.contains(words)) {

@@ -37,6 +37,7 @@ fn status() -> PipelineStatus {
         name: "main".into(),
         mode: "stream".into(),
         phase: Phase::Streaming,
+        doing: Some("waiting for the next attempt".into()),
         running_on: Some(RunningOn {
             host: "mirror-0".into(),
             process_id: 4711,
@@ -88,6 +89,7 @@ fn status_for_people() {
     );
     let new = PipelineStatus {
         phase: Phase::New,
+        doing: None,
         running_on: None,
         position: None,
         source_position: None,

@@ -11,11 +11,12 @@
 //!    change that cannot be applied, which quarantines its table and no other.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use postgres_protocol::message::frontend;
 
-use crate::change::{Change, TableName, Tuple, Value};
+use crate::change::{Change, Relation, TableName, Tuple, Value};
 use crate::error::{Error, Result};
 use crate::pg::session::{Reply, Session};
 use crate::position::Lsn;
@@ -23,8 +24,10 @@ use crate::target::postgres::batch::{Batch, Segment, TableRows, Truncation};
 use crate::target::postgres::encode::{CopyFormat, CopyRows, Part, WrongFormat, bind_and_execute};
 use crate::target::postgres::merge::{self, NetEffect};
 use crate::target::postgres::progress;
+use crate::target::postgres::shown;
 use crate::target::postgres::statement::{self, Bound, RowStatement, Stage};
-use crate::target::postgres::table::Table;
+use crate::target::postgres::table::{Mismatch, Table};
+use crate::target::postgres::{FollowSchema, Followed};
 use crate::target::{Counts, Flushed};
 
 /// Encoded bytes are sent whenever so many have gathered, so that the server works while the rest is encoded.
@@ -58,6 +61,7 @@ pub struct Applier {
     /// Stages that hold rows of the open transaction.
     filled: HashSet<(usize, Stage)>,
     quarantined: HashSet<TableName>,
+    follow: FollowSchema,
 }
 
 /// How a flush begins, so that it alone can be undone.
@@ -111,7 +115,13 @@ enum Trouble {
 }
 
 impl Applier {
-    pub fn new(session: Session, pipeline: String, position: Lsn, on_conflict: OnConflict) -> Applier {
+    pub fn new(
+        session: Session,
+        pipeline: String,
+        position: Lsn,
+        on_conflict: OnConflict,
+        follow: FollowSchema,
+    ) -> Applier {
         Applier {
             session,
             pipeline,
@@ -124,6 +134,7 @@ impl Applier {
             stages: HashSet::new(),
             filled: HashSet::new(),
             quarantined: HashSet::new(),
+            follow,
         }
     }
 
@@ -519,7 +530,7 @@ impl Applier {
                 counts.conflicts += 1;
                 let detail = format!(
                     "inserted row was already there and has been overwritten: {}",
-                    shown_key(rows, new)
+                    shown::key(&rows.table, new)
                 );
                 self.note(rows, "insert-exists", counts.conflicts, &detail).await?;
                 Ok(Ok(()))
@@ -555,8 +566,25 @@ impl Applier {
         }
     }
 
-    /// Executes one change under a savepoint; how many rows it touched, or the server's refusal.
+    /// Executes one change; how many rows it touched, or the server's refusal. A value that its type lacks here may be
+    /// one that the type has gained at the source.
     async fn execute_one(&mut self, rows: &TableRows, change: &Change) -> Result<Result<u64, Error>> {
+        let error = match self.attempt_one(rows, change).await? {
+            Err(error) if error.sqlstate() == Some("22P02") => error,
+            outcome => return Ok(outcome),
+        };
+        match (self.follow)(Arc::clone(relation_of(change)), Mismatch::Value).await? {
+            Followed::Beside => self.attempt_one(rows, change).await,
+            Followed::Refused(reason) => {
+                let what = format!("{} ({reason})", error.what());
+                Ok(Err(Error::new(error.kind(), what).with_sqlstate("22P02")))
+            }
+            Followed::Altered(_) | Followed::CopiedAgain(_) => Ok(Err(error)),
+        }
+    }
+
+    /// Executes one change under a savepoint.
+    async fn attempt_one(&mut self, rows: &TableRows, change: &Change) -> Result<Result<u64, Error>> {
         let bound = match statement::bind(&rows.table, change) {
             Ok(bound) => bound,
             Err(statement::Unidentifiable(reason)) => return Ok(Err(Error::unexpected(reason))),
@@ -761,6 +789,15 @@ fn pieces(tuples: &[Tuple]) -> Vec<Piece<'_>> {
     pieces
 }
 
+fn relation_of(change: &Change) -> &Arc<Relation> {
+    match change {
+        Change::Insert { relation, .. }
+        | Change::Update { relation, .. }
+        | Change::Delete { relation, .. } => relation,
+        Change::Truncate { .. } => unreachable!("truncates are not rows"),
+    }
+}
+
 fn refused(rows: &TableRows, change: &Change, error: &Error) -> String {
     let verb = match change {
         Change::Insert { .. } => "insert",
@@ -773,21 +810,10 @@ fn refused(rows: &TableRows, change: &Change, error: &Error) -> String {
 
 fn shown_row(rows: &TableRows, change: &Change) -> String {
     match change {
-        Change::Insert { new, .. } | Change::Update { old: None, new, .. } => shown_key(rows, new),
-        Change::Update { old: Some(old), .. } | Change::Delete { old, .. } => shown_key(rows, old.tuple()),
+        Change::Insert { new, .. } | Change::Update { old: None, new, .. } => shown::key(&rows.table, new),
+        Change::Update { old: Some(old), .. } | Change::Delete { old, .. } => {
+            shown::key(&rows.table, old.tuple())
+        }
         Change::Truncate { .. } => String::new(),
     }
-}
-
-/// A row's key for people, cut short: it is data, and may be long.
-fn shown_key(rows: &TableRows, tuple: &Tuple) -> String {
-    const SHOWN_CHARS_MAX: usize = 200;
-    let names = rows.table.columns.iter().filter(|column| column.key).map(|column| column.name.as_str());
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() {
-        return format!("{tuple:?}").chars().take(SHOWN_CHARS_MAX).collect();
-    }
-    let key: Tuple = statement::key_values(&rows.table, tuple).collect();
-    let text = format!("({}) = {key:?}", names.join(", "));
-    text.chars().take(SHOWN_CHARS_MAX).collect()
 }

@@ -9,6 +9,7 @@ pub mod encode;
 pub mod merge;
 pub mod progress;
 pub mod schema;
+pub mod shown;
 pub mod statement;
 pub mod table;
 
@@ -37,6 +38,8 @@ pub const BATCH_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
 pub enum Followed {
     /// By these statements; none where it fits already.
     Altered(Vec<String>),
+    /// By what was committed beside the open transaction: what was refused may be tried again.
+    Beside,
     /// By a fresh copy, which these statements ask for: until then its changes are passed over, the copy will hold them.
     CopiedAgain(Vec<String>),
     /// Not at all, for this reason.
@@ -273,6 +276,7 @@ async fn match_table(
             },
             Err(reason) => reason,
         },
+        (Followed::Beside, _) => unreachable!("only a refused value is followed so"),
         (Followed::Refused(reason), _) => reason,
     };
     let name = relation.table();

@@ -33,6 +33,7 @@ create table if not exists pgdiode.pipeline (
     tables_created boolean not null default false,
     schema_copied boolean not null default false,
     phase text not null default 'new',
+    doing text,
     error text,
     hint text,
     retries int8 not null default 0,
@@ -71,6 +72,8 @@ create table if not exists pgdiode.relation (
     source_oid oid,
     columns jsonb,
     column_types jsonb,
+    carried_by text,
+    partitions text,
     primary key (pipeline, schema_name, table_name)
 );
 create table if not exists pgdiode.relation_count (
@@ -260,6 +263,16 @@ pub fn quarantine(pipeline: &str, table: &TableName, reason: &str, remedy: &str)
         quote::literal(&table.name),
         quote::literal(reason),
         quote::literal(remedy)
+    )
+}
+
+/// The condition that names a table's row in `pgdiode.relation`.
+pub fn of_relation(pipeline: &str, table: &TableName) -> String {
+    format!(
+        "where pipeline = {} and schema_name = {} and table_name = {}",
+        quote::literal(pipeline),
+        quote::literal(&table.schema),
+        quote::literal(&table.name)
     )
 }
 

@@ -62,6 +62,9 @@ pub enum Mismatch {
     /// None that can be seen from here: the names are the same. But the source has described the table anew, and its
     /// columns may be others under the same names, or of other types.
     Unseen,
+    /// None of its shape: a value was refused as none of its type (SQLSTATE 22P02), as an enum's label is that the type
+    /// lacks here.
+    Value,
 }
 
 impl fmt::Display for Mismatch {
@@ -81,6 +84,7 @@ impl fmt::Display for Mismatch {
                     columns.join(", ")
                 )
             }
+            Mismatch::Value => f.write_str("a value is none of its column's type at the target"),
             Mismatch::Unseen => f.write_str("the source's columns have changed under the same names"),
         }
     }
