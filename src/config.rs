@@ -215,7 +215,8 @@ section! {
     CopyOptions {
         /// Tables, or pieces of tables, that are copied at once. 0: the number of processors, at least 2, at most 8.
         jobs: usize = 0, Shape::Whole(0, 64);
-        /// Tables larger than this are copied in several pieces at once.
+        /// Tables larger than this are copied in several pieces at once, where one worker alone would be busy with
+        /// them long after the others.
         split_mb: u64 = 256, Shape::Whole(1, 1_048_576);
         /// How values travel. `auto`: binary where both servers agree on every type of the table, else text.
         format: Format = Format::Auto, Shape::Choice(Format::WORDS);

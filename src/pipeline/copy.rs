@@ -143,11 +143,12 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let mut making =
         Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
+    let fair_share = fair_share(&order.tables, pipeline);
     let mut tables = Vec::new();
     let mut source = ends.source().await?;
     for table in order.tables.into_iter().filter(|table| !refused.contains(&table.table)) {
         if order.schema == SchemaWork::All || prepare(&mut source, &mut target, pipeline, &table).await? {
-            tables.push(split(table, pipeline, &replication));
+            tables.push(split(table, pipeline, fair_share, &replication));
         }
     }
     drop(source);
@@ -318,11 +319,19 @@ fn is_carried(pipeline: &Pipeline, entry: &Entry) -> bool {
     entry.table.as_ref().is_none_or(|table| pipeline.tables.match_table(table))
 }
 
-/// Cuts a table that is larger than `split_mb`.
-fn split(source: SourceTable, pipeline: &Pipeline, replication: &Session) -> TableCopy {
+/// The bytes that each worker copies when all have the same to do.
+fn fair_share(tables: &[SourceTable], pipeline: &Pipeline) -> u64 {
+    tables.iter().map(|table| table.bytes).sum::<u64>() / pipeline.copy.jobs() as u64
+}
+
+/// Cuts a table that is larger than `split_mb`, if it would keep one worker busy long after the others: rows that come
+/// in one piece can be frozen as they arrive, which a table in pieces pays for later.
+fn split(source: SourceTable, pipeline: &Pipeline, fair_share: u64, replication: &Session) -> TableCopy {
     let blocks_max = pipeline.copy.split_mb * 128;
     // Before 14 a range of ctids is no range scan; partitioned tables have no blocks of their own.
-    let parts = if source.is_partitioned || source.blocks <= blocks_max || replication.server_major() < 14 {
+    let is_balanced = source.bytes <= fair_share + fair_share / 2;
+    let is_small = source.blocks <= blocks_max;
+    let parts = if source.is_partitioned || is_small || is_balanced || replication.server_major() < 14 {
         vec![Part::Whole]
     } else {
         let count = source.blocks.div_ceil(blocks_max);
