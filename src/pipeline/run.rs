@@ -180,10 +180,13 @@ impl Run<'_> {
         let position = self.find_position(&mut target, &mut source).await?;
         self.meter.positioned(position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
-        tokio::select! {
+        let is_partial = tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.
             reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+        };
+        if is_partial {
+            return Ok(Attempted::Again);
         }
         drop(source);
         if let Some(end) = self.end(&mut target).await? {
@@ -278,8 +281,8 @@ impl Run<'_> {
         target.query(&sql).await.map(drop)
     }
 
-    /// Copies every table that is carried and not in step.
-    async fn copy_pending(&self, target: &mut Session, carried: &[SourceTable]) -> Result<()> {
+    /// Copies every table that is carried and not in step; whether one of them must be copied once more.
+    async fn copy_pending(&self, target: &mut Session, carried: &[SourceTable]) -> Result<bool> {
         let names: Vec<TableName> = carried.iter().map(|table| table.table.clone()).collect();
         let stored = self.stored(target).await?;
         if !stored.schema_copied || self.pipeline.stream.new_tables {
@@ -300,12 +303,12 @@ impl Run<'_> {
             .collect();
         let unfinished = stored.relations.iter().any(|relation| relation.state == RelationState::Copied);
         if schema == SchemaWork::NewTables && pending.is_empty() && !unfinished {
-            return self.drop_orphans(target, &stored, carried).await;
+            return self.drop_orphans(target, &stored, carried).await.map(|()| false);
         }
         let order = Order { tables: pending, schema };
-        let left_out = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
-        self.note_left_out(target, &left_out).await?;
-        self.drop_orphans(target, &stored, carried).await
+        let copied = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
+        self.note_left_out(target, &copied.left_out).await?;
+        self.drop_orphans(target, &stored, carried).await.map(|()| copied.is_partial)
     }
 
     /// Pending tables that are not at the source or not published any more would be waited for without end.

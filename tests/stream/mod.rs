@@ -14,6 +14,7 @@
 
 mod breaks;
 mod conflicts;
+mod copies;
 mod fixtures;
 mod invariants;
 mod keys;
