@@ -52,6 +52,18 @@ impl Session {
         Ok(SystemIdentity { system_identifier: row.get(0)?, timeline: row.get(1)?, position: row.get(2)? })
     }
 
+    /// Where `timeline` left its ancestor; `None` when that is none of its ancestors.
+    pub async fn timeline_left(&mut self, timeline: u32, ancestor: u32) -> Result<Option<Lsn>> {
+        let history = self.one(&format!("TIMELINE_HISTORY {timeline}")).await?.string(1);
+        // A line for each ancestor: its number, where it was left, why.
+        let mut lines = history.lines().map(str::split_whitespace);
+        let left = lines.find_map(|mut words| {
+            (words.next()?.parse() == Ok(ancestor)).then_some(())?;
+            words.next()
+        });
+        left.map(str::parse).transpose()
+    }
+
     /// Creates a logical slot for pgoutput; waits until all transactions that are running at the source have ended.
     pub async fn create_slot(&mut self, name: &str, life: SlotLife) -> Result<CreatedSlot> {
         let temporary = if life == SlotLife::Temporary { "TEMPORARY " } else { "" };

@@ -225,6 +225,7 @@ impl Run<'_> {
         let stored = self.stored(target).await?;
         let mut replication = self.ends.replication().await?;
         if let Some(Position { lineage, offset }) = stored.at() {
+            slot::check_name(&lineage, &self.pipeline.slot)?;
             let lineage = slot::check_lineage(&mut replication, source, &lineage, offset).await?;
             self.store_lineage(target, &lineage, None).await?;
             return Ok(Position { lineage, offset });
