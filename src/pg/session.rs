@@ -414,11 +414,12 @@ fn label(error: Error, side: Side) -> Error {
 
 /// SQLSTATEs after which the same work can succeed without anybody changing anything: connection exceptions,
 /// rollbacks by deadlock or serialization, resources, lock not available, operator intervention (but a cancelled
-/// or timed-out statement counts: it was not the data's fault).
+/// or timed-out statement counts: it was not the data's fault). Two of those classes are the data's fault: a binary
+/// value that is shorter than its type here (08P01), and a file that a function or extension names and that is not
+/// there (58P01).
 fn is_transient(code: &str) -> bool {
-    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-        || code == "55P03"
-        || code == "55006"
+    let is_of_a_class = ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class));
+    is_of_a_class && !["08P01", "58P01"].contains(&code) || ["55P03", "55006"].contains(&code)
 }
 
 /// `15.18 (Debian …)` -> 150018, `18beta1` -> 180000.

@@ -357,7 +357,7 @@ impl Run<'_> {
         let stored = self.stored(&mut target).await?;
         let mut plan = self.plan(&stored);
         let consistent_from = plan.consistent_from();
-        let format = self.stream_format(&rows_session).await?;
+        let format = self.stream_format(&mut target).await?;
         let stream = &self.pipeline.stream;
         let options = StreamOptions {
             slot: self.pipeline.slot.clone(),
@@ -432,17 +432,24 @@ impl Run<'_> {
     }
 
     /// Binary only where every carried column means the same in it on both sides.
-    async fn stream_format(&self, target: &Session) -> Result<Format> {
+    async fn stream_format(&self, target: &mut Session) -> Result<Format> {
         if self.pipeline.stream.binary == Binary::Off {
             return Ok(Format::Text);
         }
         let mut source = self.ends.source().await?;
+        if source.server_major() < 14 || target.server_major() < source.server_major() {
+            return Ok(Format::Text);
+        }
         let published =
             catalog::published(&mut source, &self.pipeline.publication).await?.unwrap_or_default();
-        let tables = catalog::tables(&mut source).await?;
-        let safe = published.iter().filter_map(|name| tables.get(name)).all(|table| table.is_binary_safe);
-        let versions = source.server_major() >= 14 && target.server_major() >= source.server_major();
-        Ok(if safe && versions { Format::Binary } else { Format::Text })
+        let (tables, here) = (catalog::tables(&mut source).await?, catalog::tables(target).await?);
+        let is_safe = |table: &SourceTable| {
+            // The target is its owner's to change: a column may have got a wider type there.
+            let has_same_types = here.get(&table.table).is_none_or(|here| table.has_types_of(here));
+            table.is_binary_safe && has_same_types
+        };
+        let all_safe = published.iter().filter_map(|name| tables.get(name)).all(is_safe);
+        Ok(if all_safe { Format::Binary } else { Format::Text })
     }
 
     /// The position to end at, if it is known; the monitor finds where a run that is to catch up has done so.

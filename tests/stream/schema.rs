@@ -1,5 +1,7 @@
 //! The source's schema changes while its rows stream.
 
+use std::fs;
+
 use super::{Ends, Pair, stop};
 
 #[test]
@@ -189,4 +191,24 @@ fn sequences_are_carried_while_running_and_at_the_end() {
     for name in ["\"Alone\"", "untouched", "t_id_seq", "t_n_seq"] {
         assert_eq!(pair.at_target(&value(name)), pair.at_source(&value(name)), "{name}");
     }
+}
+
+/// A function that nobody here can run is no reason to try for ever.
+#[test]
+fn a_function_whose_library_is_missing_is_left_out() {
+    let pair = Pair::start(Ends::default());
+    let library = pair.source.place("lib.so", "");
+    let original = pair.source.version().bin().with_file_name("lib").join("plpgsql.so");
+    fs::copy(&original, &library).expect("a library can be copied");
+    pair.at_source(&format!(
+        "create table t (id int primary key, v int);
+         create function f() returns language_handler language c as '{}', 'plpgsql_call_handler'",
+        library.display()
+    ));
+    fs::remove_file(&library).expect("the library can be removed");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.assert_alike();
+    assert!(pair.at_target("select detail from pgdiode.note").contains("could not access file"));
+    stop(running);
 }

@@ -26,6 +26,16 @@ pub struct SourceTable {
     pub is_binary_safe: bool,
 }
 
+impl SourceTable {
+    /// Whether columns of the same name have the same type in the other table.
+    pub fn has_types_of(&self, other: &SourceTable) -> bool {
+        self.columns.iter().all(|column| {
+            let named = other.columns.iter().find(|there| there.name == column.name);
+            named.is_none_or(|there| there.type_sql == column.type_sql)
+        })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct SourceColumn {
     pub name: String,
