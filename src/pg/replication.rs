@@ -37,7 +37,7 @@ pub enum SlotLife {
 
 /// Run-time parameters under which values are written as text the same on any server.
 pub const TEXT_FORMAT: &str = "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC \
-     -c bytea_output=hex -c lc_monetary=C -c xmloption=content -c search_path= -c statement_timeout=0 \
+     -c bytea_output=hex -c array_nulls=on -c lc_monetary=C -c xmloption=content -c search_path= -c statement_timeout=0 \
      -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 
 impl Session {

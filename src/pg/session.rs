@@ -127,7 +127,7 @@ impl Session {
         let place = conninfo.display();
         let Connected { stream, buffer, parameters, process_id, .. } = connected;
         let server_version = parameters.get("server_version").map_or(0, |text| version_number(text));
-        Ok(Session {
+        let mut session = Session {
             stream,
             read: buffer,
             out: BytesMut::new(),
@@ -136,7 +136,20 @@ impl Session {
             parameters,
             server_version,
             process_id,
-        })
+        };
+        session.outlast_timeouts().await?;
+        Ok(session)
+    }
+
+    /// A role or database may end sessions that wait or transactions that are long; ours are either. Older servers
+    /// refuse a start-up packet that names what they do not know, so these are set afterwards.
+    async fn outlast_timeouts(&mut self) -> Result<()> {
+        let sql = match self.server_major() {
+            ..=13 => return Ok(()),
+            14..=16 => "set idle_session_timeout = 0",
+            17.. => "set idle_session_timeout = 0; set transaction_timeout = 0",
+        };
+        self.query(sql).await.map(drop)
     }
 
     /// `150018` for 15.18.

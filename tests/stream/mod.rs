@@ -21,6 +21,7 @@ mod keys;
 mod large;
 mod refusals;
 mod schema;
+mod settings;
 mod shapes;
 
 use std::cell::Cell;
