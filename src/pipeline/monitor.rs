@@ -29,13 +29,17 @@ use crate::source::postgres::stream::now_us;
 use crate::source::postgres::{catalog, slot};
 use crate::status::{Phase, StopReason, Until};
 use crate::target::Flushed;
+use crate::target::postgres::progress::{self, RelationState};
 
 /// How soon a wish is heard.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the source is asked how far its log reaches.
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the publication is looked at for new tables.
+/// How often the publication is looked at.
 const TABLES_INTERVAL: Duration = Duration::from_secs(3);
+/// What is said of a table whose changes do not come any more.
+const LEFT: &str = "the publication does not carry this table any more, or it is gone from the source";
+const LEFT_REMEDY: &str = "publish it again with `pgdiode add-tables`, then `pgdiode resync`; or forget it with `pgdiode remove-tables`";
 /// Commands that wait for the pump; it takes each at once unless it is in the middle of a transaction.
 const COMMANDS_MAX: usize = 16;
 
@@ -339,10 +343,9 @@ impl Monitor {
         let source = connected(&mut self.source, self.ends.source()).await?;
         let reaches = slot::log_reaches(source).await?;
         self.meter.source_reaches(reaches);
-        if self.pipeline.stream.new_tables && streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
+        if streams && self.tables_looked_at.elapsed() >= TABLES_INTERVAL {
             self.tables_looked_at = Instant::now();
-            let published = catalog::published(source, &self.pipeline.publication).await?.unwrap_or_default();
-            self.note_new_tables(published).await?;
+            self.look_at_publication().await?;
         }
         if self.slot_looked_at.elapsed() >= Duration::from_secs(self.pipeline.stream.status_seconds) {
             self.slot_looked_at = Instant::now();
@@ -361,12 +364,40 @@ impl Monitor {
         Ok(())
     }
 
-    /// Tables that joined the publication are to be copied.
-    async fn note_new_tables(&mut self, published: Vec<TableName>) -> Result<()> {
-        let wanted: Vec<TableName> =
-            published.into_iter().filter(|table| self.pipeline.tables.match_table(table)).collect();
+    /// Tables that joined the publication are to be copied. So are those that are others now under their names; and of
+    /// those that left it no change will ever come: the stream says neither.
+    async fn look_at_publication(&mut self) -> Result<()> {
+        let source = connected(&mut self.source, self.ends.source()).await?;
+        let Some(published) = catalog::published_oids(source, &self.pipeline.publication).await? else {
+            // The stream fails by itself.
+            return Ok(());
+        };
         let target = connected(&mut self.target, self.ends.target()).await?;
-        await_copies(target, &self.pipeline.name, &wanted, Known::Kept).await
+        let name = &self.pipeline.name;
+        if self.pipeline.stream.new_tables {
+            let wanted = published.keys().filter(|table| self.pipeline.tables.match_table(table));
+            await_copies(target, name, &wanted.cloned().collect::<Vec<_>>(), Known::Kept).await?;
+        }
+        let followed = progress::read(target, name).await?.map(|stored| stored.relations).unwrap_or_default();
+        let followed = followed.iter().filter(|relation| relation.state == RelationState::Ready);
+        let (mut others, mut left) = (Vec::new(), false);
+        for relation in followed {
+            match (published.get(&relation.table), relation.source_oid) {
+                (None, _) => {
+                    left = true;
+                    tracing::error!(table = %relation.table, "the table left the publication: it is quarantined");
+                    target.query(&leaves(name, &relation.table)).await?;
+                }
+                (Some(now), Some(copied)) if *now != copied => others.push(relation.table.clone()),
+                (Some(_), _) => {}
+            }
+        }
+        await_copies(target, name, &others, Known::CopiedAgain).await?;
+        if left && self.ending == Ending::Unasked {
+            self.ending = Ending::Pause;
+            self.send(Command::Pause).await;
+        }
+        Ok(())
     }
 
     async fn store_slot(&mut self) -> Result<()> {
@@ -449,6 +480,19 @@ pub async fn await_copies(
         rows.join(", ")
     );
     target.query(&sql).await.map(drop)
+}
+
+/// Quarantines a table, unless whoever took it out of the publication has just made the target forget it.
+fn leaves(pipeline: &str, table: &TableName) -> String {
+    format!(
+        "update pgdiode.relation set state = 'quarantined', reason = {}, remedy = {}, since = pg_catalog.now()
+          where pipeline = {} and schema_name = {} and table_name = {} and state = 'ready'",
+        quote::literal(LEFT),
+        quote::literal(LEFT_REMEDY),
+        quote::literal(pipeline),
+        quote::literal(&table.schema),
+        quote::literal(&table.name)
+    )
 }
 
 /// The word for a phase in `pgdiode.pipeline`.

@@ -197,6 +197,36 @@ fn sequences_are_carried_while_running_and_at_the_end() {
     }
 }
 
+#[test]
+fn tables_whose_changes_do_not_come_any_more_are_told_of() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, v int); insert into t select n, n from generate_series(1, 100) n;
+         create table left_out (id int primary key); create table quiet (id int primary key); insert into quiet values (1)",
+    );
+    pair.publish("t, left_out, quiet");
+    let running = pair.begin_and_copy();
+    // Another table takes the name, which the publication does not follow; one is taken out; one is made anew, and
+    // what it is filled with is in no stream.
+    pair.at_source(
+        "create table t_new (id int primary key, v int);
+         begin; alter table t rename to t_old; alter table t_new rename to t; insert into t values (7, 7); commit",
+    );
+    pair.at_source("alter publication pgdiode_main drop table left_out");
+    pair.at_source(
+        "begin; drop table quiet; create table quiet (id int primary key); insert into quiet values (2), (3);
+         alter publication pgdiode_main add table quiet; commit",
+    );
+    for table in ["public.t", "public.left_out"] {
+        let reason = pair.quarantine_of(table);
+        assert!(reason.contains("does not carry this table any more"), "{reason}");
+    }
+    pair.wait_at_target("select count(*) = 2 from quiet", "the table made anew");
+    pair.wait_at_target("select to_regclass('public.t_old') is not null", "the renamed table");
+    pair.assert_alike();
+    stop(running);
+}
+
 /// A function that nobody here can run is no reason to try for ever.
 #[test]
 fn a_function_whose_library_is_missing_is_left_out() {

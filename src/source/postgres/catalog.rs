@@ -1,7 +1,7 @@
 //! What the source's catalog says of its tables: which there are, which a publication carries, how large they are,
 //! how their rows are named, and whether their values mean the same in binary elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::change::TableName;
 use crate::error::Result;
@@ -126,6 +126,28 @@ pub async fn published(session: &mut Session, publication: &str) -> Result<Optio
     );
     let rows = session.query(&sql).await?;
     Ok(Some(rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect()))
+}
+
+/// The same, with the OID of each table.
+pub async fn published_oids(
+    session: &mut Session,
+    publication: &str,
+) -> Result<Option<BTreeMap<TableName, u32>>> {
+    let Some(published) = published(session, publication).await? else { return Ok(None) };
+    let published: BTreeSet<TableName> = published.into_iter().collect();
+    let rows = session
+        .query(
+            "select n.nspname, c.relname, c.oid
+               from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+              where c.relkind in ('r', 'p')",
+        )
+        .await?;
+    let mut oids = BTreeMap::new();
+    for row in rows {
+        oids.insert(TableName::new(row.string(0), row.string(1)), row.get(2)?);
+    }
+    oids.retain(|table, _| published.contains(table));
+    Ok(Some(oids))
 }
 
 /// Which types may travel in binary.
