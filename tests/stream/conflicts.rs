@@ -135,3 +135,22 @@ fn a_column_that_got_a_wider_type_at_the_target_stops_nobody() {
     assert_eq!(pair.state_of("public.t"), "ready");
     stop(running);
 }
+
+#[test]
+fn rows_that_a_trigger_keeps_out_are_counted_and_noted() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source("create table t (id int primary key, v int)");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.at_target(
+        "create function keep_out() returns trigger language plpgsql as $$ begin return null; end $$;
+         create trigger keep_out before insert on t for each row when (new.id % 50 = 0) execute function keep_out();
+         alter table t enable always trigger keep_out",
+    );
+    pair.at_source("insert into t select n, n from generate_series(1, 100) n");
+    pair.pulse();
+    pair.wait_for_count("public.t", "skipped", 2);
+    pair.wait_for_count("public.t", "inserts", 98);
+    assert_eq!(pair.at_target("select kind, count(*) from pgdiode.note group by 1"), "row-kept-out|2");
+    stop(running);
+}
