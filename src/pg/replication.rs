@@ -37,7 +37,7 @@ pub enum SlotLife {
 
 /// Run-time parameters under which values are written as text the same on any server.
 pub const TEXT_FORMAT: &str = "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC \
-     -c bytea_output=hex -c lc_monetary=C -c xmloption=content -c search_path= -c statement_timeout=0 \
+     -c bytea_output=hex -c array_nulls=on -c lc_monetary=C -c xmloption=content -c search_path= -c statement_timeout=0 \
      -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 
 impl Session {
@@ -50,6 +50,18 @@ impl Session {
     pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
         let row = self.one("IDENTIFY_SYSTEM").await?;
         Ok(SystemIdentity { system_identifier: row.get(0)?, timeline: row.get(1)?, position: row.get(2)? })
+    }
+
+    /// Where `timeline` left its ancestor; `None` when that is none of its ancestors.
+    pub async fn timeline_left(&mut self, timeline: u32, ancestor: u32) -> Result<Option<Lsn>> {
+        let history = self.one(&format!("TIMELINE_HISTORY {timeline}")).await?.string(1);
+        // A line for each ancestor: its number, where it was left, why.
+        let mut lines = history.lines().map(str::split_whitespace);
+        let left = lines.find_map(|mut words| {
+            (words.next()?.parse() == Ok(ancestor)).then_some(())?;
+            words.next()
+        });
+        left.map(str::parse).transpose()
     }
 
     /// Creates a logical slot for pgoutput; waits until all transactions that are running at the source have ended.

@@ -127,7 +127,7 @@ impl Session {
         let place = conninfo.display();
         let Connected { stream, buffer, parameters, process_id, .. } = connected;
         let server_version = parameters.get("server_version").map_or(0, |text| version_number(text));
-        Ok(Session {
+        let mut session = Session {
             stream,
             read: buffer,
             out: BytesMut::new(),
@@ -136,7 +136,20 @@ impl Session {
             parameters,
             server_version,
             process_id,
-        })
+        };
+        session.outlast_timeouts().await?;
+        Ok(session)
+    }
+
+    /// A role or database may end sessions that wait or transactions that are long; ours are either. Older servers
+    /// refuse a start-up packet that names what they do not know, so these are set afterwards.
+    async fn outlast_timeouts(&mut self) -> Result<()> {
+        let sql = match self.server_major() {
+            ..=13 => return Ok(()),
+            14..=16 => "set idle_session_timeout = 0",
+            17.. => "set idle_session_timeout = 0; set transaction_timeout = 0",
+        };
+        self.query(sql).await.map(drop)
     }
 
     /// `150018` for 15.18.
@@ -414,11 +427,12 @@ fn label(error: Error, side: Side) -> Error {
 
 /// SQLSTATEs after which the same work can succeed without anybody changing anything: connection exceptions,
 /// rollbacks by deadlock or serialization, resources, lock not available, operator intervention (but a cancelled
-/// or timed-out statement counts: it was not the data's fault).
+/// or timed-out statement counts: it was not the data's fault). Two of those classes are the data's fault: a binary
+/// value that is shorter than its type here (08P01), and a file that a function or extension names and that is not
+/// there (58P01).
 fn is_transient(code: &str) -> bool {
-    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-        || code == "55P03"
-        || code == "55006"
+    let is_of_a_class = ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class));
+    is_of_a_class && !["08P01", "58P01"].contains(&code) || ["55P03", "55006"].contains(&code)
 }
 
 /// `15.18 (Debian …)` -> 150018, `18beta1` -> 180000.

@@ -83,6 +83,8 @@ struct TableCopy {
     indexes_left: AtomicUsize,
     /// One of its pieces could not be copied; the others need not be.
     failed: AtomicBool,
+    /// What was read of it is not what the snapshot shows: it stays pending.
+    rewritten: AtomicBool,
 }
 
 /// A range of blocks, or the whole table.
@@ -121,8 +123,16 @@ impl Work {
     }
 }
 
-/// Copies what is ordered; says what of the schema was left out.
-pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Vec<LeftOut>> {
+/// What came of a copy.
+pub struct Copied {
+    /// Parts of the schema.
+    pub left_out: Vec<LeftOut>,
+    /// A table was rewritten under the copy's hands, and is pending still.
+    pub is_partial: bool,
+}
+
+/// Copies what is ordered.
+pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Copied> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     // Before the snapshot: what leaves and returns after this is seen to have done so.
     let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
@@ -182,7 +192,8 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     carry_sequences(&mut ends.source().await?, &mut target).await?;
     mark_ready(&mut target, &pipeline.name, order.schema).await?;
     drop(replication);
-    Ok(left_out)
+    let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
+    Ok(Copied { left_out, is_partial })
 }
 
 /// What became of the tables that the target did not have.
@@ -347,6 +358,7 @@ fn split(source: SourceTable, pipeline: &Pipeline, fair_share: u64, replication:
         rows: AtomicU64::new(0),
         indexes_left: AtomicUsize::new(0),
         failed: AtomicBool::new(false),
+        rewritten: AtomicBool::new(false),
     }
 }
 
@@ -472,17 +484,22 @@ impl Worker<'_> {
         let frozen = part == Part::Whole && empty(target, &table.source).await?;
         let into = copy_into(&table.source, format, frozen);
         let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
-        let rows = table.rows.fetch_add(rows, Ordering::Relaxed) + rows;
-        let is_last = table.parts_left.fetch_sub(1, Ordering::AcqRel) == 1;
-        if is_last && part == Part::Whole {
-            copy.mark_copied(target, &table.source, rows).await?;
+        table.rows.fetch_add(rows, Ordering::Relaxed);
+        if is_rewritten(source, &table.source).await? {
+            tracing::warn!(%name, "the table was truncated or rewritten at the source while it was copied: it is copied again");
+            table.rewritten.store(true, Ordering::Release);
+        }
+        let is_as_of_snapshot = || !table.rewritten.load(Ordering::Acquire);
+        if part == Part::Whole && is_as_of_snapshot() {
+            copy.mark_copied(target, table).await?;
         }
         target.query("commit").await?;
-        if is_last {
-            if part != Part::Whole {
-                copy.mark_copied(target, &table.source, rows).await?;
+        // Only now: a piece whose commit fails must never let another one call the table copied.
+        if table.parts_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if part != Part::Whole && is_as_of_snapshot() {
+                copy.mark_copied(target, table).await?;
             }
-            copy.meter.table_ends(name, rows);
+            copy.meter.table_ends(name, table.rows.load(Ordering::Relaxed));
             if self.builds_indexes {
                 copy.queue.push(table.source.bytes, Work::Keys(index));
             }
@@ -563,7 +580,9 @@ impl Copy {
     }
 
     /// The table is here as of the consistent point. In the transaction of its last rows, where there is one.
-    async fn mark_copied(&self, target: &mut Session, table: &SourceTable, rows: u64) -> Result<()> {
+    async fn mark_copied(&self, target: &mut Session, table: &TableCopy) -> Result<()> {
+        let rows = table.rows.load(Ordering::Relaxed);
+        let table = &table.source;
         let by_number = |text: fn(&SourceColumn) -> &str| {
             let texts: BTreeMap<i16, &str> =
                 table.columns.iter().map(|column| (column.number, text(column))).collect();
@@ -622,6 +641,20 @@ async fn empty(target: &mut Session, table: &SourceTable) -> Result<bool> {
     let only = if table.is_partitioned { "" } else { "only " };
     target.query(&format!("truncate {only}{name}")).await?;
     Ok(!table.is_partitioned)
+}
+
+/// Whether the table was written anew since the snapshot, in the transaction that has just read it. TRUNCATE and
+/// rewriting ALTER TABLE do not keep to snapshots: what they leave looks empty to an older one. Who has read the table
+/// holds its lock, so nothing of the kind follows before the transaction's end.
+async fn is_rewritten(source: &mut Session, table: &SourceTable) -> Result<bool> {
+    let (oid, name) = (table.oid, quote::literal(&quote::table(&table.table)));
+    let sql = format!(
+        "select coalesce(pg_catalog.to_regclass({name})::oid <> {oid}, true) or exists (
+             select from pg_catalog.pg_class c
+              where c.oid in (select {oid} union all select p.relid from pg_catalog.pg_partition_tree({oid}) p)
+                and c.relkind = 'r' and c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid))"
+    );
+    Ok(source.one(&sql).await?.bool(0))
 }
 
 /// The source's half; the column list is pinned, since a snapshot pins rows but not the catalog.

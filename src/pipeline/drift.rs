@@ -82,7 +82,8 @@ async fn added_columns(
     missing: &[String],
 ) -> Result<Followed> {
     let table = relation.table();
-    let columns = source_columns(&mut ends.source().await?, relation.id).await?;
+    let mut source = ends.source().await?;
+    let columns = source_columns(&mut source, relation.id).await?;
     let known = copied_columns(&mut ends.target().await?, pipeline, &table).await?;
     // An added column's default may be a label that its enum has gained. Where that fails, so does adding the column.
     if let Err(reason) = labels::follow(ends, &[relation.id]).await? {
@@ -114,7 +115,8 @@ async fn added_columns(
                 return Ok(Followed::Refused(format!("identity column \"{name}\" was added at the source")));
             }
             None => {
-                copies_again |= column.default.is_some() && column.missing_value.is_none();
+                copies_again |= column.missing_value.is_none()
+                    && (column.default.is_some() || holds_values(&mut source, &table, column).await?);
                 statements.extend(add_column(&table, column));
             }
         }
@@ -122,6 +124,22 @@ async fn added_columns(
     let columns = sent(&columns, relation);
     statements.push(remember_columns(pipeline, &table, &columns, copies_again));
     Ok(Followed::Altered(statements))
+}
+
+/// Whether any row has a value in the column. A default that rewrote the table may be gone from the catalog by now; what
+/// it left in the rows was never in the stream.
+async fn holds_values(source: &mut Session, table: &TableName, column: &SourceColumn) -> Result<bool> {
+    let (table, name) = (quote::table(table), quote::identifier(&column.name));
+    let sql = format!("select exists (select from {table} where {name} is not null)");
+    match source.query(&sql).await {
+        Ok(rows) => Ok(rows.first().is_some_and(|row| row.bool(0))),
+        Err(error) if error.retries() => Err(error),
+        // The catalog is ahead of the stream: the table or the column has gone since.
+        Err(error) => {
+            tracing::debug!(error = error.chain(), "the column cannot be looked into");
+            Ok(false)
+        }
+    }
 }
 
 /// The names are the same on both sides. Columns that are others now under their names, or of another type, hold values

@@ -35,7 +35,7 @@ use crate::target::Flushed;
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the source is asked how far its log reaches.
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the publication is looked at for new tables.
+/// How often the publication is looked at.
 const TABLES_INTERVAL: Duration = Duration::from_secs(3);
 /// Commands that wait for the pump; it takes each at once unless it is in the middle of a transaction.
 const COMMANDS_MAX: usize = 16;

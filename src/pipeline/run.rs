@@ -193,10 +193,13 @@ impl Run<'_> {
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
         let carriage = continuity::read(&mut source, &self.pipeline.publication).await?;
         continuity::keep(&mut source, &mut target, self.pipeline, &carriage).await?;
-        tokio::select! {
+        let is_partial = tokio::select! {
             copied = self.copy_pending(&mut target, &carried) => copied?,
             // Stopping in mid-copy is the same as crashing there.
             reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+        };
+        if is_partial {
+            return Ok(Attempted::Again);
         }
         drop(source);
         if let Some(end) = self.end(&mut target).await? {
@@ -237,6 +240,7 @@ impl Run<'_> {
         let stored = self.stored(target).await?;
         let mut replication = self.ends.replication().await?;
         if let Some(Position { lineage, offset }) = stored.at() {
+            slot::check_name(&lineage, &self.pipeline.slot)?;
             let lineage = slot::check_lineage(&mut replication, source, &lineage, offset).await?;
             self.store_lineage(target, &lineage, None).await?;
             return Ok(Position { lineage, offset });
@@ -293,8 +297,8 @@ impl Run<'_> {
         target.query(&sql).await.map(drop)
     }
 
-    /// Copies every table that is carried and not in step.
-    async fn copy_pending(&self, target: &mut Session, carried: &[SourceTable]) -> Result<()> {
+    /// Copies every table that is carried and not in step; whether one of them must be copied once more.
+    async fn copy_pending(&self, target: &mut Session, carried: &[SourceTable]) -> Result<bool> {
         let names: Vec<TableName> = carried.iter().map(|table| table.table.clone()).collect();
         let stored = self.stored(target).await?;
         if !stored.schema_copied || self.pipeline.stream.new_tables {
@@ -315,12 +319,12 @@ impl Run<'_> {
             .collect();
         let unfinished = stored.relations.iter().any(|relation| relation.state == RelationState::Copied);
         if schema == SchemaWork::NewTables && pending.is_empty() && !unfinished {
-            return self.drop_orphans(target, &stored, carried).await;
+            return self.drop_orphans(target, &stored, carried).await.map(|()| false);
         }
         let order = Order { tables: pending, schema };
-        let left_out = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
-        self.note_left_out(target, &left_out).await?;
-        self.drop_orphans(target, &stored, carried).await
+        let copied = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
+        self.note_left_out(target, &copied.left_out).await?;
+        self.drop_orphans(target, &stored, carried).await.map(|()| copied.is_partial)
     }
 
     /// Pending tables that are not at the source or not published any more would be waited for without end.
@@ -368,7 +372,7 @@ impl Run<'_> {
         let stored = self.stored(&mut target).await?;
         let mut plan = self.plan(&stored);
         let consistent_from = plan.consistent_from();
-        let format = self.stream_format(&rows_session).await?;
+        let format = self.stream_format(&mut target).await?;
         let stream = &self.pipeline.stream;
         let options = StreamOptions {
             slot: self.pipeline.slot.clone(),
@@ -444,17 +448,24 @@ impl Run<'_> {
     }
 
     /// Binary only where every carried column means the same in it on both sides.
-    async fn stream_format(&self, target: &Session) -> Result<Format> {
+    async fn stream_format(&self, target: &mut Session) -> Result<Format> {
         if self.pipeline.stream.binary == Binary::Off {
             return Ok(Format::Text);
         }
         let mut source = self.ends.source().await?;
+        if source.server_major() < 14 || target.server_major() < source.server_major() {
+            return Ok(Format::Text);
+        }
         let published =
             catalog::published(&mut source, &self.pipeline.publication).await?.unwrap_or_default();
-        let tables = catalog::tables(&mut source).await?;
-        let safe = published.iter().filter_map(|name| tables.get(name)).all(|table| table.is_binary_safe);
-        let versions = source.server_major() >= 14 && target.server_major() >= source.server_major();
-        Ok(if safe && versions { Format::Binary } else { Format::Text })
+        let (tables, here) = (catalog::tables(&mut source).await?, catalog::tables(target).await?);
+        let is_safe = |table: &SourceTable| {
+            // The target is its owner's to change: a column may have got a wider type there.
+            let has_same_types = here.get(&table.table).is_none_or(|here| table.has_types_of(here));
+            table.is_binary_safe && has_same_types
+        };
+        let all_safe = published.iter().filter_map(|name| tables.get(name)).all(is_safe);
+        Ok(if all_safe { Format::Binary } else { Format::Text })
     }
 
     /// The position to end at, if it is known; the monitor finds where a run that is to catch up has done so.

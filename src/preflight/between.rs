@@ -182,6 +182,9 @@ impl Survey<'_> {
         let lineage = self.stored.as_ref().and_then(|stored| stored.lineage.clone());
         match (lineage, self.position()) {
             (Some(lineage), Some(position)) => {
+                if self.kept(slot::check_name(&lineage, &self.pipeline.slot)).is_none() {
+                    return Ok(());
+                }
                 let mut replication = ends.replication().await?;
                 let checked = slot::check_lineage(&mut replication, &mut source.session, &lineage, position).await;
                 if self.kept(checked).is_some() {

@@ -125,3 +125,51 @@ fn a_table_that_cannot_be_followed_is_quarantined_alone() {
     pair.assert_alike_now(&["lacks", "taken", "gone"]);
     stop(running);
 }
+
+/// The pipeline must not try again for ever what one column's type makes impossible.
+#[test]
+fn a_column_that_got_a_wider_type_at_the_target_stops_nobody() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, v int); insert into t select n, n from generate_series(1, 100) n;
+         create table fine (id int primary key)",
+    );
+    pair.publish("t, fine");
+    let running = pair.begin_and_copy();
+    pair.at_target("alter table t alter v type bigint");
+    pair.at_source("insert into t values (101, 101); insert into fine values (1)");
+    pair.pulse();
+    assert!(pair.quarantine_of("public.t").contains("insert of"));
+    pair.assert_alike_now(&["public.t"]);
+    stop(running);
+    // Known before the stream begins, it is text that travels.
+    let running = pair.begin();
+    pair.pgdiode.run(&["resync", "public.t"]).success();
+    pair.wait_at_target("select state = 'ready' from pgdiode.relation where table_name = 't'", "the copy");
+    stop(running);
+    pair.at_target("alter table t alter v type bigint");
+    let running = pair.begin();
+    pair.at_source("insert into t values (102, 102); update t set v = v + 1 where id < 50");
+    pair.assert_alike();
+    assert_eq!(pair.state_of("public.t"), "ready");
+    stop(running);
+}
+
+#[test]
+fn rows_that_a_trigger_keeps_out_are_counted_and_noted() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source("create table t (id int primary key, v int)");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.at_target(
+        "create function keep_out() returns trigger language plpgsql as $$ begin return null; end $$;
+         create trigger keep_out before insert on t for each row when (new.id % 50 = 0) execute function keep_out();
+         alter table t enable always trigger keep_out",
+    );
+    pair.at_source("insert into t select n, n from generate_series(1, 100) n");
+    pair.pulse();
+    pair.wait_for_count("public.t", "skipped", 2);
+    pair.wait_for_count("public.t", "inserts", 98);
+    assert_eq!(pair.at_target("select kind, count(*) from pgdiode.note group by 1"), "row-kept-out|2");
+    stop(running);
+}

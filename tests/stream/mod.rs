@@ -14,6 +14,7 @@
 
 mod breaks;
 mod conflicts;
+mod copies;
 mod fixtures;
 mod invariants;
 mod keys;
@@ -21,6 +22,7 @@ mod large;
 mod partitions;
 mod refusals;
 mod schema;
+mod settings;
 mod shapes;
 mod status;
 

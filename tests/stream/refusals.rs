@@ -1,5 +1,8 @@
 //! What must stop a run instead of being guessed at, with an explanation and the documented exit status.
 
+use std::fs;
+use std::process::Command;
+
 use super::{Ends, Pair, stop};
 
 fn small(pair: &Pair) {
@@ -89,4 +92,88 @@ fn a_run_ends_where_it_is_told() {
     assert_eq!(pair.at_target("select max(id) from t"), "101");
     pair.pgdiode.run(&["start", "--once-caught-up"]).success();
     pair.assert_alike_now(&[]);
+}
+
+/// The source's data directory as it was before its last changes, which the target has seen.
+fn put_back(pair: &Pair, changes: impl FnOnce()) {
+    let (data, backup) = (pair.source.data_directory(), pair.source.directory().join("backup"));
+    pair.source.stop_fast();
+    let copied = Command::new("cp").arg("-a").args([&data, &backup]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "the data directory can be copied");
+    pair.source.start_again();
+    changes();
+    pair.source.stop_fast();
+    fs::remove_dir_all(&data).expect("the data directory can be removed");
+    fs::rename(&backup, &data).expect("the backup can take its place");
+}
+
+fn insert_and_apply(pair: &Pair) {
+    let running = pair.begin();
+    pair.at_source("insert into t select n, 'lost' from generate_series(1000, 1100) n");
+    pair.catch_up();
+    stop(running);
+}
+
+#[test]
+fn a_source_that_was_put_back_is_refused() {
+    let pair = Pair::start(Ends::default());
+    small(&pair);
+    stop(pair.begin_and_copy());
+    put_back(&pair, || insert_and_apply(&pair));
+    pair.source.start_again();
+    pair.at_source("insert into t values (2000, 'another history')");
+    let said = pair.pgdiode.run(&["start", "--once-caught-up"]).failure(3);
+    assert!(said.contains("restored from a backup"), "{said}");
+}
+
+/// The new primary has long written past the position: only its timeline's history tells.
+#[test]
+fn a_source_promoted_before_the_position_is_refused() {
+    let pair = Pair::start(Ends::default());
+    small(&pair);
+    stop(pair.begin_and_copy());
+    put_back(&pair, || insert_and_apply(&pair));
+    pair.source.configure(&[("restore_command", "false")]);
+    fs::write(pair.source.data_directory().join("recovery.signal"), "").expect("a file can be made");
+    pair.source.start_again();
+    let position = pair.at_target("select lsn from pgdiode.position");
+    pair.at_source("create table other (v text); insert into t values (2000, 'another history')");
+    while pair.at_source(&format!("select pg_current_wal_lsn() <= '{position}'")) == "t" {
+        pair.at_source("insert into other select repeat('x', 1000) from generate_series(1, 100)");
+    }
+    let said = pair.pgdiode.run(&["start", "--once-caught-up"]).failure(3);
+    assert!(said.contains("was promoted (timeline 1 to 2)"), "{said}");
+}
+
+/// A promotion that lost nothing is gone along with.
+#[test]
+fn a_source_promoted_after_the_position_is_followed() {
+    let pair = Pair::start(Ends::default());
+    small(&pair);
+    stop(pair.begin_and_copy());
+    pair.source.stop_fast();
+    pair.source.configure(&[("restore_command", "false")]);
+    fs::write(pair.source.data_directory().join("recovery.signal"), "").expect("a file can be made");
+    pair.source.start_again();
+    pair.at_source("insert into t values (2000, 'on the next timeline')");
+    let running = pair.begin();
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select timeline from pgdiode.pipeline"), "2");
+    stop(running);
+}
+
+#[test]
+fn a_slot_that_the_target_was_not_filled_through_is_refused() {
+    let pair = Pair::start(Ends::default());
+    small(&pair);
+    stop(pair.begin_and_copy());
+    pair.at_source("insert into t values (101, 'before the other slot')");
+    pair.at_source("select pg_create_logical_replication_slot('other', 'pgoutput')");
+    let config = fs::read_to_string(pair.pgdiode.config_path()).expect("a configuration");
+    let other = config.replacen("[pipeline.main]", "[pipeline.main]\nslot = \"other\"", 1);
+    fs::write(pair.pgdiode.config_path(), other).expect("a configuration can be written");
+    for verb in [&["start", "--once-caught-up"][..], &["setup", "--yes"]] {
+        let said = pair.pgdiode.run(verb).failure(3);
+        assert!(said.contains("filled through the slot \"pgdiode_main\""), "{said}");
+    }
 }

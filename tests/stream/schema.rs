@@ -1,5 +1,7 @@
 //! The source's schema changes while its rows stream.
 
+use std::fs;
+
 use super::{Ends, Pair, stop};
 
 #[test]
@@ -16,6 +18,7 @@ fn columns_that_come_and_go_are_followed() {
         "in_one",
         "arrays",
         "via_default",
+        "volatile_once",
     ];
     for table in tables {
         pair.at_source(&format!(
@@ -38,6 +41,9 @@ fn columns_that_come_and_go_are_followed() {
     pair.at_source(
         "insert into volatile (id, v) values (101, 'x'); update volatile set v = 'y' where id = 3",
     );
+    // What filled the older rows is gone from the catalog by the time that anybody asks.
+    pair.at_source("begin; alter table volatile_once add column c uuid default gen_random_uuid() not null; alter table volatile_once alter c drop default; commit");
+    pair.at_source("insert into volatile_once values (101, 'x', gen_random_uuid())");
     pair.at_source("alter table renamed rename column v to w; insert into renamed values (101, 'x'); update renamed set w = 'y' where id = 1");
     pair.at_source("alter table dropped add column gone int default 1");
     pair.at_source("insert into dropped values (101, 'x', 2)");
@@ -266,5 +272,58 @@ fn labels_are_not_followed_where_nothing_is() {
         "{reason}"
     );
     assert_eq!(pair.at_target("select enum_range(null::mood)"), "{sad}");
+    stop(running);
+}
+
+#[test]
+fn tables_whose_changes_do_not_come_any_more_are_told_of() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, v int); insert into t select n, n from generate_series(1, 100) n;
+         create table left_out (id int primary key); create table quiet (id int primary key); insert into quiet values (1)",
+    );
+    pair.publish("t, left_out, quiet");
+    let running = pair.begin_and_copy();
+    // Another table takes the name, which the publication does not follow; one is taken out; one is made anew, and
+    // what it is filled with is in no stream.
+    pair.at_source(
+        "create table t_new (id int primary key, v int);
+         begin; alter table t rename to t_old; alter table t_new rename to t; insert into t values (7, 7); commit",
+    );
+    pair.at_source("alter publication pgdiode_main drop table left_out");
+    pair.at_source(
+        "begin; drop table quiet; create table quiet (id int primary key); insert into quiet values (2), (3);
+         alter publication pgdiode_main add table quiet; commit",
+    );
+    for (table, why) in [
+        ("public.t", "at the source it is public.t_old now"),
+        ("public.left_out", "the publication does not carry it any more"),
+    ] {
+        let reason = pair.quarantine_of(table);
+        assert!(reason.contains(why), "{reason}");
+    }
+    pair.wait_at_target("select count(*) = 2 from quiet", "the table made anew");
+    pair.wait_at_target("select to_regclass('public.t_old') is not null", "the renamed table");
+    pair.assert_alike();
+    stop(running);
+}
+
+/// A function that nobody here can run is no reason to try for ever.
+#[test]
+fn a_function_whose_library_is_missing_is_left_out() {
+    let pair = Pair::start(Ends::default());
+    let library = pair.source.place("lib.so", "");
+    let original = pair.source.version().bin().with_file_name("lib").join("plpgsql.so");
+    fs::copy(&original, &library).expect("a library can be copied");
+    pair.at_source(&format!(
+        "create table t (id int primary key, v int);
+         create function f() returns language_handler language c as '{}', 'plpgsql_call_handler'",
+        library.display()
+    ));
+    fs::remove_file(&library).expect("the library can be removed");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.assert_alike();
+    assert!(pair.at_target("select detail from pgdiode.note").contains("could not access file"));
     stop(running);
 }

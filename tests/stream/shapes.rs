@@ -26,12 +26,14 @@ fn values_out_of_line_that_an_update_leaves_alone_stay() {
          create table large_full (id int primary key, note text, a text); alter table large_full replica identity full;
          create table large_no_key (note text, a text); alter table large_no_key replica identity full;
          create table large_key (k text primary key, note text, a text); alter table large_key alter k set storage external;
+         create table large_only (k text primary key, a text); alter table large_only alter k set storage external, alter a set storage external;
+         insert into large_only select left(noise(n), 2200), noise(n) from generate_series(1, 5) n;
          insert into large select n, 'n', noise(n), noise(-n), noise(n + 500) from generate_series(1, 90) n;
          insert into large_full select n, 'n', noise(n) from generate_series(1, 90) n;
          insert into large_no_key select n, noise(n) from generate_series(1, 90) n;
          insert into large_key select left(noise(n), 2200), 'n', noise(n) from generate_series(1, 5) n;",
     );
-    pair.publish("large, large_full, large_no_key, large_key");
+    pair.publish("large, large_full, large_no_key, large_key, large_only");
     let running = pair.begin_and_copy();
     compare_after_each(
         &pair,
@@ -46,6 +48,9 @@ fn values_out_of_line_that_an_update_leaves_alone_stay() {
              update large set c = noise(-id) where id % 7 = 0; delete from large where id % 11 = 0",
             "update large_full set note = 'all'; update large_full set a = 'short' where id % 2 = 0; update large_full set note = 'again'",
             "update large_no_key set note = 'one' where note = '1'; update large_no_key set note = note || '.'; delete from large_no_key where note like '2%'",
+            // Nothing in the row is sent but what names it, and in the keyless one nothing is set at all.
+            "alter table large_key alter a set storage external; update large_key set k = k, note = null; update large_key set a = a; update large_no_key set note = note",
+            "update large_only set a = a",
             "update large_key set note = 'same key'; update large_key set k = k || 'x' where note is not null; update large_key set a = null",
             "insert into large values (5000, 'new', noise(1), noise(2), noise(3)); update large set note = 'newer' where id = 5000;
              update large set id = 5001 where id = 5000; update large set note = 'newest' where id = 5001",

@@ -1,7 +1,7 @@
 //! What the source's catalog says of its tables: which there are, which a publication carries, how large they are,
 //! how their rows are named, and whether their values mean the same in binary elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::change::TableName;
 use crate::error::Result;
@@ -24,6 +24,16 @@ pub struct SourceTable {
     pub identity: Identity,
     /// Values of every column are the same bytes on any server of the same types.
     pub is_binary_safe: bool,
+}
+
+impl SourceTable {
+    /// Whether columns of the same name have the same type in the other table.
+    pub fn has_types_of(&self, other: &SourceTable) -> bool {
+        self.columns.iter().all(|column| {
+            let named = other.columns.iter().find(|there| there.name == column.name);
+            named.is_none_or(|there| there.type_sql == column.type_sql)
+        })
+    }
 }
 
 #[derive(Debug, Clone)]

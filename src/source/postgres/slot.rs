@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::quote;
-use crate::pg::replication::SlotLife;
+use crate::pg::replication::{SlotLife, SystemIdentity};
 use crate::pg::session::Session;
 use crate::position::{Lineage, Lsn};
 
@@ -76,6 +76,18 @@ pub async fn create(replication: &mut Session, slot: &str, database: &str) -> Re
     })
 }
 
+/// The position was reached through one slot: another may have let go of what follows it.
+pub fn check_name(stored: &Lineage, configured: &str) -> Result<()> {
+    if stored.slot == configured {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the configuration names the slot \"{configured}\", the target has been filled through the slot \"{}\"",
+        stored.slot
+    ))
+    .hint("Put the key slot back to what it was. To change it, start over: pgdiode reset, then pgdiode start."))
+}
+
 /// What the source must be for the stored position to mean anything there (invariant 4).
 pub async fn check_lineage(
     replication: &mut Session,
@@ -117,12 +129,43 @@ pub async fn check_lineage(
         ))
         .hint("The slot was created again, or advanced by somebody else. Start over: pgdiode reset, then pgdiode start."));
     }
-    if system.timeline > stored.timeline && position > system.position {
-        return Err(Error::refused(format!(
-            "the source was promoted (timeline {} to {}) at {}, before the target's position {position}",
-            stored.timeline, system.timeline, system.position
-        ))
-        .hint("The target holds changes that the new primary never had. Start over: pgdiode reset, then pgdiode start."));
-    }
+    check_history(replication, session, stored, position, &system).await?;
     Ok(Lineage { timeline: system.timeline, ..stored.clone() })
+}
+
+/// Whether the source still has the history that the position lies in. Its log says so only as far as it reaches: a
+/// server that was restored from a backup and has written more than it lost cannot be told from the one before.
+async fn check_history(
+    replication: &mut Session,
+    session: &mut Session,
+    stored: &Lineage,
+    position: Lsn,
+    system: &SystemIdentity,
+) -> Result<()> {
+    const START_OVER: &str =
+        "The target holds changes that this source never had. Start over: pgdiode reset, then pgdiode start.";
+    if system.timeline == stored.timeline {
+        // A standby that has just started replays what it had before: its log grows back.
+        let grows_back = session.one("select pg_catalog.pg_is_in_recovery()").await?.bool(0);
+        if position <= system.position || grows_back {
+            return Ok(());
+        }
+        return Err(Error::refused(format!(
+            "the source's log ends at {}, before the target's position {position}: the source was restored from a backup",
+            system.position
+        ))
+        .hint(START_OVER));
+    }
+    let (now, before) = (system.timeline, stored.timeline);
+    match replication.timeline_left(now, before).await? {
+        Some(left) if position <= left => Ok(()),
+        Some(left) => Err(Error::refused(format!(
+            "the source was promoted (timeline {before} to {now}) at {left}, before the target's position {position}"
+        ))
+        .hint(START_OVER)),
+        None => Err(Error::refused(format!(
+            "the source is on timeline {now}, which does not descend from timeline {before} that the target has followed"
+        ))
+        .hint(START_OVER)),
+    }
 }

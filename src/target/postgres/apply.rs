@@ -515,9 +515,13 @@ impl Applier {
         new: &Tuple,
         counts: &mut Counts,
     ) -> Result<Result<(), String>> {
-        let Err(error) = self.execute_one(rows, change).await? else {
-            counts.inserts += 1;
-            return Ok(Ok(()));
+        let error = match self.execute_one(rows, change).await? {
+            Ok(0) => return self.kept_out(rows, new, counts).await,
+            Ok(_) => {
+                counts.inserts += 1;
+                return Ok(Ok(()));
+            }
+            Err(error) => error,
         };
         let is_duplicate = error.sqlstate() == Some("23505");
         let Change::Insert { relation, .. } = change else { unreachable!("an insert") };
@@ -539,6 +543,23 @@ impl Applier {
             Ok(0) => Ok(Err(refused(rows, change, &error))),
             Err(error) => Ok(Err(refused(rows, change, &error))),
         }
+    }
+
+    /// A trigger or rule here, one that fires for replicated rows too, let nothing be inserted.
+    async fn kept_out(
+        &mut self,
+        rows: &TableRows,
+        new: &Tuple,
+        counts: &mut Counts,
+    ) -> Result<Result<(), String>> {
+        let detail =
+            format!("a trigger or rule at the target kept a row out: {}", shown::key(&rows.table, new));
+        if self.on_conflict == OnConflict::Quarantine {
+            return Ok(Err(detail));
+        }
+        counts.skipped += 1;
+        self.note(rows, "row-kept-out", counts.skipped, &detail).await?;
+        Ok(Ok(()))
     }
 
     async fn touch_one(

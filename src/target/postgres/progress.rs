@@ -122,7 +122,7 @@ set enable_mergejoin = off;
 
 /// Run-time parameters for every session with a target, sent at its start.
 pub const TARGET_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC \
-     -c bytea_output=hex -c search_path= -c statement_timeout=0 -c lock_timeout=0 \
+     -c bytea_output=hex -c array_nulls=on -c search_path= -c statement_timeout=0 -c lock_timeout=0 \
      -c idle_in_transaction_session_timeout=0";
 
 /// The stored state of one pipeline.

@@ -139,10 +139,15 @@ pub fn row_sql(table: &Table, statement: &RowStatement) -> String {
             insert_sql(table, &values)
         }
         RowStatement::Update { unchanged, sets_key } => {
-            let sets: Vec<String> = all
+            let mut sets: Vec<String> = all
                 .filter(|index| !unchanged.contains(index) && (*sets_key || !table.columns[*index].key))
                 .map(|index| format!("{} = {}", table.columns[index].name, parameter(index)))
                 .collect();
+            // Nothing but values that are left alone: the row must be found all the same.
+            if let (true, Some(column)) = (sets.is_empty(), unchanged.first()) {
+                let name = &table.columns[*column].name;
+                sets.push(format!("{name} = t.{name}"));
+            }
             let condition = row_condition(table, &mut parameter);
             format!("update {} as t set {} where {condition}", table.target, sets.join(", "))
         }

@@ -1,0 +1,60 @@
+//! A copy whose snapshot is not what is read, or whose pieces do not all arrive.
+
+use super::{Ends, Pair, stop};
+
+/// A rewrite does not keep to snapshots: to the copy's, the table looks empty.
+#[test]
+fn a_table_rewritten_while_it_is_copied_is_copied_again() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, v int); insert into t select n, n from generate_series(1, 100) n",
+    );
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    let reader = pair.target.spawn_psql("postgres", "begin; lock table t; select pg_sleep(1000)");
+    let locks = |granted: bool| {
+        format!(
+            "select exists (select from pg_locks where relation = 't'::regclass and granted = {granted} \
+             and mode = 'AccessExclusiveLock')"
+        )
+    };
+    pair.wait_at_target(&locks(true), "the lock");
+    pair.pgdiode.run(&["resync", "public.t"]).success();
+    pair.wait_at_target(&locks(false), "the copy to wait, with its snapshot");
+    pair.at_source("alter table t alter v type int using v + 1");
+    pair.at_target("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(1000)' and pid <> pg_backend_pid()");
+    assert!(reader.wait().is_err(), "the lock was held until it was taken away");
+    pair.assert_alike();
+    stop(running);
+}
+
+/// A trigger that fires at commit stands for a connection that breaks there.
+#[test]
+fn a_piece_that_does_not_arrive_leaves_the_table_uncopied() {
+    let pair =
+        Pair::start(Ends { sections: "[pipeline.main.copy]\nsplit_mb = 1\njobs = 2\n", ..Ends::default() });
+    pair.at_source(
+        "create table t (id int primary key, v text);
+         insert into t select n, repeat('x', 1000) from generate_series(1, 2000) n",
+    );
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    // The piece with row 2000 ends after the one with row 1 has failed.
+    pair.at_target(
+        "create function refuse() returns trigger language plpgsql as $$ begin
+           if new.id = 1 then raise exception 'refused at commit'; end if;
+           while not exists (select from pgdiode.relation where table_name = 't' and state = 'quarantined') loop
+             perform pg_sleep(0.02);
+           end loop;
+           return new; end $$;
+         create constraint trigger refuse after insert on t deferrable initially deferred
+           for each row when (new.id = 1) execute function refuse();
+         create trigger wait before insert on t for each row when (new.id = 2000) execute function refuse();
+         alter table t enable always trigger refuse; alter table t enable always trigger wait",
+    );
+    pair.pgdiode.run(&["resync", "public.t"]).success();
+    assert!(pair.quarantine_of("public.t").contains("refused at commit"));
+    pair.catch_up();
+    assert!(pair.quarantine_of("public.t").contains("refused at commit"));
+    stop(running);
+}
