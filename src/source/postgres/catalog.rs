@@ -1,7 +1,7 @@
 //! What the source's catalog says of its tables: which there are, which a publication carries, how large they are,
 //! how their rows are named, and whether their values mean the same in binary elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::change::TableName;
 use crate::error::Result;
