@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `stop_requested` | stop |
 //! | `hold_id`, `hold_at` | hold at exactly that position, answer with `held_id`; release when it is cleared |
-//! | a relation that is `pending`, a new table in the publication | pause, so that it can be copied |
+//! | a relation that is `pending`, a table that joined or left the publication | pause, so that it is copied, or not followed |
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -181,3 +181,30 @@ fn images_of_every_type_are_found() {
     assert_eq!(pair.at_target("select * from pgdiode.note where kind <> 'schema-left-out'"), "");
     stop(running);
 }
+
+/// What names a row may change at any time; each change says for itself what names it.
+#[test]
+fn a_replica_identity_that_changes_is_followed() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, u int not null, v text); create unique index t_u on t (u);
+         insert into t select n, n + 1000, 'v' from generate_series(1, 200) n",
+    );
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    for work in [
+        "update t set v = 'by key' where id < 10; update t set id = -id where id = 10",
+        "alter table t replica identity full; update t set v = 'in full' where id between 5 and 90; delete from t where id = 11",
+        "alter table t replica identity using index t_u; update t set u = u + 5000 where id < 100; delete from t where id = 12",
+        "begin; update t set v = 'before' where id > 150; alter table t replica identity full; update t set id = id + 1000 where id > 160;
+         alter table t replica identity default; delete from t where id > 1190; commit",
+        "alter table t drop constraint t_pkey, replica identity using index t_u; update t set v = 'by index', u = u + 10000",
+        "drop index t_u; alter table t replica identity full; update t set v = 'in full' where u % 2 = 0; delete from t where u % 5 = 3",
+    ] {
+        pair.at_source(work);
+        pair.assert_alike();
+        assert_eq!(pair.state_of("public.t"), "ready", "{work}");
+    }
+    assert_eq!(pair.at_target("select * from pgdiode.note"), "");
+    stop(running);
+}

@@ -213,3 +213,18 @@ fn prepared_transactions_outlive_restarts() {
     assert_eq!(pair.at_target("select count(*) from t"), "5004");
     stop(running);
 }
+
+/// Asked for, a message is written where nothing else is, as a transaction that the slot moves past.
+#[test]
+fn a_heartbeat_is_written_when_it_is_asked_for() {
+    let pair = Pair::start(Ends { stream: "heartbeat_seconds = 1", ..Ends::default() });
+    pair.at_source("create table t (id int primary key)");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.at_source("select pg_create_logical_replication_slot('watch', 'test_decoding')");
+    let beats = "select count(*) > 1 from pg_logical_slot_peek_changes('watch', null, null)
+        where data like 'message: transactional: 1 prefix: pgdiode%'";
+    pair.source.wait_until("postgres", beats, "two beats");
+    pair.assert_alike();
+    stop(running);
+}
