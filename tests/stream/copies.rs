@@ -101,3 +101,24 @@ fn columns_that_come_and_go_while_a_table_is_copied_are_not_mistaken() {
     pair.assert_alike();
     stop(running);
 }
+
+/// A lock that outlives its piece keeps the TRUNCATE waiting, and behind it what the copy itself still needs.
+#[test]
+fn a_table_that_is_truncated_all_the_time_is_copied() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table big (id int primary key, v text); create table staging (id int primary key);
+         insert into big select n, repeat('x', 100) from generate_series(1, 50000) n",
+    );
+    pair.publish("big, staging");
+    let writer = pair.source.spawn_psql(
+        "postgres",
+        "do $$ begin for n in 1 .. 400 loop
+           truncate staging; insert into staging select generate_series(1, 50); commit; perform pg_sleep(0.005);
+         end loop; end $$",
+    );
+    let running = pair.begin();
+    writer.wait().expect("the writer is not kept waiting");
+    pair.assert_alike();
+    stop(running);
+}
