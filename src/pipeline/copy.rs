@@ -390,7 +390,6 @@ async fn copy_all(copy: &Arc<Copy>, builds_indexes: bool) -> Result<()> {
 
 struct Worker<'a> {
     copy: &'a Copy,
-    /// In a transaction that reads the snapshot.
     source: Option<Session>,
     target: Option<Session>,
     builds_indexes: bool,
@@ -446,12 +445,7 @@ impl Worker<'_> {
 
     async fn source(&mut self) -> Result<&mut Session> {
         if self.source.is_none() {
-            let mut session = self.copy.ends.source().await?;
-            session.query("begin isolation level repeatable read read only").await?;
-            session
-                .query(&format!("set transaction snapshot {}", quote::literal(&self.copy.snapshot)))
-                .await?;
-            self.source = Some(session);
+            self.source = Some(self.copy.ends.source().await?);
         }
         Ok(self.source.as_mut().expect("just connected"))
     }
@@ -483,12 +477,21 @@ impl Worker<'_> {
         target.query("begin").await?;
         let frozen = part == Part::Whole && empty(target, &table.source).await?;
         let into = copy_into(&table.source, format, frozen);
+        let snapshot = quote::literal(&copy.snapshot);
+        source
+            .query(&format!(
+                "begin isolation level repeatable read read only; set transaction snapshot {snapshot}"
+            ))
+            .await?;
         let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
         table.rows.fetch_add(rows, Ordering::Relaxed);
         if is_rewritten(source, &table.source).await? {
             tracing::warn!(%name, "the table was truncated or rewritten at the source while it was copied: it is copied again");
             table.rewritten.store(true, Ordering::Release);
         }
+        // Held on to, the table's lock would keep a TRUNCATE waiting, and whoever comes after it: other pieces and
+        // pg_dump too, for which this worker would wait in turn.
+        source.query("commit").await?;
         let is_as_of_snapshot = || !table.rewritten.load(Ordering::Acquire);
         if part == Part::Whole && is_as_of_snapshot() {
             copy.mark_copied(target, table).await?;

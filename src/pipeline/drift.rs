@@ -50,7 +50,8 @@ pub fn follow(ends: &Ends, pipeline: &str, follows: bool) -> FollowSchema {
                     added_columns(&ends, &pipeline, &relation, &missing).await
                 }
                 Mismatch::RequiredColumns(required) => {
-                    Ok(Followed::Altered(no_longer_required(&relation.table(), &required)))
+                    let altered = altered_table(&mut ends.target().await?, &relation.table()).await?;
+                    Ok(Followed::Altered(no_longer_required(&altered, &required)))
                 }
                 Mismatch::Unseen => match changed_columns(&ends, &pipeline, &relation).await? {
                     Followed::CopiedAgain(_) if !follows => Ok(Followed::Refused(
@@ -84,7 +85,9 @@ async fn added_columns(
     let table = relation.table();
     let mut source = ends.source().await?;
     let columns = source_columns(&mut source, relation.id).await?;
-    let known = copied_columns(&mut ends.target().await?, pipeline, &table).await?;
+    let mut target = ends.target().await?;
+    let known = copied_columns(&mut target, pipeline, &table).await?;
+    let altered = altered_table(&mut target, &table).await?;
     // An added column's default may be a label that its enum has gained. Where that fails, so does adding the column.
     if let Err(reason) = labels::follow(ends, &[relation.id]).await? {
         tracing::warn!(%table, reason, "an enum could not be followed");
@@ -107,7 +110,7 @@ async fn added_columns(
         match renamed_from {
             Some(old) => statements.push(format!(
                 "alter table {} rename column {} to {}",
-                quote::table(&table),
+                quote::table(&altered),
                 quote::identifier(old),
                 quote::identifier(name)
             )),
@@ -115,9 +118,8 @@ async fn added_columns(
                 return Ok(Followed::Refused(format!("identity column \"{name}\" was added at the source")));
             }
             None => {
-                copies_again |= column.missing_value.is_none()
-                    && (column.default.is_some() || holds_values(&mut source, &table, column).await?);
-                statements.extend(add_column(&table, column));
+                copies_again |= was_filled(&mut source, &table, column).await?;
+                statements.extend(add_column(&altered, column));
             }
         }
     }
@@ -126,11 +128,32 @@ async fn added_columns(
     Ok(Followed::Altered(statements))
 }
 
-/// Whether any row has a value in the column. A default that rewrote the table may be gone from the catalog by now; what
-/// it left in the rows was never in the stream.
-async fn holds_values(source: &mut Session, table: &TableName, column: &SourceColumn) -> Result<bool> {
+/// The table whose columns are changed when this one's are: a partition has its root's.
+async fn altered_table(target: &mut Session, table: &TableName) -> Result<TableName> {
+    let sql = format!(
+        "select n.nspname, c.relname
+           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+          where c.oid = pg_catalog.pg_partition_root(pg_catalog.to_regclass({}))",
+        quote::literal(&quote::table(table))
+    );
+    let rows = target.query(&sql).await?;
+    Ok(rows.first().map_or_else(|| table.clone(), |row| TableName::new(row.string(0), row.string(1))))
+}
+
+/// Whether adding the column gave older rows values that the catalog does not tell. A default that rewrote the table may
+/// be gone by now; what it left in the rows was never in the stream.
+async fn was_filled(source: &mut Session, table: &TableName, column: &SourceColumn) -> Result<bool> {
+    if column.missing_value.is_some() || column.default.is_some() {
+        return Ok(column.missing_value.is_none());
+    }
     let (table, name) = (quote::table(table), quote::identifier(&column.name));
-    let sql = format!("select exists (select from {table} where {name} is not null)");
+    // A table that was never rewritten lies in the file that it was made with: no need to read it.
+    let sql = format!(
+        "select case when exists (select from pg_catalog.pg_class c
+                                   where c.oid = pg_catalog.to_regclass({}) and (c.relkind = 'p' or c.relfilenode <> c.oid))
+                then exists (select from {table} where {name} is not null) end",
+        quote::literal(&table)
+    );
     match source.query(&sql).await {
         Ok(rows) => Ok(rows.first().is_some_and(|row| row.bool(0))),
         Err(error) if error.retries() => Err(error),
@@ -146,7 +169,8 @@ async fn holds_values(source: &mut Session, table: &TableName, column: &SourceCo
 /// in older rows that were never in the stream.
 async fn changed_columns(ends: &Ends, pipeline: &str, relation: &Relation) -> Result<Followed> {
     let table = relation.table();
-    let columns = source_columns(&mut ends.source().await?, relation.id).await?;
+    let mut source = ends.source().await?;
+    let columns = source_columns(&mut source, relation.id).await?;
     let mut target = ends.target().await?;
     let known = copied_columns(&mut target, pipeline, &table).await?;
     let types = known_types(&mut target, pipeline, &table).await?;
@@ -157,10 +181,32 @@ async fn changed_columns(ends: &Ends, pipeline: &str, relation: &Relation) -> Re
         was_elsewhere || types.get(&column.number).is_some_and(|type_sql| *type_sql != column.type_sql)
     };
     let changed = columns.iter().filter(|column| is_sent(&column.name)).find(has_changed);
-    let Some(column) = changed else { return Ok(Followed::Altered(Vec::new())) };
+    let Some(column) = changed else {
+        return changed_through_root(&mut source, pipeline, &table, &known, &sent(&columns, relation)).await;
+    };
     tracing::warn!(%table, column = column.name, "the column was replaced or changed its type at the source: the table is copied again");
     let columns = sent(&columns, relation);
     Ok(Followed::CopiedAgain(vec![remember_columns(pipeline, &table, &columns, true)]))
+}
+
+/// A partition has the columns already that another one's changes gave their root: they are written down for it too.
+async fn changed_through_root(
+    source: &mut Session,
+    pipeline: &str,
+    table: &TableName,
+    known: &HashMap<i16, String>,
+    columns: &[&SourceColumn],
+) -> Result<Followed> {
+    let is_new = |column: &&&SourceColumn| known.get(&column.number) != Some(&column.name);
+    if known.is_empty() || !columns.iter().any(|column| is_new(&column)) {
+        return Ok(Followed::Altered(Vec::new()));
+    }
+    for column in columns.iter().filter(|column| !known.contains_key(&column.number)) {
+        if was_filled(source, table, column).await? {
+            return Ok(Followed::CopiedAgain(vec![remember_columns(pipeline, table, columns, true)]));
+        }
+    }
+    Ok(Followed::Altered(vec![remember_columns(pipeline, table, columns, false)]))
 }
 
 /// Gives an emptied table at the target the columns that the source's has now, in the open transaction.

@@ -203,3 +203,94 @@ fn replica_identities_that_change_are_followed() {
     );
     stop(running);
 }
+
+/// Keys that are equal and not identical, by a collation, by padding, by digits after the point.
+#[test]
+fn keys_that_are_equal_and_not_identical_keep_apart() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create collation ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         create table a (k text collate ci primary key, v text); create table b (k char(6) primary key, v text);
+         create table c (k text collate ci, l numeric, v text, primary key (k, l));
+         insert into a select 'Key' || n, 'v' from generate_series(1, 100) n;
+         insert into b select 'k' || n, 'v' from generate_series(1, 100) n;
+         insert into c select 'Key' || n, n::numeric(10, 2), 'v' from generate_series(1, 100) n",
+    );
+    pair.publish("a, b, c");
+    let running = pair.begin_and_copy();
+    pair.at_source(
+        "update a set k = 'KEY1', v = 'x' where k = 'key1'; delete from a where k = 'key2'; insert into a values ('kEY2', 'again');
+         update b set k = 'k1 ', v = 'y' where k = 'k1'; update c set k = upper(k), l = l::numeric(10, 1)",
+    );
+    pair.assert_alike();
+    // Wide enough to be merged.
+    pair.at_source(
+        "begin; update a set k = upper(k); update a set k = lower(k), v = 'w'; delete from a where k = 'KEY7';
+         insert into a values ('kEy7', '7'); update a set v = 'seven' where k = 'KEY7'; update b set v = v || '!';
+         update b set k = rtrim(k) || 'x'; delete from b where k = 'k9x'; update c set l = l::numeric(10, 3), k = lower(k);
+         update c set v = 'z' where l < 50; commit",
+    );
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select * from pgdiode.note"), "");
+    stop(running);
+}
+
+/// Rows that only their whole image names, of every type: copied in one format, streamed in another.
+#[test]
+fn images_of_every_type_are_found() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create extension hstore; create extension citext; create type mood as enum ('sad', 'ok');
+         create type pt as (x float8, y numeric, l text); alter type pt drop attribute x; create domain d as numeric(10, 3)[];
+         create type fr as range (subtype = float8);
+         create table t (n numeric, ns numeric[], tv tsvector, tq tsquery, j json, jb jsonb, pa path, po polygon, b bit(5), vb varbit,
+           p pt, ps pt[], r int4range, mr int4multirange, h hstore, ci citext, x xml, ch char(5), c \"char\", nm name, i interval,
+           tz timetz, mac macaddr, ip inet, cd cidr, mo money, ar int[], m mood, dm d, fr fr, f float8, f4 float4, by bytea, o oid,
+           rc regclass, u uuid, ls pg_lsn, bx box, cc circle, td tid);
+         alter table t replica identity full;
+         insert into t select 1.500 + k, array[k, null, 2.50]::numeric[], to_tsvector('english', 'a fat cat ' || k), 'a & b'::tsquery,
+           '{\"a\":  1}', jsonb_build_object('a', 1.0, 'b', array[k]), '[(0,0),(1,1)]', '((0,0),(1,1),(2,0))', B'10101',
+           B'101' || B'0', row(1.0, 'l')::pt, array[row(k, 'm')::pt, null], int4range(1, k + 5),
+           int4multirange(int4range(1, 2), int4range(5, 9)), hstore('a', k::text), 'MiX', '<a/>', 'ab', 'z', 'nme',
+           make_interval(0, 1, 0, -2, 3), '12:00:00+05', '08:00:2b:01:02:03', '::1/64', '10.0.0.0/8', 12.50::money,
+           (array_append(array_remove(array[1, null, k], null), k))[1:2], 'ok', array[1.5, k]::d, fr(1.5, 2.5 + k), '-0'::float8,
+           'NaN', '\\x00ff', 4294967295, 'pg_class', gen_random_uuid(), '1/2', '((0,0),(1,1))', '<(0,0),1>', '(1,2)'
+           from generate_series(1, 60) k",
+    );
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.assert_alike();
+    pair.at_source("update t set nm = 'x' where n < 10");
+    pair.at_source("insert into t select * from t where n > 50; delete from t where n < 20");
+    pair.at_source("update t set n = n + 1");
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select * from pgdiode.note where kind <> 'schema-left-out'"), "");
+    stop(running);
+}
+
+/// What names a row may change at any time; each change says for itself what names it.
+#[test]
+fn a_replica_identity_that_changes_is_followed() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table t (id int primary key, u int not null, v text); create unique index t_u on t (u);
+         insert into t select n, n + 1000, 'v' from generate_series(1, 200) n",
+    );
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    for work in [
+        "update t set v = 'by key' where id < 10; update t set id = -id where id = 10",
+        "alter table t replica identity full; update t set v = 'in full' where id between 5 and 90; delete from t where id = 11",
+        "alter table t replica identity using index t_u; update t set u = u + 5000 where id < 100; delete from t where id = 12",
+        "begin; update t set v = 'before' where id > 150; alter table t replica identity full; update t set id = id + 1000 where id > 160;
+         alter table t replica identity default; delete from t where id > 1190; commit",
+        "alter table t drop constraint t_pkey, replica identity using index t_u; update t set v = 'by index', u = u + 10000",
+        "drop index t_u; alter table t replica identity full; update t set v = 'in full' where u % 2 = 0; delete from t where u % 5 = 3",
+    ] {
+        pair.at_source(work);
+        pair.assert_alike();
+        assert_eq!(pair.state_of("public.t"), "ready", "{work}");
+    }
+    assert_eq!(pair.at_target("select * from pgdiode.note"), "");
+    stop(running);
+}

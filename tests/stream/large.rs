@@ -181,3 +181,50 @@ fn an_idle_database_beside_a_busy_one_lets_the_slot_advance() {
     pair.assert_alike();
     stop(running);
 }
+
+/// What is prepared outlives every process; its rows come once, with the position of its commit.
+#[test]
+fn prepared_transactions_outlive_restarts() {
+    let pair = Pair::start(Ends {
+        source_settings: &[("logical_decoding_work_mem", "64kB"), ("max_prepared_transactions", "10")],
+        ..Ends::default()
+    });
+    pair.at_source("create table t (id int primary key, v text)");
+    pair.publish("t");
+    let mut running = pair.begin_and_copy();
+    pair.at_source(
+        "begin; insert into t values (1, 'kept'); prepare transaction 'kept';
+         begin; insert into t select n, repeat('large', 20) from generate_series(1001, 6000) n;
+           savepoint a; insert into t select n, 'gone' from generate_series(7000, 9000) n; rollback to a;
+           prepare transaction 'large';
+         begin; insert into t select n, repeat('gone', 50) from generate_series(10000, 16000) n; prepare transaction 'gone';
+         insert into t values (2, 'between')",
+    );
+    pair.catch_up();
+    running.kill9();
+    pair.source.restart();
+    pair.at_source("commit prepared 'kept'; insert into t values (3, 'while away')");
+    let mut running = pair.begin();
+    pair.assert_alike();
+    running.kill9();
+    pair.at_source("rollback prepared 'gone'; commit prepared 'large'; insert into t values (4, 'after')");
+    let running = pair.begin();
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select count(*) from t"), "5004");
+    stop(running);
+}
+
+/// Asked for, a message is written where nothing else is, as a transaction that the slot moves past.
+#[test]
+fn a_heartbeat_is_written_when_it_is_asked_for() {
+    let pair = Pair::start(Ends { stream: "heartbeat_seconds = 1", ..Ends::default() });
+    pair.at_source("create table t (id int primary key)");
+    pair.publish("t");
+    let running = pair.begin_and_copy();
+    pair.at_source("select pg_create_logical_replication_slot('watch', 'test_decoding')");
+    let beats = "select count(*) > 1 from pg_logical_slot_peek_changes('watch', null, null)
+        where data like 'message: transactional: 1 prefix: pgdiode%'";
+    pair.source.wait_until("postgres", beats, "two beats");
+    pair.assert_alike();
+    stop(running);
+}

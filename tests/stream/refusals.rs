@@ -177,3 +177,23 @@ fn a_slot_that_the_target_was_not_filled_through_is_refused() {
         assert!(said.contains("filled through the slot \"pgdiode_main\""), "{said}");
     }
 }
+
+/// The source let go of its log: nothing is guessed at, and nothing tried again.
+#[test]
+fn a_slot_whose_log_was_removed_is_refused() {
+    let pair = Pair::start(Ends { source_settings: &[("max_slot_wal_keep_size", "1MB")], ..Ends::default() });
+    small(&pair);
+    stop(pair.begin_and_copy());
+    for n in 0..5 {
+        pair.at_source(&format!("insert into t values ({n} + 1000, 'old'); select pg_switch_wal()"));
+    }
+    pair.at_source("checkpoint");
+    pair.source.wait_until(
+        "postgres",
+        "select wal_status = 'lost' from pg_replication_slots where slot_name = 'pgdiode_main'",
+        "the slot to be lost",
+    );
+    let said = pair.pgdiode.run(&["start"]).failure(3);
+    assert!(said.contains("is lost"), "{said}");
+    assert_eq!(pair.at_target("select count(*) from t"), "100");
+}

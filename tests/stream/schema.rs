@@ -327,3 +327,35 @@ fn a_function_whose_library_is_missing_is_left_out() {
     assert!(pair.at_target("select detail from pgdiode.note").contains("could not access file"));
     stop(running);
 }
+
+#[test]
+fn columns_of_partitioned_tables_are_followed_in_every_partition() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source(
+        "create table p (id int, r text, v text not null default 'v', gone text not null default 'g', primary key (id, r)) partition by list (r);
+         create table p_a partition of p for values in ('a'); create table p_b partition of p for values in ('b');
+         create table p_c partition of p for values in ('c') partition by range (id);
+         create table p_c1 partition of p_c for values from (0) to (1000);
+         insert into p select n, (array['a', 'b', 'c'])[1 + n % 3] from generate_series(1, 90) n",
+    );
+    pair.publish("p");
+    let running = pair.begin_and_copy();
+    for work in [
+        "insert into p values (100, 'a', 'x')",
+        "alter table p add column k int default 5; insert into p values (101, 'a', 'x', 'y', 6)",
+        "insert into p values (101, 'b', 'x', 'y', 6), (101, 'c', 'x', 'y', 7)",
+        "alter table p add column u uuid default gen_random_uuid(); insert into p (id, r) values (102, 'a'), (102, 'b'), (102, 'c')",
+        "alter table p rename column v to w; update p set w = 'w' where id < 20",
+        "alter table p drop column gone; insert into p (id, r) values (103, 'a'), (103, 'b'), (103, 'c')",
+    ] {
+        pair.at_source(work);
+        pair.pulse();
+        assert_eq!(
+            pair.at_target("select table_name, reason from pgdiode.relation where state = 'quarantined'"),
+            "",
+            "{work}"
+        );
+        pair.assert_alike();
+    }
+    stop(running);
+}

@@ -4,6 +4,7 @@
 //! leave behind (the server streams the transaction again). A rolled-back subtransaction takes back everything
 //! since its first message: while it was open, only it and its own children could write.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -20,14 +21,14 @@ pub struct Spool {
     stored: u64,
     /// Where each subtransaction's first message begins, in arrival order.
     subtransactions: Vec<(u32, u64)>,
+    /// The same by their ids: a loop with an exception block makes one a row.
+    seen: HashSet<u32>,
 }
 
 impl Spool {
     /// Appends a message that belongs to (sub)transaction `xid`.
     pub fn append(&mut self, xid: u32, message: &[u8]) {
-        if self.subtransactions.last().is_none_or(|&(last, _)| last != xid)
-            && !self.subtransactions.iter().any(|&(seen, _)| seen == xid)
-        {
+        if self.seen.insert(xid) {
             self.subtransactions.push((xid, self.size()));
         }
         let length = u32::try_from(message.len()).expect("a message is smaller than 1 GB");
@@ -47,11 +48,18 @@ impl Spool {
 
     /// Takes back subtransaction `xid` and all after it; one that never wrote, or is already gone, changes nothing.
     pub fn roll_back(&mut self, xid: u32) -> io::Result<()> {
-        let Some(index) = self.subtransactions.iter().position(|&(seen, _)| seen == xid) else {
+        if !self.seen.contains(&xid) {
             return Ok(());
-        };
-        let offset = self.subtransactions[index].1;
-        self.subtransactions.truncate(index);
+        }
+        let mut offset = self.size();
+        // What is rolled back is most often the latest.
+        while let Some((latest, begins)) = self.subtransactions.pop() {
+            self.seen.remove(&latest);
+            offset = begins;
+            if latest == xid {
+                break;
+            }
+        }
         if let Some(in_memory) = offset.checked_sub(self.stored) {
             self.memory.truncate(usize::try_from(in_memory).expect("within memory"));
             return Ok(());
