@@ -181,6 +181,11 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         if !self.awaits_copy.is_empty() {
             return Some(Ended::AwaitsCopy(std::mem::take(&mut self.awaits_copy)));
         }
+        if self.ending == Some(Ended::Stopped) && self.limit == Limit::None && self.received > self.gathered {
+            // What the source has said to be empty need not be read again by the next start.
+            self.advance(self.received, 0);
+            return None;
+        }
         if let Some(ending) = self.ending.take() {
             return Some(ending);
         }
