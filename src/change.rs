@@ -257,7 +257,7 @@ impl Change {
     /// Bytes of memory that the change's values hold, for the bounds on buffers.
     pub fn size(&self) -> usize {
         /// What an item costs beside its values.
-        const OVERHEAD: usize = 96;
+        const OVERHEAD: usize = 160;
         OVERHEAD
             + match self {
                 Change::Insert { new, .. } => new.size(),

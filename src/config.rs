@@ -233,7 +233,7 @@ section! {
         /// The longest time for which a batch collects transactions while the target is busy.
         batch_ms_max: u64 = 500, Shape::Whole(1, 60_000);
         /// Memory for each transaction that arrives before its commit; what exceeds it goes to `spool_dir`.
-        spool_mb: u64 = 64, Shape::Whole(1, 65_536);
+        spool_mb: u64 = 32, Shape::Whole(1, 65_536);
         /// Where large unfinished transactions wait for their commit. Left out: the system's temporary directory.
         spool_dir: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/spool""#;
         /// Whether values travel in binary. `auto`: where both servers agree on the types.

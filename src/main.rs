@@ -7,6 +7,10 @@ use pgdiode::cli::{self, Cli, LogWriter, Outcome};
 use pgdiode::config::{Level, Log, LogFormat};
 use tracing_subscriber::filter::LevelFilter;
 
+/// Gives memory back soon after a large transaction, where the C library's allocator keeps it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

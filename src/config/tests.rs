@@ -249,8 +249,8 @@ fn what_does_not_make_sense_is_refused() {
         ),
         ("retry.first_ms = 40000", "first_ms = 40000 is more than max_ms = 30000", "pauses grow"),
         (
-            "limits.memory_mb = 95",
-            "memory_mb = 95 does not hold twice batch_mb and spool_mb, together 96",
+            "limits.memory_mb = 63",
+            "memory_mb = 63 does not hold twice batch_mb and spool_mb, together 64",
             "raise memory_mb",
         ),
     ] {
