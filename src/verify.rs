@@ -18,6 +18,7 @@ mod agree;
 mod compare;
 mod differences;
 mod digest;
+mod pair;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 use super::TableToVerify;
 use super::differences::{Found, find};
 use super::digest::{Digest, Hashing, Piece, Reading};
+use super::pair::{Pair, Place};
 use super::shape::{Shape, ShapeColumn, shapes};
 use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::pg::quote;
-use crate::pg::replication::TEXT_FORMAT;
-use crate::pg::session::{Row, Session, Side};
+use crate::pg::session::{Row, Side};
 use crate::pipeline::ends::Ends;
 use crate::position::Lsn;
 use crate::status::{Progress, TableVerification, VerifyReport};
@@ -236,12 +236,15 @@ async fn work(
         if piece.number == 0 {
             progress.send_modify(|progress| progress.current.push(name.clone()));
         }
-        let digests =
-            if task.has_obstacle() { Ok(Err(String::new())) } else { pair.piece(&task, piece).await };
+        let digests = if task.has_obstacle() {
+            Ok(Err(String::new()))
+        } else {
+            piece_digests(&mut pair, &task, piece).await
+        };
         let sum = task.add(piece, digests.map_err(|error| error.context(&name))?);
         progress.send_modify(|progress| progress.bytes += task.bytes / piece.of);
         let Some(sum) = sum else { continue };
-        let table = pair.table(&task, sum).await.map_err(|error| error.context(&name))?;
+        let table = verdict(&mut pair, &task, sum).await.map_err(|error| error.context(&name))?;
         progress.send_modify(|progress| {
             progress.current.retain(|current| *current != name);
             progress.tables_done += 1;
@@ -251,138 +254,72 @@ async fn work(
     }
 }
 
-/// Where the sessions of a comparison go, and which snapshots they read.
-struct Place {
-    ends: Ends,
-    /// The source's, the target's.
-    snapshots: [String; 2],
+/// Both sides' digests of a piece, or why they are not to be had.
+async fn piece_digests(
+    pair: &mut Pair,
+    task: &Task,
+    piece: Piece,
+) -> Result<Result<(Digest, Digest), String>> {
+    let (source, target) = (task.source.piece_digest(piece), task.target.piece_digest(piece));
+    let asked = pair.under_snapshots(async |pair| {
+        let (source, target) = pair.ask(&source, &target).await?;
+        Ok((digest_of_piece(&source)?, digest_of_piece(&target)?))
+    });
+    Ok(asked.await?.and_then(|((source, source_rewritten), (target, target_rewritten))| {
+        check_not_rewritten(source_rewritten, target_rewritten)?;
+        Ok((source, target))
+    }))
 }
 
-/// A session with each side.
-pub(super) struct Pair {
-    source: Session,
-    target: Session,
-    place: Arc<Place>,
+/// The rows that make the table differ.
+async fn rows_that_differ(pair: &mut Pair, task: &Task, rows: u64) -> Result<Result<Found, String>> {
+    let rewritten = |reading: &Reading| format!("select {}", reading.is_rewritten());
+    let asked = pair.under_snapshots(async |pair| {
+        let found = find(pair, &task.source, &task.target, rows).await?;
+        let (source, target) = pair.ask(&rewritten(&task.source), &rewritten(&task.target)).await?;
+        let is_rewritten = |rows: &[Row]| rows.first().is_some_and(|row| row.bool(0));
+        Ok((found, is_rewritten(&source), is_rewritten(&target)))
+    });
+    Ok(asked.await?.and_then(|(found, source_rewritten, target_rewritten)| {
+        check_not_rewritten(source_rewritten, target_rewritten)?;
+        Ok(found)
+    }))
 }
 
-impl Pair {
-    async fn open(place: &Arc<Place>) -> Result<Pair> {
-        let (source, target) =
-            tokio::try_join!(reader(&place.ends, Side::Source), reader(&place.ends, Side::Target))?;
-        Ok(Pair { source, target, place: place.clone() })
+/// What there is to say of a table whose pieces add up to `sum`.
+async fn verdict(pair: &mut Pair, task: &Task, sum: Sum) -> Result<TableVerification> {
+    let Sum { source, target, .. } = sum;
+    if let Some(obstacle) = sum.obstacle {
+        return Ok(not_compared(&task.name, &obstacle));
     }
-
-    /// Asks both sides at once. Not cancel safe; waits for both even if one fails, so that both stay in step.
-    pub(super) async fn ask(&mut self, source: &str, target: &str) -> Result<(Vec<Row>, Vec<Row>)> {
-        let (source, target) = tokio::join!(self.source.query(source), self.target.query(target));
-        Ok((source?, target?))
-    }
-
-    async fn begin(&mut self) -> Result<()> {
-        let begin = |snapshot: &str| {
-            let snapshot = quote::literal(snapshot);
-            format!("begin isolation level repeatable read read only; set transaction snapshot {snapshot}")
-        };
-        let [source, target] = self.place.snapshots.each_ref().map(|snapshot| begin(snapshot));
-        self.ask(&source, &target).await.map(drop)
-    }
-
-    async fn end(&mut self) -> Result<()> {
-        self.ask("rollback", "rollback").await.map(drop)
-    }
-
-    /// The servers' own hash where both compute the same from the same text.
-    async fn hashing(&mut self) -> Result<Hashing> {
-        let encoding = |session: &Session| session.parameter("server_encoding").map(str::to_owned);
-        if encoding(&self.source) != encoding(&self.target) {
-            return Ok(Hashing::Md5);
-        }
-        let probe = Hashing::probe();
-        let (source, target) = self.ask(&probe, &probe).await?;
-        let answer = |rows: &[Row]| rows.first().map(|row| row.string(0));
-        Ok(if answer(&source) == answer(&target) { Hashing::Text } else { Hashing::Md5 })
-    }
-
-    /// Does `work` under the snapshots. What a server refuses is handed back as a text, a lost connection as an error.
-    async fn under_snapshots<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut Pair) -> Result<T>,
-    ) -> Result<Result<T, String>> {
-        self.begin().await?;
-        let done = work(self).await;
-        if let Err(error) = &done
-            && error.retries()
-        {
-            return done.map(Ok);
-        }
-        self.end().await?;
-        Ok(done.map_err(|error| error.chain()))
-    }
-
-    /// Both sides' digests of a piece, or why they are not to be had.
-    async fn piece(&mut self, task: &Task, piece: Piece) -> Result<Result<(Digest, Digest), String>> {
-        let (source, target) = (task.source.piece_digest(piece), task.target.piece_digest(piece));
-        let asked = self.under_snapshots(async |pair| {
-            let (source, target) = pair.ask(&source, &target).await?;
-            Ok((digest_of_piece(&source)?, digest_of_piece(&target)?))
-        });
-        Ok(asked.await?.and_then(|((source, source_rewritten), (target, target_rewritten))| {
-            check_not_rewritten(source_rewritten, target_rewritten)?;
-            Ok((source, target))
-        }))
-    }
-
-    /// The rows that make the table differ.
-    async fn find(&mut self, task: &Task, rows: u64) -> Result<Result<Found, String>> {
-        let rewritten = |reading: &Reading| format!("select {}", reading.is_rewritten());
-        let asked = self.under_snapshots(async |pair| {
-            let found = find(pair, &task.source, &task.target, rows).await?;
-            let (source, target) = pair.ask(&rewritten(&task.source), &rewritten(&task.target)).await?;
-            let is_rewritten = |rows: &[Row]| rows.first().is_some_and(|row| row.bool(0));
-            Ok((found, is_rewritten(&source), is_rewritten(&target)))
-        });
-        Ok(asked.await?.and_then(|(found, source_rewritten, target_rewritten)| {
-            check_not_rewritten(source_rewritten, target_rewritten)?;
-            Ok(found)
-        }))
-    }
-
-    /// What there is to say of a table whose pieces add up to `sum`.
-    async fn table(&mut self, task: &Task, sum: Sum) -> Result<TableVerification> {
-        let Sum { source, target, .. } = sum;
-        if let Some(obstacle) = sum.obstacle {
-            return Ok(not_compared(&task.name, &obstacle));
-        }
-        let rows = source.rows.max(target.rows);
-        let found = if source == target { Ok(Found::default()) } else { self.find(task, rows).await? };
-        let (found, refused) = match found {
-            Ok(found) => (found, None),
-            Err(refused) => {
-                (Found::default(), Some(format!("the rows that differ cannot be found: {refused}")))
-            }
-        };
-        let note = match &task.difference {
-            Some(difference) => Some(difference.clone()),
-            None if refused.is_some() => refused,
-            None if found.is_partial => Some("there are more differences than were counted".into()),
-            None if source != target && found.total == 0 => Some(
-                "the table as a whole differs, yet no row of it: its values are not written the same twice"
-                    .into(),
-            ),
-            None => None,
-        };
-        Ok(TableVerification {
-            name: task.name.clone(),
-            rows_source: source.rows,
-            rows_target: target.rows,
-            digest_source: source.to_string(),
-            digest_target: target.to_string(),
-            identical: source == target && task.difference.is_none(),
-            differences: found.first,
-            differences_total: found.total,
-            note,
-        })
-    }
+    let rows = source.rows.max(target.rows);
+    let found =
+        if source == target { Ok(Found::default()) } else { rows_that_differ(pair, task, rows).await? };
+    let (found, refused) = match found {
+        Ok(found) => (found, None),
+        Err(refused) => (Found::default(), Some(format!("the rows that differ cannot be found: {refused}"))),
+    };
+    let note = match &task.difference {
+        Some(difference) => Some(difference.clone()),
+        None if refused.is_some() => refused,
+        None if found.is_partial => Some("there are more differences than were counted".into()),
+        None if source != target && found.total == 0 => Some(
+            "the table as a whole differs, yet no row of it: its values are not written the same twice"
+                .into(),
+        ),
+        None => None,
+    };
+    Ok(TableVerification {
+        name: task.name.clone(),
+        rows_source: source.rows,
+        rows_target: target.rows,
+        digest_source: source.to_string(),
+        digest_target: target.to_string(),
+        identical: source == target && task.difference.is_none(),
+        differences: found.first,
+        differences_total: found.total,
+        note,
+    })
 }
 
 fn check_not_rewritten(at_source: bool, at_target: bool) -> Result<(), String> {
@@ -399,20 +336,4 @@ fn check_not_rewritten(at_source: bool, at_target: bool) -> Result<(), String> {
 fn digest_of_piece(rows: &[Row]) -> Result<(Digest, bool)> {
     let row = rows.first().ok_or_else(|| Error::unexpected("a digest came without a row"))?;
     Ok((Digest::read(row, 0)?, row.bool(3)))
-}
-
-/// A session that reads values as both sides write them, and cannot write.
-async fn reader(ends: &Ends, side: Side) -> Result<Session> {
-    let conninfo = match side {
-        Side::Source => &ends.source,
-        Side::Target => &ends.target,
-    };
-    let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off -c jit=off");
-    let mut session = Session::connect(conninfo, side, &[("options", &options)]).await?;
-    // Lets the server give up a long statement when we are gone; not every system can.
-    let noticing = session.query("set client_connection_check_interval = '10s'").await;
-    match noticing {
-        Err(error) if error.retries() => Err(error),
-        _ => Ok(session),
-    }
 }

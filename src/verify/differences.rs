@@ -9,8 +9,8 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::compare::Pair;
 use super::digest::{Buckets, Digest, Reading};
+use super::pair::Pair;
 use crate::error::Result;
 use crate::pg::session::Row;
 use crate::status::{Difference, DifferenceKind};
