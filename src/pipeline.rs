@@ -14,6 +14,7 @@ mod reset;
 pub mod run;
 pub mod selection;
 mod setup;
+mod step;
 mod stop;
 mod subscription;
 
@@ -97,5 +98,8 @@ pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
 
 /// The SQL that was run, or with `plan_only` would be, at each side.
 pub async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
-    reset::reset(pipeline, reset, plan_only).await
+    match pipeline.mode {
+        Mode::Stream => reset::reset(pipeline, reset, plan_only).await,
+        Mode::Subscription => subscription::reset(pipeline, reset, plan_only).await,
+    }
 }

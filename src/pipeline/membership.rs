@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::report::table_state;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::setup::{Step, has_control_schema, run, tables_sql};
+use crate::pipeline::step::{Step, has_control_schema, run, tables_sql};
 use crate::pipeline::subscription;
 use crate::preflight;
 use crate::source::postgres::catalog;
@@ -233,16 +234,6 @@ async fn states(target: &mut Session, pipeline: &str) -> Result<HashMap<TableNam
             (TableName::new(row.string(0), row.string(1)), table_state(row.text(2).unwrap_or_default()))
         })
         .collect())
-}
-
-/// Copied rows without their indexes are a copy under way.
-pub(super) fn table_state(stored: &str) -> TableState {
-    match stored {
-        "ready" => TableState::Ready,
-        "copying" | "copied" => TableState::Copying,
-        "quarantined" => TableState::Quarantined,
-        _ => TableState::Pending,
-    }
 }
 
 pub(super) async fn list(pipeline: &Pipeline) -> Result<Vec<TableListing>> {

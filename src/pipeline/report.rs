@@ -8,12 +8,11 @@ use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
-use crate::pipeline::membership::table_state;
-use crate::pipeline::setup::has_control_schema;
+use crate::pipeline::step::has_control_schema;
 use crate::pipeline::stop;
 use crate::position::Lsn;
 use crate::source::postgres::slot::{self, SlotState};
-use crate::status::{Phase, PipelineStatus, RunningOn, SequenceStatus, SlotStatus, TableStatus};
+use crate::status::{Phase, PipelineStatus, RunningOn, SequenceStatus, SlotStatus, TableState, TableStatus};
 
 /// A log grows a little without any commit (checkpoints, lists of running transactions), and an idle pipeline stores
 /// its position every ten seconds only. So what is less than this behind a position that was stored a moment ago is
@@ -363,6 +362,16 @@ fn lag_seconds(stored: &Stored, lag_bytes: Option<u64>, is_running: bool) -> Opt
     let level_ago = stored.updated_seconds_ago.filter(|_| was_level);
     let ages = [stored.committed_seconds_ago, level_ago];
     ages.into_iter().flatten().reduce(f64::min).map(|seconds| seconds.max(0.0))
+}
+
+/// Copied rows without their indexes are a copy under way.
+pub(super) fn table_state(stored: &str) -> TableState {
+    match stored {
+        "ready" => TableState::Ready,
+        "copying" | "copied" => TableState::Copying,
+        "quarantined" => TableState::Quarantined,
+        _ => TableState::Pending,
+    }
 }
 
 #[cfg(test)]

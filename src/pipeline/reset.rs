@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use crate::change::TableName;
-use crate::config::{Mode, Pipeline};
+use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::{Session, Side};
 use crate::pipeline::ends::Ends;
-use crate::pipeline::setup::{Step, has_control_schema, tables_sql};
-use crate::pipeline::{stop, subscription};
+use crate::pipeline::step::{Step, has_control_schema, tables_sql};
+use crate::pipeline::stop;
 use crate::source::postgres::slot;
 use crate::status::Reset;
 
@@ -30,9 +30,6 @@ const SLOT_PAUSE: Duration = Duration::from_millis(250);
 pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
-    if pipeline.mode == Mode::Subscription {
-        return subscription::reset(pipeline, &ends, reset, plan_only, &mut target).await;
-    }
     stop::refuse_running(&mut target, &pipeline.name).await?;
     let mut source = match (reset.drop_slot || reset.drop_publication, plan_only) {
         (false, _) => None,

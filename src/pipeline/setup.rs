@@ -7,41 +7,14 @@ use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
 use crate::error::Result;
 use crate::pg::quote;
-use crate::pg::session::{Session, Side};
+use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::selection::Selection;
+use crate::pipeline::step::{Step, has_control_schema, run, tables_sql};
 use crate::pipeline::subscription;
 use crate::preflight::{self, Purpose};
 use crate::source::postgres::catalog;
 use crate::target::postgres::progress;
-
-/// A statement and where it runs.
-pub(super) struct Step {
-    pub side: Side,
-    pub sql: String,
-    /// What may be shown of it, where that is less than all.
-    pub shown: Option<String>,
-}
-
-impl Step {
-    pub(super) fn source(sql: impl Into<String>) -> Step {
-        Step { side: Side::Source, sql: sql.into(), shown: None }
-    }
-
-    pub(super) fn target(sql: impl Into<String>) -> Step {
-        Step { side: Side::Target, sql: sql.into(), shown: None }
-    }
-
-    /// The statement for people and psql, behind a comment that says where it belongs.
-    pub(super) fn text(&self, ends: &Ends) -> String {
-        let place = match self.side {
-            Side::Source => ends.source.display(),
-            Side::Target => ends.target.display(),
-        };
-        let sql = self.shown.as_ref().unwrap_or(&self.sql).trim();
-        format!("-- at the {}, {place}:\n{};", self.side.name(), sql.trim_end_matches(';'))
-    }
-}
 
 pub(super) async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<String>> {
     if !plan_only {
@@ -66,20 +39,6 @@ pub(super) async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<St
         );
     }
     Ok(texts)
-}
-
-/// Runs the steps in their order, each a transaction of its own.
-pub(super) async fn run(steps: &[Step], source: &mut Session, target: &mut Session) -> Result<()> {
-    for step in steps {
-        let session = if step.side == Side::Source { &mut *source } else { &mut *target };
-        tracing::debug!(
-            sql = step.shown.as_ref().unwrap_or(&step.sql),
-            "running at the {}",
-            step.side.name()
-        );
-        session.query(&step.sql).await?;
-    }
-    Ok(())
 }
 
 /// Creates the publication, or adds to it what the patterns match and it lacks.
@@ -122,10 +81,6 @@ fn missing(selection: &Selection, published: &[TableName]) -> Vec<TableName> {
     selection.named.iter().filter(is_missing).cloned().collect()
 }
 
-pub(super) fn tables_sql(tables: &[TableName]) -> String {
-    tables.iter().map(quote::table).collect::<Vec<_>>().join(", ")
-}
-
 /// Creates the control schema and the pipeline's row in it.
 async fn control_schema(target: &mut Session, pipeline: &Pipeline) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
@@ -154,9 +109,4 @@ async fn control_schema(target: &mut Session, pipeline: &Pipeline) -> Result<Vec
         )));
     }
     Ok(steps)
-}
-
-/// Whether the control schema is at the target, with its tables.
-pub(super) async fn has_control_schema(target: &mut Session) -> Result<bool> {
-    Ok(target.one("select pg_catalog.to_regclass('pgdiode.note') is not null").await?.bool(0))
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, lock_key};
-use crate::pipeline::setup::has_control_schema;
+use crate::pipeline::step::has_control_schema;
 use crate::status::RunningOn;
 
 /// How long a process may take over its last commit.

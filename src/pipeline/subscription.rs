@@ -20,7 +20,7 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::report::{self, empty, noted};
 use crate::pipeline::reset as giving_up;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::setup::{Step, tables_sql};
+use crate::pipeline::step::{Step, tables_sql};
 use crate::pipeline::stop::PATIENCE;
 use crate::position::Lsn;
 use crate::preflight::{self, Purpose};
@@ -531,13 +531,9 @@ pub(super) async fn resync(
 
 /// Drops the subscription. The slot is let go first, so that this works without the source; then the slot is dropped
 /// there, since a slot serves one subscription only.
-pub(super) async fn reset(
-    pipeline: &Pipeline,
-    ends: &Ends,
-    reset: Reset,
-    plan_only: bool,
-    target: &mut Session,
-) -> Result<Vec<String>> {
+pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+    let ends = Ends::resolve(pipeline)?;
+    let target = &mut ends.target().await?;
     let source = if plan_only { ends.source().await } else { ends.source_for_setup().await };
     let remains = giving_up::remains(target, pipeline, Reset { drop_slot: source.is_ok(), ..reset }).await?;
     let mut steps = Vec::new();
@@ -568,7 +564,7 @@ pub(super) async fn reset(
     if !plan_only {
         giving_up::run(&steps, source.as_mut(), target).await?;
     }
-    Ok(steps.iter().map(|step| step.text(ends)).chain(remains).collect())
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
 }
 
 #[cfg(test)]
