@@ -25,6 +25,7 @@ use crate::pipeline::drift;
 use crate::pipeline::ends::{self, Ends};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies, phase_word};
+use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
@@ -39,6 +40,8 @@ use crate::target::postgres::{PostgresTarget, schema::LeftOut};
 
 /// An attempt that streamed this long was a good one: the next pause is short again.
 const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
+/// How soon a wish is heard between two attempts.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// How often whoever watches is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -138,6 +141,10 @@ impl Run<'_> {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(self.stopped(reason));
                 }
+                () = self.requested_to_stop() => {
+                    self.store_phase(Phase::Stopped, None, None).await;
+                    return Ok(self.stopped(StopReason::Asked));
+                }
             }
             self.meter.phase(Phase::Retrying, "connecting");
             pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
@@ -158,6 +165,22 @@ impl Run<'_> {
         }
     }
 
+    /// Waits until `pgdiode stop` asks for it, as far as the target can be reached: between two attempts no monitor
+    /// listens.
+    async fn requested_to_stop(&self) {
+        loop {
+            if let Ok(mut target) = self.ends.target().await {
+                while let Ok(requested) = stop::is_requested(&mut target, &self.pipeline.name).await {
+                    if requested {
+                        return;
+                    }
+                    tokio::time::sleep(LISTEN_INTERVAL).await;
+                }
+            }
+            tokio::time::sleep(LISTEN_INTERVAL).await;
+        }
+    }
+
     /// One attempt, from connecting to the end of the stream.
     async fn attempt(&mut self) -> Result<Attempted> {
         let mut target = self.ends.target().await?;
@@ -165,6 +188,9 @@ impl Run<'_> {
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         let mut rows_session = self.ends.target_for_rows().await?;
         ends::lock(&mut rows_session, &self.pipeline.name).await?;
+        if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
+            return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
+        }
         self.register(&mut target).await?;
         let (ends, meter) = (self.ends.clone(), Arc::clone(&self.meter));
         let (mut monitor, link) =

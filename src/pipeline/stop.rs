@@ -1,6 +1,7 @@
 //! Who works on a pipeline, and asking them to stop.
 //!
 //! Both go through the target: the process that works on a pipeline holds its advisory lock there, wherever it runs.
+//! Between two attempts it holds none, and is known by what it wrote there.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
-    let Some(running) = holder(&mut target, &pipeline.name).await? else { return Ok(None) };
+    let Some(running) = at_work(&mut target, &pipeline.name).await? else { return Ok(None) };
     target
         .query_with(
             "update pgdiode.pipeline set stop_requested = true where name = $1",
@@ -29,9 +30,9 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
         )
         .await?;
     let deadline = Instant::now() + PATIENCE;
-    while let Some(still) = holder(&mut target, &pipeline.name).await? {
+    while let Some(still) = at_work(&mut target, &pipeline.name).await? {
         // Somebody started it again meanwhile: what was asked to stop has stopped.
-        if still.since != running.since || still.process_id != running.process_id {
+        if still.process_id != running.process_id || still.host != running.host {
             break;
         }
         if Instant::now() > deadline {
@@ -51,6 +52,28 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
         tokio::time::sleep(POLL).await;
     }
     Ok(Some(running))
+}
+
+/// Who works on the pipeline, or waits for the next attempt at it.
+async fn at_work(target: &mut Session, pipeline: &str) -> Result<Option<RunningOn>> {
+    if let Some(running) = holder(target, pipeline).await? {
+        return Ok(Some(running));
+    }
+    if !has_control_schema(target).await? {
+        return Ok(None);
+    }
+    // One that was killed while it waited is told by the time of its next attempt, which it let pass.
+    let waiting = "select runs_at from pgdiode.pipeline
+        where name = $1 and phase = 'retrying' and retry_at > pg_catalog.now() - interval '1 minute'";
+    let rows = target.query_with(waiting, &[Some(pipeline)]).await?;
+    Ok(rows.first().and_then(|row| row.text(0)).and_then(parse))
+}
+
+/// Whether somebody wants the run to stop.
+pub(super) async fn is_requested(target: &mut Session, pipeline: &str) -> Result<bool> {
+    let sql = "select stop_requested from pgdiode.pipeline where name = $1";
+    let rows = target.query_with(sql, &[Some(pipeline)]).await?;
+    Ok(rows.first().is_some_and(|row| row.bool(0)))
 }
 
 /// Who holds the pipeline's lock; works without a control schema too.

@@ -64,3 +64,22 @@ fn status_says_what_a_run_waits_for() {
     let status = wait_for_status(&pair, "that it is stopped", |status| status["phase"] == "stopped");
     assert!(status["running_on"].is_null(), "{status}");
 }
+
+#[test]
+fn a_run_that_waits_for_its_next_attempt_can_be_stopped() {
+    let pair = Pair::start(Ends::default());
+    pair.at_source("create table t (id int primary key)");
+    pair.publish("t");
+    let mut running = pair.begin_and_copy();
+    pair.source.stop_fast();
+    wait_for_status(&pair, "that it tries again", |status| status["phase"] == "retrying");
+    let told = pair.pgdiode.run(&["stop"]).stderr;
+    assert!(told.contains(&format!("stopped process {}", running.pid())), "{told}");
+    assert!(running.wait().success(), "{}", running.stderr());
+    let again = pair.pgdiode.run(&["stop"]).stderr;
+    assert!(again.contains("was not running"), "{again}");
+    pair.source.start_again();
+    running = pair.begin();
+    pair.assert_alike();
+    stop(running);
+}
