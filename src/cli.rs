@@ -16,7 +16,7 @@ Exit statuses:
     1  unexpected
     2  wrong usage or configuration
     3  refused by a check: version, replica identity, privileges, ownership
-    4  verification found a difference
+    4  verification found a difference, or the audit log is broken
     5  another run holds the lock
     6  source unreachable
     7  target unreachable
@@ -28,6 +28,7 @@ Exit statuses:
 }
 
 mod add_tables;
+mod audit;
 mod check;
 mod completions;
 mod demo;
@@ -138,6 +139,14 @@ pub struct Global {
     pub quiet: u8,
 }
 
+/// Why an operator does something.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatName {
     Text,
@@ -158,6 +167,7 @@ pub enum Verb {
     RemoveTables(remove_tables::RemoveTables),
     ListTables(list_tables::ListTables),
     Reset(reset::Reset),
+    Audit(audit::Audit),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -231,6 +241,7 @@ impl Verb {
             Verb::RemoveTables(verb) => verb.run(global).await,
             Verb::ListTables(verb) => verb.run(global).await,
             Verb::Reset(verb) => verb.run(global).await,
+            Verb::Audit(verb) => verb.run(global).await,
             Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

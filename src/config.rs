@@ -47,6 +47,7 @@ pub struct Pipeline {
     pub stream: StreamOptions,
     pub limits: Limits,
     pub retry: Retry,
+    pub audit: Audit,
     /// The program that prints the source's schema; `None` looks for `pg_dump` in the usual places.
     pub pg_dump: Option<PathBuf>,
 }
@@ -288,12 +289,23 @@ section! {
 }
 
 section! {
+    /// The audit log, `pgdiode.audit` of the target: what pgdiode was asked to change, by whom and why.
+    Audit {
+        /// Begins each line about an audited operation in the log on standard error, so that they can be found there.
+        /// Left empty, these lines are logged at level `debug` only.
+        audit_prefix: String = String::new(), Shape::Text, r#""LI:""#;
+    }
+}
+
+section! {
     /// The whole file.
     Document {
         /// The pipelines, by name.
         pipeline: BTreeMap<String, PipelineKeys> = BTreeMap::new(), Shape::Named(PipelineKeys::keys);
         /// What goes to standard error.
         log: Log = Log::default(), Shape::of::<Log>();
+        /// The audit log.
+        audit: Audit = Audit::default(), Shape::of::<Audit>();
         /// The `pg_dump` that prints the source's schema; it must not be older than the source. Left out: the newest
         /// that is found on `PATH` and in the usual places.
         pg_dump: Option<PathBuf> = None, Shape::Path, r#""/usr/lib/postgresql/17/bin/pg_dump""#;
@@ -371,6 +383,7 @@ shown! {
     Limits: |_| None,
     Retry: |_| None,
     Log: |_| None,
+    Audit: |_| None,
 }
 
 impl CopyOptions {
@@ -470,7 +483,8 @@ impl Config {
         }
         let mut pipelines = Vec::<Pipeline>::with_capacity(document.pipeline.len());
         for (name, keys) in document.pipeline {
-            let pipeline = Pipeline::check(name, keys, document.pg_dump.clone(), place)?;
+            let mut pipeline = Pipeline::check(name, keys, document.pg_dump.clone(), place)?;
+            pipeline.audit = document.audit.clone();
             let twin =
                 pipelines.iter().find(|other| other.slot == pipeline.slot && other.source == pipeline.source);
             if let Some(twin) = twin {
@@ -589,6 +603,7 @@ impl Pipeline {
             stream,
             limits,
             retry,
+            audit: Audit::default(),
             pg_dump,
         })
     }

@@ -14,16 +14,19 @@
 //! - wires: [`pg`], our PostgreSQL connections
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
-//! - house: [`config`], [`pipeline`], [`verify`], [`status`], [`demo`]
+//! - house: [`config`], [`pipeline`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`demo`]
 //! - doors: [`cli`]
 //!
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
 
+pub mod audit;
 pub mod change;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod error;
+pub mod lock;
 pub mod pg;
 pub mod pipeline;
 pub mod plan;

@@ -20,9 +20,11 @@ mod subscription;
 
 use tokio::sync::watch;
 
+use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
 use crate::error::Result;
+use crate::pipeline::ends::Ends;
 use crate::preflight;
 use crate::status::{
     CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
@@ -33,9 +35,14 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
     preflight::check(pipeline).await
 }
 
-/// The SQL that was run, or with `plan_only` would be, at each side.
-pub async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<String>> {
-    setup::setup(pipeline, plan_only).await
+/// The SQL that would be run at each side.
+pub async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
+    setup::plan(pipeline).await
+}
+
+/// The SQL that was run at each side; `reason` is for the audit log, here and below.
+pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+    setup::setup(pipeline, reason).await
 }
 
 /// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
@@ -77,18 +84,26 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
 }
 
 /// Has the tables copied again.
-pub async fn resync(pipeline: &Pipeline, tables: &[TableName]) -> Result<()> {
-    membership::resync(pipeline, tables).await
+pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
+    membership::resync(pipeline, tables, reason).await
 }
 
 /// The SQL that was run at the source.
-pub async fn add_tables(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
-    membership::add(pipeline, tables).await
+pub async fn add_tables(
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    reason: Option<&str>,
+) -> Result<Vec<String>> {
+    membership::add(pipeline, tables, reason).await
 }
 
 /// The SQL that was run at the source.
-pub async fn remove_tables(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
-    membership::remove(pipeline, tables).await
+pub async fn remove_tables(
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    reason: Option<&str>,
+) -> Result<Vec<String>> {
+    membership::remove(pipeline, tables, reason).await
 }
 
 /// Every ordinary table of the source, carried or not.
@@ -96,10 +111,33 @@ pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     membership::list(pipeline).await
 }
 
-/// The SQL that was run, or with `plan_only` would be, at each side.
-pub async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+/// The SQL that would be run at each side.
+pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     match pipeline.mode {
-        Mode::Stream => reset::reset(pipeline, reset, plan_only).await,
-        Mode::Subscription => subscription::reset(pipeline, reset, plan_only).await,
+        Mode::Stream => reset::plan(pipeline, reset).await,
+        Mode::Subscription => subscription::reset_plan(pipeline, reset).await,
     }
+}
+
+/// The SQL that was run at each side.
+pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
+    match pipeline.mode {
+        Mode::Stream => reset::reset(pipeline, reset, reason).await,
+        Mode::Subscription => subscription::reset(pipeline, reset, reason).await,
+    }
+}
+
+/// Checks the audit log of the target.
+pub async fn audit_verify(pipeline: &Pipeline, known: Option<audit::Head>) -> Result<audit::Report> {
+    audit::verify(&mut Ends::resolve(pipeline)?.target().await?, known).await
+}
+
+/// Hands on every entry of the target's audit log, of all its pipelines.
+pub async fn audit_export(pipeline: &Pipeline, each: impl FnMut(&audit::Record) -> Result<()>) -> Result<()> {
+    audit::export(&mut Ends::resolve(pipeline)?.target().await?, each).await
+}
+
+/// The latest entries, the oldest of them first.
+pub async fn audit_latest(pipeline: &Pipeline, count: u32) -> Result<Vec<audit::Record>> {
+    audit::latest(&mut Ends::resolve(pipeline)?.target().await?, count).await
 }

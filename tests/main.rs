@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod audit;
 mod chaos;
 mod cli;
 mod demo;

@@ -36,6 +36,8 @@ const FLOORS: &[(Floor, &[&str])] = &[
             "schedule",
             "status",
             "audit",
+            "lock",
+            "checkpoint",
             "daemon",
             "demo",
             "subscription",

@@ -1,6 +1,6 @@
 //! `pgdiode add-tables`: more tables join a pipeline.
 
-use super::{Global, output, table_name};
+use super::{Global, Why, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;
 use crate::pipeline;
@@ -24,12 +24,14 @@ pub struct AddTables {
     /// Tables to carry
     #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
     tables: Vec<TableName>,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl AddTables {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let ran = pipeline::add_tables(&pipeline, &self.tables).await?;
+        let ran = pipeline::add_tables(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)?;
         output::note(&format!("{} will be copied; see `pgdiode status`", output::listed(&self.tables)));
         Ok(())

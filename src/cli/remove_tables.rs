@@ -1,6 +1,6 @@
 //! `pgdiode remove-tables`: tables leave a pipeline.
 
-use super::{Global, output, table_name};
+use super::{Global, Why, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;
 use crate::pipeline;
@@ -23,12 +23,14 @@ pub struct RemoveTables {
     /// Tables to carry no longer
     #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
     tables: Vec<TableName>,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl RemoveTables {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let ran = pipeline::remove_tables(&pipeline, &self.tables).await?;
+        let ran = pipeline::remove_tables(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)?;
         output::note(&format!("{} no longer followed; its rows stay", output::listed(&self.tables)));
         Ok(())

@@ -1,6 +1,6 @@
 //! `pgdiode reset`: a pipeline forgets where it stands.
 
-use super::{Global, output};
+use super::{Global, Why, output};
 use crate::error::Result;
 use crate::{pipeline, status};
 
@@ -31,6 +31,8 @@ pub struct Reset {
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Reset {
@@ -38,13 +40,13 @@ impl Reset {
         let pipeline = global.pipeline()?;
         let reset = status::Reset { drop_slot: self.drop_slot, drop_publication: self.drop_publication };
         if !self.yes {
-            output::note(&pipeline::reset(&pipeline, reset, true).await?.join("\n"));
+            output::note(&pipeline::reset_plan(&pipeline, reset).await?.join("\n"));
             output::confirm(&format!(
                 "Run this and forget how far pipeline \"{}\" has come?",
                 pipeline.name
             ))?;
         }
-        let ran = pipeline::reset(&pipeline, reset, false).await?;
+        let ran = pipeline::reset(&pipeline, reset, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)
     }
 }

@@ -1,6 +1,6 @@
 //! `pgdiode resync`: tables are copied again.
 
-use super::{Global, output, table_name};
+use super::{Global, Why, output, table_name};
 use crate::change::TableName;
 use crate::error::Result;
 use crate::pipeline;
@@ -17,6 +17,7 @@ started.
 Examples:
   pgdiode resync public.users
   pgdiode resync public.users public.orders
+  pgdiode resync public.users --reason=ticket-4711
 
 ",
     exit_statuses!()
@@ -25,12 +26,14 @@ pub struct Resync {
     /// Tables to copy again
     #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
     tables: Vec<TableName>,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Resync {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        pipeline::resync(&pipeline, &self.tables).await?;
+        pipeline::resync(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
         output::note(&format!("{} will be copied again; see `pgdiode status`", output::listed(&self.tables)));
         Ok(())
     }

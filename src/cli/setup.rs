@@ -1,6 +1,6 @@
 //! `pgdiode setup`: what a pipeline needs at both ends.
 
-use super::{Global, output};
+use super::{Global, Why, output};
 use crate::error::Result;
 use crate::pipeline;
 
@@ -26,12 +26,14 @@ pub struct Setup {
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 impl Setup {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let plan = pipeline::setup(&pipeline, true).await?;
+        let plan = pipeline::setup_plan(&pipeline).await?;
         if self.print_sql {
             return output::statements(&plan, global.json);
         }
@@ -43,7 +45,7 @@ impl Setup {
             output::note(&plan.join("\n"));
             output::confirm("Run this?")?;
         }
-        let ran = pipeline::setup(&pipeline, false).await?;
+        let ran = pipeline::setup(&pipeline, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)
     }
 }

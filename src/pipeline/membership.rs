@@ -5,6 +5,9 @@
 
 use std::collections::HashMap;
 
+use serde_json::{Map, Value};
+
+use crate::audit::{Action, Journal};
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, nearest, written};
 use crate::error::{Error, Result};
@@ -35,7 +38,11 @@ const IDENTITIES: &str = "
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p')";
 
-pub(super) async fn add(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
+pub(super) async fn add(
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    reason: Option<&str>,
+) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let (mut source, mut target) = tokio::try_join!(ends.source_for_setup(), ends.target())?;
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
@@ -52,14 +59,20 @@ pub(super) async fn add(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec
         let name = quote::identifier(&pipeline.publication);
         steps.push(Step::source(format!("alter publication {name} add table {}", tables_sql(&new))));
     }
-    run(&steps, &mut source, &mut target).await?;
-    if pipeline.mode == Mode::Subscription {
-        subscription::add(pipeline, &ends, &selection, &joining, &mut source, &mut target).await?;
-    } else if has_control_schema(&mut target).await? {
-        for table in &joining {
-            await_copy(&mut target, &pipeline.name, table).await?;
+    let journal = Journal::begin(&mut target, pipeline, Action::AddTables, reason, details(tables)).await?;
+    let work = async {
+        run(&steps, &mut source, &mut target).await?;
+        if pipeline.mode == Mode::Subscription {
+            subscription::add(pipeline, &ends, &selection, &joining, &mut source, &mut target).await?;
+        } else if has_control_schema(&mut target).await? {
+            for table in &joining {
+                await_copy(&mut target, &pipeline.name, table).await?;
+            }
         }
-    }
+        Ok(())
+    };
+    let done = work.await;
+    journal.conclude(&mut target, done).await?;
     for table in tables.iter().filter(|table| !selection.named.contains(table)) {
         if !joining.iter().all(|it| selection.carried.contains(it)) {
             tracing::warn!(
@@ -71,7 +84,17 @@ pub(super) async fn add(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec
     Ok(steps.iter().map(|step| step.text(&ends)).collect())
 }
 
-pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<Vec<String>> {
+/// The tables that were named, for the audit log.
+fn details(tables: &[TableName]) -> Map<String, Value> {
+    let names: Vec<Value> = tables.iter().map(|table| written(table).into()).collect();
+    Map::from_iter([("tables".into(), names.into())])
+}
+
+pub(super) async fn remove(
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    reason: Option<&str>,
+) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let (mut source, mut target) = tokio::try_join!(ends.source_for_setup(), ends.target())?;
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
@@ -95,10 +118,17 @@ pub(super) async fn remove(pipeline: &Pipeline, tables: &[TableName]) -> Result<
     if has_control_schema(&mut target).await? {
         steps.extend(leaving.iter().map(|table| Step::target(forget(&pipeline.name, table))));
     }
-    run(&steps, &mut source, &mut target).await?;
-    if pipeline.mode == Mode::Subscription {
-        subscription::refresh(pipeline, &mut target).await?;
-    }
+    let journal =
+        Journal::begin(&mut target, pipeline, Action::RemoveTables, reason, details(tables)).await?;
+    let work = async {
+        run(&steps, &mut source, &mut target).await?;
+        if pipeline.mode == Mode::Subscription {
+            subscription::refresh(pipeline, &mut target).await?;
+        }
+        Ok(())
+    };
+    let done = work.await;
+    journal.conclude(&mut target, done).await?;
     let mut texts: Vec<String> = steps.iter().map(|step| step.text(&ends)).collect();
     texts.push(format!(
         "-- with its rows as they are, this stays at the target until you drop it there:\n--   drop table {};",
@@ -183,7 +213,7 @@ async fn await_copy(target: &mut Session, pipeline: &str, table: &TableName) -> 
         .map(drop)
 }
 
-pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName]) -> Result<()> {
+pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
     let states = match pipeline.mode {
@@ -199,9 +229,16 @@ pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName]) -> Result<
             None => error.hint("see what is carried with: pgdiode list-tables"),
         });
     }
-    if pipeline.mode == Mode::Subscription {
-        return subscription::resync(pipeline, &ends, tables, &mut target).await;
-    }
+    let journal = Journal::begin(&mut target, pipeline, Action::Resync, reason, details(tables)).await?;
+    let done = match pipeline.mode {
+        Mode::Stream => await_copies(&mut target, pipeline, tables).await,
+        Mode::Subscription => subscription::resync(pipeline, &ends, tables, &mut target).await,
+    };
+    journal.conclude(&mut target, done).await
+}
+
+/// Has the tables, all of them carried already, copied again: all or none.
+async fn await_copies(target: &mut Session, pipeline: &Pipeline, tables: &[TableName]) -> Result<()> {
     target.query("begin").await?;
     for table in tables {
         target

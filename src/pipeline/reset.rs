@@ -1,10 +1,13 @@
 //! Forgetting a pipeline's progress, and giving a pipeline up for good.
 //!
 //! The pipeline's own row and the control schema stay, because they say that the tables here are pgdiode's to replace;
-//! only with slot and publication do they go too. Tables and their rows are never dropped.
+//! only with slot and publication do they go too. Tables and their rows are never dropped, nor is the audit log.
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
+use crate::audit::{Action, Journal};
 use crate::change::TableName;
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
@@ -27,25 +30,53 @@ const MAY_REPLICATE: &str = "
 const SLOT_ATTEMPTS_MAX: u32 = 20;
 const SLOT_PAUSE: Duration = Duration::from_millis(250);
 
-pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+pub(super) async fn plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
     stop::refuse_running(&mut target, &pipeline.name).await?;
-    let mut source = match (reset.drop_slot || reset.drop_publication, plan_only) {
-        (false, _) => None,
-        (true, true) => Some(ends.source().await?),
-        (true, false) => Some(ends.source_for_setup().await?),
-    };
+    let mut source = if touches_source(reset) { Some(ends.source().await?) } else { None };
+    let (steps, remains) = steps(pipeline, reset, source.as_mut(), &mut target).await?;
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
+    let ends = Ends::resolve(pipeline)?;
+    let mut target = ends.target().await?;
+    stop::refuse_running(&mut target, &pipeline.name).await?;
+    let mut source = if touches_source(reset) { Some(ends.source_for_setup().await?) } else { None };
+    let (steps, remains) = steps(pipeline, reset, source.as_mut(), &mut target).await?;
+    let journal = Journal::begin(&mut target, pipeline, Action::Reset, reason, details(reset)).await?;
+    let done = run(&steps, source.as_mut(), &mut target).await;
+    journal.conclude(&mut target, done).await?;
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+fn touches_source(reset: Reset) -> bool {
+    reset.drop_slot || reset.drop_publication
+}
+
+/// What was asked for, for the audit log.
+pub(super) fn details(reset: Reset) -> Map<String, Value> {
+    Map::from_iter([
+        ("drop_slot".into(), reset.drop_slot.into()),
+        ("drop_publication".into(), reset.drop_publication.into()),
+    ])
+}
+
+/// What goes, and what stays.
+async fn steps(
+    pipeline: &Pipeline,
+    reset: Reset,
+    source: Option<&mut Session>,
+    target: &mut Session,
+) -> Result<(Vec<Step>, Vec<String>)> {
     let mut steps = Vec::new();
-    if let Some(source) = &mut source {
+    if let Some(source) = source {
         steps.extend(at_source(source, pipeline, reset).await?);
     }
-    let remains = remains(&mut target, pipeline, reset).await?;
-    steps.extend(at_target(&mut target, pipeline, reset).await?);
-    if !plan_only {
-        run(&steps, source.as_mut(), &mut target).await?;
-    }
-    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+    let remains = remains(target, pipeline, reset).await?;
+    steps.extend(at_target(target, pipeline, reset).await?);
+    Ok((steps, remains))
 }
 
 /// What would fail half-way is refused before anything is dropped: a slot that is gone does not come back.
@@ -146,12 +177,12 @@ pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: 
         return Ok(Vec::new());
     }
     let name = quote::literal(&pipeline.name);
-    let others = format!("select exists (select from pgdiode.pipeline where name <> {name})");
     let for_good = reset.drop_slot && reset.drop_publication;
-    if for_good && !target.one(&others).await?.bool(0) {
+    if for_good && !serves_others(target, pipeline).await? {
+        // All but the audit log, which says that this was done.
         let (owner, drop) = (
             "select nspowner from pg_catalog.pg_namespace where nspname = 'pgdiode'",
-            "drop schema pgdiode cascade",
+            "drop table pgdiode.note, pgdiode.relation_count, pgdiode.relation, pgdiode.position, pgdiode.pipeline",
         );
         refuse_foreign(target, owner, "schema pgdiode of the target", drop).await?;
         return Ok(vec![Step::target(drop)]);
@@ -172,6 +203,12 @@ pub(super) async fn at_target(target: &mut Session, pipeline: &Pipeline, reset: 
     };
     // One message is one transaction.
     Ok(vec![Step::target(format!("{rows}; {row}"))])
+}
+
+async fn serves_others(target: &mut Session, pipeline: &Pipeline) -> Result<bool> {
+    let name = quote::literal(&pipeline.name);
+    let others = format!("select exists (select from pgdiode.pipeline where name <> {name})");
+    Ok(target.one(&others).await?.bool(0))
 }
 
 /// What stays, and how it goes; as comments, since nobody asked for that.
@@ -204,6 +241,13 @@ pub(super) async fn remains(target: &mut Session, pipeline: &Pipeline, reset: Re
                 "-- the copied tables stay with their rows; to drop them at the target:\n--   drop table {};",
                 tables_sql(&tables)
             ));
+        }
+        if reset.drop_slot && reset.drop_publication && !serves_others(target, pipeline).await? {
+            remains.push(
+                "-- the audit log stays; keep a `pgdiode audit export`, then to drop it at the target:\n--   drop schema \
+                 pgdiode cascade;"
+                    .to_owned(),
+            );
         }
     }
     Ok(remains)

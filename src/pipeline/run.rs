@@ -11,12 +11,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::audit::{Action, Journal};
 use crate::change::TableName;
 use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::continuity;
@@ -42,6 +44,8 @@ use crate::target::postgres::{PostgresTarget, schema::LeftOut};
 const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
 /// How soon a wish is heard between two attempts.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a run that has ended tries to reach the audit log.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How often whoever watches is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -54,6 +58,45 @@ pub async fn run(
 ) -> Result<Stopped> {
     preflight::refuse_unsafe(pipeline, Purpose::Start).await?;
     let ends = Ends::resolve(pipeline)?;
+    let details = until_details(until);
+    let journal = Journal::begin(&mut ends.target().await?, pipeline, Action::Start, None, details).await?;
+    let ended = work(pipeline, ends.clone(), until, progress, stop).await;
+    // A run outlasts many a connection; a target that does not answer must not keep it from ending.
+    let Ok(connected) = tokio::time::timeout(AUDIT_PATIENCE, ends.target()).await else {
+        let error = Error::new(Kind::TargetUnreachable, "the target does not answer");
+        return journal.conclude_without(ended, error);
+    };
+    match connected {
+        Ok(mut target) => journal.conclude_with(&mut target, ended, stopped_details).await,
+        Err(error) => journal.conclude_without(ended, error),
+    }
+}
+
+/// What a run is to reach, for the audit log.
+pub(super) fn until_details(until: Until) -> Map<String, Value> {
+    let until = match until {
+        Until::Stopped => "stopped".to_owned(),
+        Until::CaughtUp => "caught up".to_owned(),
+        Until::Reached(lsn) => lsn.to_string(),
+    };
+    Map::from_iter([("until".into(), until.into())])
+}
+
+/// Why a run ended, and where, for the audit log.
+pub(super) fn stopped_details(stopped: &Stopped) -> Map<String, Value> {
+    match serde_json::to_value(stopped) {
+        Ok(Value::Object(details)) => details,
+        _ => Map::new(),
+    }
+}
+
+async fn work(
+    pipeline: &Pipeline,
+    ends: Ends,
+    until: Until,
+    progress: watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped> {
     let meter = Arc::new(Meter::default());
     let stop_reason = watch::Sender::new(None);
     let mut run = Run {

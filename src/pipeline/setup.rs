@@ -3,6 +3,9 @@
 //! The plan is made by looking, so a second set-up plans only what is missing. It takes nothing out of a publication:
 //! that a pattern no longer matches is said by `check`, and done by `remove-tables`.
 
+use serde_json::Map;
+
+use crate::audit::{self, Action, Journal};
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
 use crate::error::Result;
@@ -16,29 +19,50 @@ use crate::preflight::{self, Purpose};
 use crate::source::postgres::catalog;
 use crate::target::postgres::progress;
 
-pub(super) async fn setup(pipeline: &Pipeline, plan_only: bool) -> Result<Vec<String>> {
-    if !plan_only {
-        preflight::refuse_unsafe(pipeline, Purpose::Setup).await?;
-    }
+pub(super) async fn plan(pipeline: &Pipeline) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
-    let (mut source, mut target) = if plan_only {
-        tokio::try_join!(ends.source(), ends.target())?
-    } else {
-        tokio::try_join!(ends.source_for_setup(), ends.target())?
-    };
+    let (mut source, mut target) = tokio::try_join!(ends.source(), ends.target())?;
     let selection = Selection::read(&mut source, &pipeline.tables).await?;
-    let mut steps = publication(&mut source, pipeline, &selection).await?;
-    steps.extend(control_schema(&mut target, pipeline).await?);
-    if !plan_only {
-        run(&steps, &mut source, &mut target).await?;
-    }
+    let steps = steps(pipeline, &selection, &mut source, &mut target).await?;
     let mut texts: Vec<String> = steps.iter().map(|step| step.text(&ends)).collect();
     if pipeline.mode == Mode::Subscription {
-        texts.extend(
-            subscription::setup(pipeline, &ends, &selection, &mut source, &mut target, plan_only).await?,
-        );
+        texts.extend(subscription::setup(pipeline, &ends, &selection, &mut source, &mut target, true).await?);
     }
     Ok(texts)
+}
+
+pub(super) async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+    preflight::refuse_unsafe(pipeline, Purpose::Setup).await?;
+    let ends = Ends::resolve(pipeline)?;
+    let (mut source, mut target) = tokio::try_join!(ends.source_for_setup(), ends.target())?;
+    let selection = Selection::read(&mut source, &pipeline.tables).await?;
+    let steps = steps(pipeline, &selection, &mut source, &mut target).await?;
+    let mut texts: Vec<String> = steps.iter().map(|step| step.text(&ends)).collect();
+    let details = Map::from_iter([("statements".into(), texts.len().into())]);
+    let journal = Journal::begin(&mut target, pipeline, Action::Setup, reason, details).await?;
+    let work = async {
+        run(&steps, &mut source, &mut target).await?;
+        if pipeline.mode == Mode::Subscription {
+            texts.extend(
+                subscription::setup(pipeline, &ends, &selection, &mut source, &mut target, false).await?,
+            );
+        }
+        Ok(texts)
+    };
+    let done = work.await;
+    journal.conclude(&mut target, done).await
+}
+
+/// What is missing at both sides.
+async fn steps(
+    pipeline: &Pipeline,
+    selection: &Selection,
+    source: &mut Session,
+    target: &mut Session,
+) -> Result<Vec<Step>> {
+    let mut steps = publication(source, pipeline, selection).await?;
+    steps.extend(control_schema(target, pipeline).await?);
+    Ok(steps)
 }
 
 /// Creates the publication, or adds to it what the patterns match and it lacks.
@@ -87,6 +111,9 @@ async fn control_schema(target: &mut Session, pipeline: &Pipeline) -> Result<Vec
     let stored = progress::read(target, &pipeline.name).await?;
     if stored.is_none() && !has_control_schema(target).await? {
         steps.push(Step::target(progress::CREATE_CONTROL_SCHEMA));
+    }
+    if !audit::exists(target).await? {
+        steps.push(Step::target(audit::CREATE_AUDIT));
     }
     let wanted = [pipeline.mode.as_str(), &pipeline.slot, &pipeline.publication];
     let is_there = stored.is_some() && {

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use serde_json::Map;
 use tokio::time::Instant;
 
+use crate::audit::{Action, Journal};
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
@@ -23,6 +25,14 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
     let Some(running) = at_work(&mut target, &pipeline.name).await? else { return Ok(None) };
+    let journal = Journal::begin(&mut target, pipeline, Action::Stop, None, Map::new()).await?;
+    let done = end(&mut target, pipeline, &running).await;
+    journal.conclude(&mut target, done).await?;
+    Ok(Some(running))
+}
+
+/// Asks the run to end and waits until it has.
+async fn end(target: &mut Session, pipeline: &Pipeline, running: &RunningOn) -> Result<()> {
     target
         .query_with(
             "update pgdiode.pipeline set stop_requested = true where name = $1",
@@ -30,7 +40,7 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
         )
         .await?;
     let deadline = Instant::now() + PATIENCE;
-    while let Some(still) = at_work(&mut target, &pipeline.name).await? {
+    while let Some(still) = at_work(target, &pipeline.name).await? {
         // Somebody started it again meanwhile: what was asked to stop has stopped.
         if still.process_id != running.process_id || still.host != running.host {
             break;
@@ -51,7 +61,7 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Some(running))
+    Ok(())
 }
 
 /// Who works on the pipeline, or waits for the next attempt at it.

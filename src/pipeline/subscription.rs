@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use serde_json::Map;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::audit::{Action, Journal};
 use crate::change::TableName;
 use crate::config::{Binary, Pipeline, written};
 use crate::error::{Error, Kind, Result};
@@ -19,6 +21,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::report::{self, empty, noted};
 use crate::pipeline::reset as giving_up;
+use crate::pipeline::run::{stopped_details, until_details};
 use crate::pipeline::selection::Selection;
 use crate::pipeline::step::{Step, tables_sql};
 use crate::pipeline::stop::PATIENCE;
@@ -268,18 +271,31 @@ pub(super) async fn start(
     let ends = Ends::resolve(pipeline)?;
     let (mut source, mut target) = tokio::try_join!(ends.source(), ends.target())?;
     Subscription::required(&mut target, pipeline).await?;
+    let journal = Journal::begin(&mut target, pipeline, Action::Start, None, until_details(until)).await?;
+    let done = follow(pipeline, until, progress, stop, &mut source, &mut target).await;
+    journal.conclude_with(&mut target, done, stopped_details).await
+}
+
+async fn follow(
+    pipeline: &Pipeline,
+    until: Until,
+    progress: watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+    source: &mut Session,
+    target: &mut Session,
+) -> Result<Stopped> {
     target.query(&format!("alter subscription {} enable", quote::identifier(&pipeline.slot))).await?;
-    refresh(pipeline, &mut target).await?;
+    refresh(pipeline, target).await?;
     let goal = match until {
         Until::Stopped => None,
-        Until::CaughtUp => Some(report::wal_end(&mut source).await?),
+        Until::CaughtUp => Some(report::wal_end(source).await?),
         Until::Reached(lsn) => Some(lsn),
     };
     let mut stop = std::pin::pin!(stop);
     loop {
-        let position = slot::read(&mut source, &pipeline.slot).await?.map(|slot| slot.confirmed);
+        let position = slot::read(source, &pipeline.slot).await?.map(|slot| slot.confirmed);
         let Some(goal) = goal else { return Ok(Stopped { reason: StopReason::Reached, position }) };
-        let tables = tables(&mut target, pipeline).await?;
+        let tables = tables(target, pipeline).await?;
         progress.send_replace(progress_of(&tables, position, goal));
         let is_copied = tables.iter().all(|table| table.state == TableState::Ready);
         if is_copied && position >= Some(goal) {
@@ -315,10 +331,17 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let Some(subscription) = Subscription::read(&mut target, pipeline).await?.filter(|it| it.enabled) else {
         return Ok(None);
     };
+    let journal = Journal::begin(&mut target, pipeline, Action::Stop, None, Map::new()).await?;
+    let done = disable(pipeline, &mut target).await;
+    journal.conclude(&mut target, done).await?;
+    Ok(Some(running_on(&subscription, &ends)))
+}
+
+async fn disable(pipeline: &Pipeline, target: &mut Session) -> Result<()> {
     target.query(&format!("alter subscription {} disable", quote::identifier(&pipeline.slot))).await?;
     // The worker notices with its next message, or its next wake-up.
     let deadline = Instant::now() + PATIENCE;
-    while let Some(worker) = Subscription::required(&mut target, pipeline).await?.worker {
+    while let Some(worker) = Subscription::required(target, pipeline).await?.worker {
         if Instant::now() > deadline {
             let what = format!("subscription \"{}\" is disabled, and its worker still runs", pipeline.slot);
             return Err(Error::new(Kind::Locked, what).hint(format!(
@@ -327,7 +350,7 @@ pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Some(running_on(&subscription, &ends)))
+    Ok(())
 }
 
 fn running_on(subscription: &Subscription, ends: &Ends) -> RunningOn {
@@ -529,12 +552,34 @@ pub(super) async fn resync(
     refresh(pipeline, target).await
 }
 
-/// Drops the subscription. The slot is let go first, so that this works without the source; then the slot is dropped
-/// there, since a slot serves one subscription only.
-pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) -> Result<Vec<String>> {
+pub(super) async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let target = &mut ends.target().await?;
-    let source = if plan_only { ends.source().await } else { ends.source_for_setup().await };
+    let (steps, remains, _) = reset_steps(pipeline, reset, ends.source().await, target).await?;
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+/// Drops the subscription. The slot is let go first, so that this works without the source; then the slot is dropped
+/// there, since a slot serves one subscription only.
+pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
+    let ends = Ends::resolve(pipeline)?;
+    let target = &mut ends.target().await?;
+    let source = ends.source_for_setup().await;
+    let (steps, remains, mut source) = reset_steps(pipeline, reset, source, target).await?;
+    let details = giving_up::details(reset);
+    let journal = Journal::begin(target, pipeline, Action::Reset, reason, details).await?;
+    let done = giving_up::run(&steps, source.as_mut(), target).await;
+    journal.conclude(target, done).await?;
+    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
+}
+
+/// What goes and what stays; the source's session, where there is one.
+async fn reset_steps(
+    pipeline: &Pipeline,
+    reset: Reset,
+    source: Result<Session>,
+    target: &mut Session,
+) -> Result<(Vec<Step>, Vec<String>, Option<Session>)> {
     let remains = giving_up::remains(target, pipeline, Reset { drop_slot: source.is_ok(), ..reset }).await?;
     let mut steps = Vec::new();
     if Subscription::read(target, pipeline).await?.is_some() {
@@ -548,23 +593,18 @@ pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, plan_only: bool) ->
         }
     }
     steps.extend(giving_up::at_target(target, pipeline, reset).await?);
-    let mut source = match source {
+    match source {
         Ok(mut source) => {
-            steps.extend(
-                giving_up::at_source(&mut source, pipeline, Reset { drop_slot: true, ..reset }).await?,
-            );
-            Some(source)
+            let reset = Reset { drop_slot: true, ..reset };
+            steps.extend(giving_up::at_source(&mut source, pipeline, reset).await?);
+            Ok((steps, remains, Some(source)))
         }
-        Err(error) if reset.drop_slot || reset.drop_publication => return Err(error),
+        Err(error) if reset.drop_slot || reset.drop_publication => Err(error),
         Err(error) => {
             tracing::warn!(hint = error.hint_text(), "the slot stays at the source: {}", error.chain());
-            None
+            Ok((steps, remains, None))
         }
-    };
-    if !plan_only {
-        giving_up::run(&steps, source.as_mut(), target).await?;
     }
-    Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
 }
 
 #[cfg(test)]

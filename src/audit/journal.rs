@@ -1,0 +1,140 @@
+//! The two entries around whatever changes something: one before it, one that says how it ended.
+
+use serde_json::{Map, Value};
+
+use super::{Action, Entry, append, create_if_missing};
+use crate::config::Pipeline;
+use crate::error::{Error, Result};
+use crate::pg::session::Session;
+
+/// An error's text is cut here; the log of the process has all of it.
+const ERROR_BYTES_MAX: usize = 4096;
+
+/// An operation that was announced in the log and has not ended. It must be concluded; one that never is, because its
+/// process was killed, is seen as `begun` in the log.
+#[must_use]
+#[derive(Debug)]
+pub struct Journal {
+    prefix: String,
+    entry: Entry,
+    number: i64,
+}
+
+impl Journal {
+    /// Writes that `action` is about to be done, creating the log where there is none. On an error it must not be.
+    pub async fn begin(
+        session: &mut Session,
+        pipeline: &Pipeline,
+        action: Action,
+        reason: Option<&str>,
+        details: Map<String, Value>,
+    ) -> Result<Journal> {
+        create_if_missing(session).await?;
+        let entry = Entry {
+            pipeline: pipeline.name.clone(),
+            action,
+            reason: reason.map(str::to_owned),
+            verdict: "begun".into(),
+            details,
+        };
+        let number = append(session, &entry).await?;
+        let journal = Journal { prefix: pipeline.audit.audit_prefix.clone(), entry, number };
+        journal.say(number, "begun");
+        Ok(journal)
+    }
+
+    /// The number of the entry that announced it.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Writes how it ended, and passes that on. What was done without its end being written is an error too.
+    pub async fn conclude<T>(self, session: &mut Session, result: Result<T>) -> Result<T> {
+        self.conclude_with(session, result, |_| Map::new()).await
+    }
+
+    /// The same, with details of what came of it.
+    pub async fn conclude_with<T>(
+        mut self,
+        session: &mut Session,
+        result: Result<T>,
+        details: impl FnOnce(&T) -> Map<String, Value>,
+    ) -> Result<T> {
+        self.ends_as(&result, details);
+        if result.is_err() {
+            // A failed transaction takes no entry; without one this does nothing.
+            let _ = session.query("rollback").await;
+        }
+        let written = append(session, &self.entry).await;
+        self.passes_on(result, written)
+    }
+
+    /// The verdict that could not be written because there is no session, passed on like one that was refused.
+    pub fn conclude_without<T>(mut self, result: Result<T>, error: Error) -> Result<T> {
+        self.ends_as(&result, |_| Map::new());
+        self.passes_on(result, Err(error.with_kind(crate::error::Kind::Audit)))
+    }
+
+    fn ends_as<T>(&mut self, result: &Result<T>, details: impl FnOnce(&T) -> Map<String, Value>) {
+        let (verdict, mut details) = match result {
+            Ok(value) => ("done", details(value)),
+            Err(error) => {
+                let text = cut(&error.chain(), ERROR_BYTES_MAX).to_owned();
+                let status = Value::from(error.kind().exit_status());
+                ("failed", Map::from_iter([("error".into(), text.into()), ("exit_status".into(), status)]))
+            }
+        };
+        details.insert("begun".into(), self.number.into());
+        self.entry.verdict = verdict.into();
+        self.entry.details = details;
+    }
+
+    fn passes_on<T>(&self, result: Result<T>, written: Result<i64>) -> Result<T> {
+        match (result, written) {
+            (result, Ok(number)) => {
+                self.say(number, &self.entry.verdict);
+                result
+            }
+            (Ok(_), Err(error)) => Err(error.context(format!(
+                "{} of pipeline \"{}\" was done, and its end could not be audited",
+                self.entry.action.as_str(),
+                self.entry.pipeline
+            ))),
+            (Err(first), Err(error)) => {
+                tracing::warn!(error = error.chain(), "the audit log lacks how this ended");
+                Err(first)
+            }
+        }
+    }
+
+    /// A line for people who read logs; without a prefix nobody waits for it.
+    fn say(&self, number: i64, verdict: &str) {
+        let Entry { pipeline, action, reason, .. } = &self.entry;
+        let (prefix, action) = (&self.prefix, action.as_str());
+        let reason = reason.as_deref();
+        if prefix.is_empty() {
+            tracing::debug!(number, reason, "audit: {action} of pipeline {pipeline}: {verdict}");
+        } else {
+            tracing::info!(number, reason, "{prefix} {action} of pipeline {pipeline}: {verdict}");
+        }
+    }
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        assert_eq!(cut("äö", 3), "ä");
+        assert_eq!(cut("äö", 9), "äö");
+    }
+}
