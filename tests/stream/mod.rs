@@ -140,14 +140,29 @@ impl Pair {
         self.wait_at_target(ALL_IN_STEP, "tables that were copied late");
     }
 
-    /// Writes at the source and waits until the target shows it: then it shows everything before.
+    /// Writes at the source and waits until the target shows it: then it shows everything before. Takes its time, as
+    /// long as the target comes nearer.
     pub fn pulse(&self) {
         let beat = self.at_source("update public.pulse set beat = beat + 1 returning beat");
-        self.wait_at_target(&format!("select beat >= {beat} from public.pulse"), "a pulse");
+        let sql = format!("select beat >= {beat} from public.pulse");
+        let position = || self.target.try_psql("postgres", "select lsn from pgdiode.position").ok();
+        let mut before = position();
+        while let Err(last) = self.comes_true(&sql) {
+            let now = position();
+            assert!(now != before, "waited in vain for a pulse\n  {sql}\n  last answer: {last}");
+            before = now;
+        }
     }
 
     /// Waits until the target answers `t`, as long as pgdiode runs.
     pub fn wait_at_target(&self, sql: &str, what: &str) {
+        if let Err(last) = self.comes_true(sql) {
+            panic!("waited in vain for {what}\n  {sql}\n  last answer: {last}");
+        }
+    }
+
+    /// Waits until the target answers `t`, as long as pgdiode runs, but not for ever; else its last answer.
+    fn comes_true(&self, sql: &str) -> Result<(), String> {
         let mut last = String::new();
         let mut ended = false;
         let met = wait_for(|| {
@@ -158,7 +173,7 @@ impl Pair {
             let is_over = std::mem::replace(&mut ended, !is_running(self.process.get()));
             (is_met || is_over).then_some(is_met)
         });
-        assert!(met == Some(true), "waited in vain for {what}\n  {sql}\n  last answer: {last}");
+        if met == Some(true) { Ok(()) } else { Err(last) }
     }
 
     /// Waits until caught up; then both sides must agree on every published table.
