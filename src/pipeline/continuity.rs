@@ -10,6 +10,9 @@
 //! now      16402:731 r16410, r16499    also by itself: one tie has held all the time
 //! ```
 //!
+//! Two changes leave these ties as they are and are told by others, read and stored with them: options of the
+//! publication that left out a kind of change for a while, and an `alter table` that computed rows anew.
+//!
 //! Where a publication sends partitions as their root, the root's rows are those of its partitions: one that was
 //! attached brought rows along, one that was detached took them away, and neither is in the stream.
 
@@ -32,6 +35,13 @@ pub struct Ties {
     /// Those that were created in their place, empty. `ATTACH PARTITION` writes all of a table's columns anew, so that
     /// none is of the command that made the table.
     born: BTreeSet<String>,
+    /// The publication's own row, `xmin` of it: new with every change of its options. Empty: not known.
+    options: String,
+    /// The publication leaves out a kind of change now.
+    narrow: bool,
+    /// The relations whose rows these are, `oid:file:columns`; a rewrite that a command made of columns needs gives
+    /// both file and columns anew. `VACUUM FULL`, `CLUSTER` and `TRUNCATE` leave the columns, others the file.
+    files: BTreeSet<String>,
 }
 
 /// By the name that the publication sends.
@@ -49,12 +59,26 @@ enum Verdict {
 }
 
 impl Ties {
-    /// For SQL: `by` and `partitions`.
-    pub fn literals(&self) -> (String, String) {
+    /// For SQL: `by`, `partitions`, `options` and `files`.
+    pub fn literals(&self) -> [String; 4] {
         let joined = |ties: &BTreeSet<String>| {
             quote::literal(&ties.iter().map(String::as_str).collect::<Vec<_>>().join(","))
         };
-        (joined(&self.by), joined(&self.partitions))
+        [joined(&self.by), joined(&self.partitions), quote::literal(&self.options), joined(&self.files)]
+    }
+
+    /// Whether one of the files that were there before may have been written anew with other values.
+    fn was_rewritten(&self, now: &Ties) -> bool {
+        let parts = |file: &str| {
+            let mut parts = file.split(':').map(str::to_owned);
+            Some((parts.next()?, (parts.next()?, parts.next()?)))
+        };
+        let before: BTreeMap<_, _> = self.files.iter().filter_map(|file| parts(file)).collect();
+        now.files.iter().filter_map(|file| parts(file)).any(|(oid, (file, columns))| {
+            before
+                .get(&oid)
+                .is_some_and(|(old_file, old_columns)| *old_file != file && *old_columns != columns)
+        })
     }
 
     fn judge(&self, now: Option<&Ties>) -> Verdict {
@@ -68,7 +92,16 @@ impl Ties {
         if now.partitions.difference(&self.partitions).any(|tie| !now.born.contains(tie)) {
             return Verdict::Gap("a partition was attached, and its rows with it");
         }
-        if self.by == now.by && self.partitions == now.partitions {
+        if !self.options.is_empty() && self.options != now.options {
+            return Verdict::Gap(
+                "the publication's options were changed, and may have left out changes meanwhile",
+            );
+        }
+        if self.was_rewritten(now) {
+            return Verdict::Gap("it was rewritten by an alter table, which may have changed its values");
+        }
+        let is_same = self.by == now.by && self.partitions == now.partitions;
+        if is_same && self.options == now.options && self.files == now.files {
             Verdict::Unchanged
         } else {
             Verdict::Held
@@ -84,7 +117,9 @@ fn split(text: &str) -> BTreeSet<String> {
 /// a membership by its OID.
 const TIES: &str = "
     with recursive publication as (
-        select oid, puballtables, pubviaroot from pg_catalog.pg_publication where pubname = $1
+        select oid, xmin, puballtables, pubviaroot,
+               not (pubinsert and pubupdate and pubdelete and pubtruncate) as narrow
+          from pg_catalog.pg_publication where pubname = $1
     ), unit as (
         select c.oid, n.nspname, c.relname
           from pg_catalog.pg_publication_tables t
@@ -111,9 +146,19 @@ const TIES: &str = "
         union all
         select u.oid, 'a' || p.oid from unit u join publication p on p.puballtables
         /* schemas */
+    ), file (unit, state) as (
+        select r.unit, c.oid || ':' || c.relfilenode || ':' || (
+                   select pg_catalog.md5(coalesce(pg_catalog.string_agg(a.attnum || ' ' || a.xmin, ',' order by a.attnum), ''))
+                     from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0)
+          from (select oid as unit, oid as relation from unit union select unit, relation from below) r
+          join pg_catalog.pg_class c on c.oid = r.relation
+         where c.relkind = 'r'
     )
-    select u.nspname, u.relname, coalesce(w.ties, ''), coalesce(b.ties, ''), coalesce(b.born, '')
+    select u.nspname, u.relname, coalesce(w.ties, ''), coalesce(b.ties, ''), coalesce(b.born, ''),
+           p.oid || ':' || p.xmin, p.narrow, coalesce(f.states, '')
       from unit u
+     cross join publication p
+      left join (select unit, pg_catalog.string_agg(state, ',') as states from file group by unit) f on f.unit = u.oid
       left join (select unit, pg_catalog.string_agg(tie, ',') as ties from way group by unit) w on w.unit = u.oid
       left join (select unit, pg_catalog.string_agg(tie, ',') as ties,
                         pg_catalog.string_agg(tie, ',') filter (where exists (
@@ -139,6 +184,9 @@ pub async fn read(source: &mut Session, publication: &str) -> Result<Carriage> {
         by: split(row.text(2).unwrap_or_default()),
         partitions: split(row.text(3).unwrap_or_default()),
         born: split(row.text(4).unwrap_or_default()),
+        options: row.string(5),
+        narrow: row.bool(6),
+        files: split(row.text(7).unwrap_or_default()),
     };
     Ok(rows.iter().map(|row| (TableName::new(row.string(0), row.string(1)), ties(row))).collect())
 }
@@ -154,7 +202,7 @@ pub async fn keep(
     let name = quote::literal(&pipeline.name);
     let rows = target
         .query(&format!(
-            "select schema_name, table_name, state = 'quarantined', carried_by, partitions, source_oid
+            "select schema_name, table_name, state = 'quarantined', carried_by, partitions, source_oid, options, files
                from pgdiode.relation
               where pipeline = {name} and carried_by is not null and state in ('copied', 'ready', 'quarantined')"
         ))
@@ -166,7 +214,9 @@ pub async fn keep(
             ties: Ties {
                 by: split(row.text(3).unwrap_or_default()),
                 partitions: split(row.text(4).unwrap_or_default()),
-                born: BTreeSet::new(),
+                options: row.text(6).unwrap_or_default().to_owned(),
+                files: split(row.text(7).unwrap_or_default()),
+                ..Ties::default()
             },
             oid: row.optional(5)?,
         };
@@ -195,6 +245,8 @@ impl Known {
         now: Option<&Ties>,
     ) -> Result<Option<String>> {
         let table = &self.table;
+        let is_narrow = now.is_some_and(|ties| ties.narrow);
+        let now = now.filter(|ties| !ties.narrow);
         // Quarantined for another reason, it waits for somebody to mend that.
         let has_left = self.is_quarantined && self.ties.by.is_empty();
         if self.is_quarantined && !(has_left && now.is_some()) {
@@ -204,6 +256,7 @@ impl Known {
         Ok(match self.ties.judge(now) {
             Verdict::Unchanged => None,
             Verdict::Held => Some(store(&pipeline.name, table, now.unwrap_or(&Ties::default()))),
+            Verdict::Left if is_narrow => Some(self.narrowed(pipeline)),
             Verdict::Left => Some(self.leave(source, pipeline).await?),
             Verdict::Gap(reason) if follows => {
                 tracing::warn!(%table, reason, "the table is copied again");
@@ -215,6 +268,19 @@ impl Known {
                 Some(progress::quarantine(&pipeline.name, table, &reason, &remedy))
             }
         })
+    }
+
+    /// Quarantines a table some of whose changes the publication leaves out; it is copied again once it does not.
+    fn narrowed(&self, pipeline: &Pipeline) -> String {
+        let table = &self.table;
+        let reason = "the publication's options leave out a kind of change";
+        let remedy = format!(
+            "alter publication {} set (publish = 'insert, update, delete, truncate'); it is copied again then",
+            quote::identifier(&pipeline.publication)
+        );
+        tracing::error!(%table, reason, "the table is quarantined: some of its changes do not come any more");
+        let quarantine = progress::quarantine(&pipeline.name, table, reason, &remedy);
+        format!("{quarantine}; {}", store(&pipeline.name, table, &Ties::default()))
     }
 
     /// Quarantines a table that the publication carries no more, saying what became of it.
@@ -254,9 +320,10 @@ impl Known {
 }
 
 fn store(pipeline: &str, table: &TableName, ties: &Ties) -> String {
-    let (by, partitions) = ties.literals();
+    let [by, partitions, options, files] = ties.literals();
     format!(
-        "update pgdiode.relation set carried_by = {by}, partitions = {partitions} {}",
+        "update pgdiode.relation set carried_by = {by}, partitions = {partitions}, options = {options},
+                files = {files} {}",
         progress::of_relation(pipeline, table)
     )
 }
@@ -279,6 +346,7 @@ mod tests {
             by: split(by),
             partitions: split(partitions),
             born: split(born),
+            ..Ties::default()
         };
         let stored = ties("1:7 r5", "", "");
         assert_eq!(stored.judge(Some(&ties("1:7 r5", "", ""))), Verdict::Unchanged);
@@ -292,5 +360,23 @@ mod tests {
         assert!(matches!(root.judge(Some(&ties("r5", "1:7,2:7,3:9", ""))), Verdict::Gap(_)));
         assert!(matches!(root.judge(Some(&ties("r5", "1:7", "1:7"))), Verdict::Gap(_)));
         assert!(matches!(root.judge(Some(&ties("r5", "1:7,2:9", ""))), Verdict::Gap(_)));
+    }
+
+    #[test]
+    fn a_gap_is_told_from_other_options_and_from_a_new_file_with_new_columns() {
+        let ties = |options: &str, files: &str| Ties {
+            by: split("r5"),
+            options: options.to_owned(),
+            files: split(files),
+            ..Ties::default()
+        };
+        let stored = ties("9:1", "1:10:a,2:20:b");
+        assert_eq!(stored.judge(Some(&ties("9:1", "1:10:a,2:20:b"))), Verdict::Unchanged);
+        for other in ["1:11:a,2:20:b", "1:10:c,2:20:b", "1:10:a,2:20:b,3:30:c", "1:11:a,2:20:c"] {
+            assert_eq!(stored.judge(Some(&ties("9:1", other))), Verdict::Held, "{other}");
+        }
+        assert!(matches!(stored.judge(Some(&ties("9:1", "1:10:a,2:21:c"))), Verdict::Gap(_)));
+        assert!(matches!(stored.judge(Some(&ties("9:2", "1:10:a,2:20:b"))), Verdict::Gap(_)));
+        assert_eq!(ties("", "").judge(Some(&stored)), Verdict::Held);
     }
 }

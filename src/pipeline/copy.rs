@@ -594,17 +594,20 @@ impl Copy {
         };
         let columns = by_number(|column| &column.name)?;
         let types = by_number(|column| &column.type_sql)?;
-        let (by, partitions) = self.carriage.get(&table.table).cloned().unwrap_or_default().literals();
+        let [by, partitions, options, files] =
+            self.carriage.get(&table.table).cloned().unwrap_or_default().literals();
         let sql = format!(
             "insert into pgdiode.relation as r
                     (pipeline, schema_name, table_name, state, copied_at, source_oid, rows_copied, columns, column_types,
-                     carried_by, partitions)
-             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {}, {}, {by}, {partitions})
+                     carried_by, partitions, options, files)
+             values ({}, {}, {}, 'copied', '{}', {}, {rows}, {}, {}, {by}, {partitions},
+                     {options}, {files})
              on conflict (pipeline, schema_name, table_name) do update
                 set state = excluded.state, copied_at = excluded.copied_at, source_oid = excluded.source_oid,
                     rows_copied = excluded.rows_copied, columns = excluded.columns,
                     column_types = excluded.column_types, carried_by = excluded.carried_by,
-                    partitions = excluded.partitions, reason = null, remedy = null, since = now()",
+                    partitions = excluded.partitions, options = excluded.options,
+                    files = excluded.files, reason = null, remedy = null, since = now()",
             quote::literal(&self.pipeline.name),
             quote::literal(&table.table.schema),
             quote::literal(&table.table.name),

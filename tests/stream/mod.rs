@@ -16,6 +16,7 @@ mod breaks;
 mod conflicts;
 mod copies;
 mod fixtures;
+mod gaps;
 mod invariants;
 mod keys;
 mod large;

@@ -74,6 +74,8 @@ create table if not exists pgdiode.relation (
     column_types jsonb,
     carried_by text,
     partitions text,
+    options text,
+    files text,
     primary key (pipeline, schema_name, table_name)
 );
 create table if not exists pgdiode.relation_count (
