@@ -144,8 +144,8 @@ pub async fn create_if_missing(session: &mut Session) -> Result<()> {
     create.await.map_err(unwritable)
 }
 
-/// Adds an entry in a transaction of its own, and says its number. When it cannot, with [`Kind::Audit`]: then what was
-/// to be audited must not be done.
+/// Adds an entry in a transaction of its own, and says its number. When it cannot, what was to be audited must not be
+/// done: [`Kind::Audit`], or [`Kind::TargetUnreachable`] where the connection broke.
 pub async fn append(session: &mut Session, entry: &Entry) -> Result<i64> {
     let appended = async {
         let begin = format!(
@@ -219,8 +219,9 @@ async fn insert(session: &mut Session, record: &Record) -> Result<()> {
     session.query_with(INSERT, &values).await.map(drop)
 }
 
+/// Why an entry was not written. A target that is gone is still that: trying again later can help.
 fn unwritable(error: Error) -> Error {
-    if error.kind() == Kind::Audit {
+    if error.kind() == Kind::Audit || is_disconnection(&error) {
         return error;
     }
     let hint = match error.sqlstate() {
@@ -237,6 +238,11 @@ fn unwritable(error: Error) -> Error {
     let sqlstate = error.sqlstate().unwrap_or_default().to_owned();
     let unwritable = Error::new(Kind::Audit, "the audit log cannot be written").because(error).hint(hint);
     if sqlstate.is_empty() { unwritable } else { unwritable.with_sqlstate(sqlstate) }
+}
+
+/// Whether the connection broke, by itself or because the server ended it (`57P01` to `57P05`).
+fn is_disconnection(error: &Error) -> bool {
+    error.retries() && error.sqlstate().is_none_or(|state| state.starts_with("57P0"))
 }
 
 /// Checks every entry, in bounded memory; a `known` head shows a log that was cut off or made anew.
@@ -397,9 +403,18 @@ mod tests {
     }
 
     #[test]
-    fn whatever_keeps_the_log_from_being_written_ends_with_9() {
-        for kind in [Kind::TargetUnreachable, Kind::Capacity, Kind::Unexpected, Kind::Refused] {
-            assert_eq!(unwritable(Error::new(kind, "x").with_sqlstate("42501")).kind().exit_status(), 9);
+    fn what_a_target_that_is_there_refuses_ends_with_9() {
+        let refused = |kind, sqlstate| unwritable(Error::new(kind, "x").with_sqlstate(sqlstate)).kind();
+        for (kind, sqlstate) in [
+            (Kind::Unexpected, "42501"),
+            (Kind::Unexpected, "25006"),
+            (Kind::Capacity, "53100"),
+            (Kind::TargetUnreachable, "55P03"),
+        ] {
+            assert_eq!(refused(kind, sqlstate).exit_status(), 9, "{sqlstate}");
         }
+        assert_eq!(refused(Kind::TargetUnreachable, "57P01"), Kind::TargetUnreachable);
+        let broke = unwritable(Error::new(Kind::TargetUnreachable, "the connection broke"));
+        assert_eq!(broke.kind(), Kind::TargetUnreachable);
     }
 }

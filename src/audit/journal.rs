@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Action, Entry, append, create_if_missing};
 use crate::config::Pipeline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 
 /// An error's text is cut here; the log of the process has all of it.
@@ -72,7 +72,7 @@ impl Journal {
     /// The verdict that could not be written because there is no session, passed on like one that was refused.
     pub fn conclude_without<T>(mut self, result: Result<T>, error: Error) -> Result<T> {
         self.ends_as(&result, |_| Map::new());
-        self.passes_on(result, Err(error.with_kind(crate::error::Kind::Audit)))
+        self.passes_on(result, Err(error))
     }
 
     fn ends_as<T>(&mut self, result: &Result<T>, details: impl FnOnce(&T) -> Map<String, Value>) {
@@ -95,7 +95,12 @@ impl Journal {
                 self.say(number, &self.entry.verdict);
                 result
             }
-            (Ok(_), Err(error)) => Err(error.context(format!(
+            // A run does nothing at its end, and ends in order while its target is away as well.
+            (Ok(value), Err(error)) if self.entry.action == Action::Start && error.retries() => {
+                tracing::warn!(error = error.chain(), "the audit log lacks how this ended");
+                Ok(value)
+            }
+            (Ok(_), Err(error)) => Err(error.with_kind(Kind::Audit).context(format!(
                 "{} of pipeline \"{}\" was done, and its end could not be audited",
                 self.entry.action.as_str(),
                 self.entry.pipeline
@@ -131,6 +136,31 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_without_its_end_being_written_is_an_error() {
+        let journal = |action| Journal {
+            prefix: String::new(),
+            entry: Entry {
+                pipeline: "main".into(),
+                action,
+                reason: None,
+                verdict: "done".into(),
+                details: Map::new(),
+            },
+            number: 1,
+        };
+        let away = || Err(Error::new(Kind::TargetUnreachable, "away"));
+        let refused = || Err(Error::new(Kind::Audit, "refused"));
+        let kind =
+            |action, result, written| journal(action).passes_on(result, written).map_err(|it| it.kind());
+        assert_eq!(kind(Action::Reset, Ok(()), Ok(2)), Ok(()));
+        assert_eq!(kind(Action::Reset, Ok(()), away()), Err(Kind::Audit));
+        assert_eq!(kind(Action::Start, Ok(()), refused()), Err(Kind::Audit));
+        assert_eq!(kind(Action::Start, Ok(()), away()), Ok(()));
+        // What went wrong first is what is told.
+        assert_eq!(kind(Action::Reset, Err(Error::refused("no")), refused()), Err(Kind::Refused));
+    }
 
     #[test]
     fn a_long_error_is_cut_between_characters() {
