@@ -16,7 +16,7 @@ Changes: which of the kept databases has the target's name. The next sync replac
 
 Examples:
   pgdiode rollback
-  pgdiode rollback --to 17 --reason 'bad import at the source'
+  pgdiode rollback --to 17 --reason case-4711
 
 Ends with 3 when there is no such generation, and with 5 while a sync of the same target runs.
 

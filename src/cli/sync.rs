@@ -26,9 +26,11 @@ server. Nothing is written at the source.
 
 Examples:
   pgdiode sync
-  pgdiode sync --reason 'case 4711'
+  pgdiode sync --reason case-4711
   pgdiode sync --status
-  MAIN_DB_HOST=db1 MAIN_DB_NAME=app MAIN_DB_USER=reader LI_DB_HOST=db2 LI_DB_NAME=li LI_DB_USER=li pgdiode sync
+
+Without a configuration file the variables MAIN_DB_HOST, MAIN_DB_NAME, MAIN_DB_USER, MAIN_DB_PORT, MAIN_DB_PASSWORD and \
+the same with LI_DB_ say what to copy where.
 
 Ends with 4 when the fresh copy was not promoted, and with 5 while another sync of the same target runs.
 

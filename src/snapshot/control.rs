@@ -232,11 +232,10 @@ pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u6
     let mut dropped = 0;
     for generation in kept.into_iter().filter(|generation| !generation.is_serving).skip(keep) {
         let is_it = oid_of(session, &generation.database).await? == Some(generation.oid);
-        if is_it {
-            if let Err(error) = drop_database(session, &generation.database).await {
-                tracing::warn!(database = generation.database, error = error.chain(), "a generation stays");
-                continue;
-            }
+        let gone = if is_it { drop_database(session, &generation.database).await } else { Ok(()) };
+        if let Err(error) = gone {
+            tracing::warn!(database = generation.database, error = error.chain(), "a generation stays");
+            continue;
         }
         let sql = format!(
             "update pgdiode.generation set state = 'dropped' where target = {} and number = {}",

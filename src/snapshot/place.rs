@@ -48,6 +48,7 @@ impl<'a> Place<'a> {
     pub(super) fn ends_to(&self, database: &str) -> Ends {
         let mut ends = self.ends.clone();
         database.clone_into(&mut ends.target.dbname);
+        ends.target_is_fresh = true;
         ends
     }
 

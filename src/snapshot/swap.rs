@@ -38,11 +38,12 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
             error = end_sessions(&mut terminator, databases) => return Err(error),
         };
         let Err(error) = renamed else { return Ok(()) };
-        if error.retries() {
+        let is_in_use = error.sqlstate() == Some("55006");
+        if error.retries() && !is_in_use {
             return Err(error);
         }
         control.query("rollback").await?;
-        if error.sqlstate() != Some("55006") {
+        if !is_in_use {
             return Err(not_promoted("the databases could not be renamed")
                 .hint(error.hint_text().unwrap_or("Mend what the message names, then sync again.").to_owned())
                 .because(error));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a run stands in while it is killed, each held by a lock or a slow query of its own.
+/// Killed in the copy and in the guards.
 #[test]
 fn a_killed_sync_leaves_the_replica_as_it_was() {
     let ground = Ground::new();
@@ -11,14 +11,11 @@ fn a_killed_sync_leaves_the_replica_as_it_was() {
     ground.source.psql("app", "update stamp set generation = 2");
     let slow = ground.pgdiode("snapshot.checks = [\"select pg_sleep(600) is not null\"]");
 
-    let held = ground.hold_copy();
-    let mut running = plain.spawn(&["sync"]);
-    ground.wait_for_phase("copying");
+    let mut running = ground.held_sync(&plain);
     running.kill9();
-    held.kill();
-    ground.source.psql("app", "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)%' and pid <> pg_backend_pid()");
     assert_eq!(ground.stamp(), "1");
     assert!(ground.databases().contains("li_shadow_2"), "{}", ground.databases());
+    ground.let_copy_go();
 
     let mut running = slow.spawn(&["sync"]);
     ground.wait_for_phase("checking");
@@ -67,24 +64,19 @@ fn a_server_that_goes_away_hurts_nobody() {
     let pgdiode = ground.pgdiode("");
     sync(&pgdiode).success();
     ground.source.psql("app", "update stamp set generation = 2");
-    let held = ground.hold_copy();
-    let mut running = pgdiode.spawn(&["sync"]);
-    ground.wait_for_phase("copying");
+    let mut running = ground.held_sync(&pgdiode);
     ground.source.kill9();
+    ground.let_copy_go();
     assert_eq!(running.wait().code(), Some(6), "{}", running.stderr());
-    drop(held.wait());
     ground.source.start_again();
     assert_eq!((ground.last_verdict().as_str(), ground.stamp().as_str()), ("failed", "1"));
     assert_eq!(ground.databases(), "li li_pgdiode");
 
-    let held = ground.hold_copy();
-    let mut running = pgdiode.spawn(&["sync"]);
-    ground.wait_for_phase("copying");
+    let mut running = ground.held_sync(&pgdiode);
     ground.target.kill9();
-    ground.source.psql("app", "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)%' and pid <> pg_backend_pid()");
-    drop(held.wait());
     assert_eq!(running.wait().code(), Some(7), "{}", running.stderr());
     ground.target.start_again();
+    ground.let_copy_go();
     assert_eq!(ground.stamp(), "1");
     sync(&pgdiode).success();
     assert_eq!(ground.stamp(), "2");
@@ -96,14 +88,11 @@ fn a_sync_stops_when_it_is_asked_to() {
     let ground = Ground::new();
     let pgdiode = ground.pgdiode("");
     sync(&pgdiode).success();
-    let held = ground.hold_copy();
-    let mut running = pgdiode.spawn(&["sync"]);
-    ground.wait_for_phase("copying");
+    let mut running = ground.held_sync(&pgdiode);
     running.terminate();
     assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
     assert_eq!((ground.last_verdict().as_str(), ground.stamp().as_str()), ("killed", "1"));
     let said = ground.control("select error from pgdiode.run order by id desc limit 1");
     assert_eq!(said, "it was asked to stop");
     assert_eq!(ground.databases(), "li li_pgdiode");
-    held.kill();
 }

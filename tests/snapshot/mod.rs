@@ -8,7 +8,7 @@ mod refusals;
 mod replaces;
 mod rollback;
 
-use super::harness::{Cluster, Output, PgdiodeRun, Running, Version, wait_for};
+use super::harness::{Cluster, Output, PgdiodeRun, Running, Version};
 
 /// A source with a database `app`, and a server for the replica `li`.
 struct Ground {
@@ -67,17 +67,37 @@ impl Ground {
         self.target.psql("li", "select generation from stamp")
     }
 
-    /// Keeps syncs waiting in the copy until it is killed: a lock on a table at the source.
-    fn hold_copy(&self) -> super::harness::PsqlRun {
-        let held = self
-            .source
-            .spawn_psql("app", "begin; lock table item in access exclusive mode; select pg_sleep(600)");
-        self.source.wait_until(
+    /// Keeps syncs waiting in the copy: what a table's constraint calls waits in a shadow while the target has a role
+    /// `hold`.
+    fn hold_copy(&self) {
+        self.source.psql(
             "app",
-            "select exists (select from pg_locks where relation = 'item'::regclass and mode = 'AccessExclusiveLock' and granted)",
-            "the lock at the source",
+            "create or replace function wait() returns bool language plpgsql as $$ begin
+                 while current_database() like '%shadow%' and exists (select from pg_roles where rolname = 'hold') loop
+                     perform pg_sleep(0.02);
+                 end loop;
+                 return true;
+             end $$;
+             create table if not exists held (id int check (public.wait())); insert into held values (1)",
         );
-        held
+        self.target.psql("postgres", "create role hold");
+    }
+
+    fn let_copy_go(&self) {
+        self.target.psql("postgres", "drop role hold");
+    }
+
+    /// A sync that waits in its copy.
+    fn held_sync(&self, pgdiode: &PgdiodeRun) -> Running {
+        self.hold_copy();
+        let running = pgdiode.spawn(&["sync"]);
+        self.wait_for_phase("copying");
+        self.target.wait_until(
+            "postgres",
+            "select exists (select from pg_stat_activity where datname like '%shadow%' and query ilike 'copy %' and wait_event = 'PgSleep')",
+            "the copy",
+        );
+        running
     }
 
     fn wait_for_phase(&self, phase: &str) {

@@ -90,9 +90,7 @@ fn verbs_that_mean_nothing_for_snapshots_say_what_does() {
 fn at_most_one_sync_runs() {
     let ground = Ground::new();
     let pgdiode = ground.pgdiode("");
-    let held = ground.hold_copy();
-    let mut first = pgdiode.spawn(&["sync"]);
-    ground.wait_for_phase("copying");
+    let mut first = ground.held_sync(&pgdiode);
     for args in [&["sync"][..], &["rollback"]] {
         let said = pgdiode.run(args).failure(5);
         assert!(
@@ -103,8 +101,7 @@ fn at_most_one_sync_runs() {
     }
     let status = pgdiode.run(&["status"]).success();
     assert!(status.contains("sync 1 running, copying"), "{status}");
-    held.kill();
-    ground.source.psql("app", "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)%' and pid <> pg_backend_pid()");
+    ground.let_copy_go();
     assert!(first.wait().success(), "{}", first.stderr());
     assert_eq!(ground.stamp(), "1");
 }

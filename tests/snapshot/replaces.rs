@@ -84,7 +84,7 @@ fn variables_are_configuration_enough() {
     let said = sync(&pgdiode).failure(2);
     assert!(said.contains("the variable LI_DB_NAME is not set"), "{said}");
     pgdiode.set("LI_DB_NAME", "li");
-    let said = sync(&pgdiode).failure(6);
+    let said = sync(&pgdiode).failure(3);
     assert!(!said.contains("s3cret"), "{said}");
     pgdiode.set("MAIN_DB_PASSWORD", "s3cret");
     sync(&pgdiode).success();
@@ -115,4 +115,42 @@ fn an_empty_database_is_taken_over() {
     );
     assert_eq!(digests, "2");
     pgdiode.run(&["rollback"]).failure(3);
+}
+
+/// Whoever owns the replica need not be a superuser, nor whoever reads the source.
+#[test]
+fn ordinary_users_are_enough() {
+    let ground = Ground::new();
+    ground.source.psql(
+        "app",
+        "create role reader login; grant pg_read_all_data to reader; create table child (id int references item);
+         insert into child values (1); create function noted() returns trigger language plpgsql as $$ begin return new; end $$;
+         create trigger noted before insert on item for each row execute function noted()",
+    );
+    ground.target.psql(
+        "postgres",
+        "create role li_owner login createdb; grant pg_signal_backend to li_owner; create role viewer login",
+    );
+    let pgdiode = PgdiodeRun::new(&format!(
+        "[pipeline.li]\nmode = \"snapshot\"\nsource = \"{}\"\ntarget = \"{}\"\n",
+        ground.source.conninfo_as("reader", "app"),
+        ground.target.conninfo_as("li_owner", "li")
+    ));
+    sync(&pgdiode).success();
+    let reader =
+        ground.target.spawn_psql_at(&ground.target.conninfo_as("viewer", "li"), "select pg_sleep(600)");
+    ground.target.wait_until(
+        "postgres",
+        "select exists (select from pg_stat_activity where datname = 'li' and query like '%600%')",
+        "the reader",
+    );
+    ground.source.psql("app", "update stamp set generation = 2");
+    sync(&pgdiode).success();
+    assert!(reader.wait().unwrap_err().contains("terminating connection"));
+    assert_eq!(ground.stamp(), "2");
+    assert_eq!(ground.target.psql("li", "select count(*) from child"), "1");
+    let triggers = "select count(*) from pg_trigger where tgname = 'noted' and tgenabled = 'O'";
+    assert_eq!(ground.target.psql("li", triggers), "1");
+    pgdiode.run(&["rollback"]).success();
+    assert_eq!(ground.stamp(), "1");
 }
