@@ -16,7 +16,7 @@ Exit statuses:
     1  unexpected
     2  wrong usage or configuration
     3  refused by a check: version, replica identity, privileges, ownership
-    4  verification found a difference, or the audit log is broken
+    4  verification found a difference, a sync was not promoted, or the audit log is broken
     5  another run holds the lock
     6  source unreachable
     7  target unreachable
@@ -33,6 +33,7 @@ mod check;
 mod completions;
 mod demo;
 mod detach;
+mod generations;
 mod init;
 mod list_tables;
 mod man;
@@ -41,11 +42,13 @@ mod progress;
 mod remove_tables;
 mod reset;
 mod resync;
+mod rollback;
 mod setup;
 mod signals;
 mod start;
 mod status;
 mod stop;
+mod sync;
 mod verify;
 
 use std::path::PathBuf;
@@ -119,7 +122,8 @@ pub struct Global {
     ///
     /// Without it: the one that PGDIODE_CONFIG names, else the pipeline that PGDIODE_SOURCE, PGDIODE_TARGET,
     /// PGDIODE_TABLES and PGDIODE_NAME describe, else the first found of ./pgdiode.toml,
-    /// $XDG_CONFIG_HOME/pgdiode/pgdiode.toml and /etc/pgdiode/pgdiode.toml.
+    /// $XDG_CONFIG_HOME/pgdiode/pgdiode.toml and /etc/pgdiode/pgdiode.toml, else the snapshot pipeline `li` that
+    /// MAIN_DB_HOST, MAIN_DB_PORT, MAIN_DB_NAME, MAIN_DB_USER, MAIN_DB_PASSWORD and the same with LI_DB_ describe.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Pipeline, when several are configured
@@ -168,6 +172,9 @@ pub enum Verb {
     ListTables(list_tables::ListTables),
     Reset(reset::Reset),
     Audit(audit::Audit),
+    Sync(sync::Sync),
+    Generations(generations::Generations),
+    Rollback(rollback::Rollback),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -214,10 +221,12 @@ impl Cli {
             output::text(&Cli::command().render_help().to_string())?;
             return Ok(Outcome::Done);
         };
-        // Starting ends in order on a signal; everything else is simply dropped.
-        if let Verb::Start(start) = verb {
-            return Box::pin(start.run(&self.global)).await;
-        }
+        // Starting and syncing end in order on a signal; everything else is simply dropped.
+        let verb = match verb {
+            Verb::Start(start) => return Box::pin(start.run(&self.global)).await,
+            Verb::Sync(sync) => return Box::pin(sync.run(&self.global)).await,
+            verb => verb,
+        };
         let mut signals = signals::Signals::listen()?;
         tokio::select! {
             result = Box::pin(verb.run(&self.global)) => result.map(|()| Outcome::Done),
@@ -242,6 +251,9 @@ impl Verb {
             Verb::ListTables(verb) => verb.run(global).await,
             Verb::Reset(verb) => verb.run(global).await,
             Verb::Audit(verb) => verb.run(global).await,
+            Verb::Sync(verb) => Box::pin(verb.run(global)).await.map(drop),
+            Verb::Generations(verb) => verb.run(global).await,
+            Verb::Rollback(verb) => verb.run(global).await,
             Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

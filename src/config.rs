@@ -45,6 +45,7 @@ pub struct Pipeline {
     pub slot: String,
     pub copy: CopyOptions,
     pub stream: StreamOptions,
+    pub snapshot: SnapshotOptions,
     pub limits: Limits,
     pub retry: Retry,
     pub audit: Audit,
@@ -118,6 +119,18 @@ choice! {
         Stream = "stream",
         /// The servers' native logical replication, set up and watched by pgdiode.
         Subscription = "subscription",
+        /// The whole database replaced by a fresh copy, each time that `pgdiode sync` runs.
+        Snapshot = "snapshot",
+    }
+}
+
+choice! {
+    /// How a fresh copy is compared with its source before it takes the old one's place.
+    SnapshotVerify {
+        /// Exact row counts.
+        Counts = "counts",
+        /// Digests of every row.
+        Full = "full",
     }
 }
 
@@ -186,6 +199,7 @@ section! {
     PipelineKeys {
         /// How the pipeline works. `stream`: pgdiode's own engine, an initial copy and then change data capture.
         /// `subscription`: the servers' native logical replication, set up and watched by pgdiode.
+        /// `snapshot`: the whole target is replaced by a fresh copy each time that `pgdiode sync` runs.
         mode: Mode = Mode::Stream, Shape::Choice(Mode::WORDS);
         /// The database that is read and never written: a libpq URI or `key=value` text, or a table
         /// `[pipeline.NAME.source]` of connection parameters.
@@ -204,6 +218,8 @@ section! {
         copy: CopyOptions = CopyOptions::default(), Shape::of::<CopyOptions>();
         /// What follows the initial copy.
         stream: StreamOptions = StreamOptions::default(), Shape::of::<StreamOptions>();
+        /// What `pgdiode sync` keeps and checks.
+        snapshot: SnapshotOptions = SnapshotOptions::default(), Shape::of::<SnapshotOptions>();
         /// What a pipeline may use.
         limits: Limits = Limits::default(), Shape::of::<Limits>();
         /// How a broken connection is tried again.
@@ -255,6 +271,25 @@ section! {
         /// update; an update or delete of a missing row is counted and skipped. `quarantine`: the table stops until
         /// it is copied again.
         on_conflict: OnConflict = OnConflict::Apply, Shape::Choice(OnConflict::WORDS);
+    }
+}
+
+section! {
+    /// What `pgdiode sync` keeps and checks; for `mode = "snapshot"` alone.
+    SnapshotOptions {
+        /// How many earlier copies stay beside the one that serves, for `pgdiode rollback`.
+        keep: u64 = 1, Shape::Whole(0, 100);
+        /// How a fresh copy is compared with the source before it serves. `counts`: exact row counts of every table.
+        /// `full`: digests of every row.
+        verify: SnapshotVerify = SnapshotVerify::Counts, Shape::Choice(SnapshotVerify::WORDS);
+        /// A fresh copy does not serve if a table has lost more of its rows than this, in percent, against the copy
+        /// that serves now.
+        rows_drop_percent_max: u64 = 50, Shape::Whole(0, 100);
+        /// Queries that must each answer with one true value in a fresh copy before it serves.
+        checks: Vec<String> = Vec::new(), Shape::Texts, r#"["select count(*) > 0 from public.users"]"#;
+        /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
+        /// target's name and `_pgdiode`.
+        control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
     }
 }
 
@@ -380,6 +415,7 @@ shown! {
     BTreeMap<String, PipelineKeys>: |_| None,
     CopyOptions: |_| None,
     StreamOptions: |_| None,
+    SnapshotOptions: |_| None,
     Limits: |_| None,
     Retry: |_| None,
     Log: |_| None,
@@ -409,7 +445,8 @@ pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Config {
     /// Reads the named file; without one, `PGDIODE_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
-    /// `PGDIODE_TARGET` describe, or the first file found in the usual places.
+    /// `PGDIODE_TARGET` describe, the first file found in the usual places, or the sync that `MAIN_DB_*` and `LI_DB_*`
+    /// describe.
     pub fn load(named: Option<&Path>, variable: Variable<'_>) -> Result<Config> {
         let variable: Variable<'_> = &|name| variable(name).filter(|text| !text.trim().is_empty());
         if let Some(path) =
@@ -423,6 +460,9 @@ impl Config {
         match (found, described) {
             (Some(path), false) => Config::read(path),
             (None, true) => Config::from_environment(variable),
+            (None, false) if ENDS_OF_A_SYNC.iter().any(|(_, prefix)| names_end(prefix, variable)) => {
+                Config::of_a_sync(variable)
+            }
             (Some(path), true) => Err(Error::config(format!(
                 "both {} and PGDIODE_SOURCE or PGDIODE_TARGET describe what to do",
                 path.display()
@@ -473,6 +513,38 @@ impl Config {
         Config::check(document, &|key| match key {
             [_, _, key @ ("source" | "target" | "tables"), ..] => format!("PGDIODE_{}", key.to_uppercase()),
             _ => "PGDIODE_NAME".into(),
+        })
+    }
+
+    /// The snapshot pipeline `li`, described by `MAIN_DB_*` and `LI_DB_*`.
+    fn of_a_sync(variable: Variable<'_>) -> Result<Config> {
+        let end = |prefix: &str| -> Result<Endpoint> {
+            let named = |key: &str| variable(&format!("{prefix}_{key}"));
+            let required = |key: &str| {
+                named(key).ok_or_else(|| {
+                    Error::config(format!("the variable {prefix}_{key} is not set")).hint(
+                        "a sync without a configuration file needs HOST, NAME and USER of both ends, and takes PORT \
+                         and PASSWORD: MAIN_DB_HOST, LI_DB_HOST and so on",
+                    )
+                })
+            };
+            let mut parameters =
+                vec![("host", required("HOST")?), ("dbname", required("NAME")?), ("user", required("USER")?)];
+            parameters.extend(named("PORT").map(|port| ("port", port)));
+            let password = format!("{prefix}_PASSWORD");
+            Ok(Endpoint::from_parameters(parameters, variable(&password).map(|_| password)))
+        };
+        let [source, target] = ENDS_OF_A_SYNC.map(|(_, prefix)| end(prefix));
+        let keys = PipelineKeys {
+            mode: Mode::Snapshot,
+            source: Some(source?),
+            target: Some(target?),
+            ..PipelineKeys::default()
+        };
+        let document = Document { pipeline: BTreeMap::from([("li".into(), keys)]), ..Document::default() };
+        Config::check(document, &|key| {
+            let end = ENDS_OF_A_SYNC.iter().find(|(end, _)| key.get(2) == Some(end));
+            format!("{}_*", end.map_or("MAIN_DB_* and LI_DB", |(_, prefix)| prefix))
         })
     }
 
@@ -545,6 +617,13 @@ impl Config {
     }
 }
 
+/// What names the ends of a sync in the environment.
+const ENDS_OF_A_SYNC: [(&str, &str); 2] = [("source", "MAIN_DB"), ("target", "LI_DB")];
+
+fn names_end(prefix: &str, variable: Variable<'_>) -> bool {
+    ["HOST", "NAME", "USER"].iter().any(|key| variable(&format!("{prefix}_{key}")).is_some())
+}
+
 /// Says where a key was written, or would be, for the front of a message.
 type Place<'a> = &'a dyn Fn(&[&str]) -> String;
 
@@ -590,7 +669,7 @@ impl Pipeline {
             .hint("use lower-case letters, digits and _, at most 63 characters"));
         }
         let tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
-        let PipelineKeys { mode, copy, stream, limits, retry, .. } = keys;
+        let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
         Ok(Pipeline {
             name,
             mode,
@@ -601,6 +680,7 @@ impl Pipeline {
             slot,
             copy,
             stream,
+            snapshot,
             limits,
             retry,
             audit: Audit::default(),

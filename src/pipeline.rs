@@ -23,26 +23,59 @@ use tokio::sync::watch;
 use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::ends::Ends;
 use crate::preflight;
+use crate::snapshot;
 use crate::status::{
     CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
 };
 
 /// Everything that can be found wrong before anything runs.
 pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
-    preflight::check(pipeline).await
+    match pipeline.mode {
+        Mode::Snapshot => snapshot::check(pipeline).await,
+        Mode::Stream | Mode::Subscription => preflight::check(pipeline).await,
+    }
+}
+
+const TABLES_BY_CONFIGURATION: &str = "Change `tables` in the configuration; the next sync goes by it.";
+
+/// A snapshot pipeline has neither a stream nor tables of its own to be spoken of.
+pub fn refuse_snapshot(pipeline: &Pipeline, verb: &str, instead: &str) -> Result<()> {
+    if pipeline.mode != Mode::Snapshot {
+        return Ok(());
+    }
+    let what =
+        format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no {verb}", pipeline.name);
+    Err(Error::config(what).hint(instead))
 }
 
 /// The SQL that would be run at each side.
 pub async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
+    refuse_snapshot(pipeline, "setup", "It needs none: run pgdiode sync.")?;
     setup::plan(pipeline).await
 }
 
 /// The SQL that was run at each side; `reason` is for the audit log, here and below.
 pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+    refuse_snapshot(pipeline, "setup", "It needs none: run pgdiode sync.")?;
     setup::setup(pipeline, reason).await
+}
+
+/// Why the pipeline cannot be started, if so.
+pub fn refuse_start(pipeline: &Pipeline) -> Result<()> {
+    if pipeline.mode == Mode::Snapshot { Err(no_start(pipeline)) } else { Ok(()) }
+}
+
+fn no_reset(pipeline: &Pipeline) -> Error {
+    let what = format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no reset", pipeline.name);
+    Error::config(what).hint("Generations are databases of the target's server: pgdiode generations.")
+}
+
+fn no_start(pipeline: &Pipeline) -> Error {
+    let what = format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no start", pipeline.name);
+    Error::config(what).hint("Run pgdiode sync, from cron or a timer.")
 }
 
 /// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
@@ -55,6 +88,7 @@ pub async fn start(
     match pipeline.mode {
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
+        Mode::Snapshot => Err(no_start(pipeline)),
     }
 }
 
@@ -63,6 +97,14 @@ pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     match pipeline.mode {
         Mode::Stream => stop::stop(pipeline).await,
         Mode::Subscription => subscription::stop(pipeline).await,
+        Mode::Snapshot => {
+            refuse_snapshot(
+                pipeline,
+                "stop",
+                "Send the process of the sync SIGTERM: pgdiode status names it.",
+            )?;
+            Ok(None)
+        }
     }
 }
 
@@ -70,11 +112,17 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     match pipeline.mode {
         Mode::Stream => report::status(pipeline).await,
         Mode::Subscription => subscription::status(pipeline).await,
+        Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),
     }
 }
 
 /// Compares both sides at one position; no `tables` means all that are carried.
 pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyReport> {
+    refuse_snapshot(
+        pipeline,
+        "verify",
+        "Every sync compares both sides before it swaps; with snapshot.verify = \"full\", row by row.",
+    )?;
     let (progress, _) = watch::channel(Progress::default());
     let catch_up = async |at| {
         let unwatched = watch::channel(Progress::default()).0;
@@ -85,6 +133,7 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
 
 /// Has the tables copied again.
 pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
+    refuse_snapshot(pipeline, "resync", "Run pgdiode sync: it copies every table.")?;
     membership::resync(pipeline, tables, reason).await
 }
 
@@ -94,6 +143,7 @@ pub async fn add_tables(
     tables: &[TableName],
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
+    refuse_snapshot(pipeline, "add-tables", TABLES_BY_CONFIGURATION)?;
     membership::add(pipeline, tables, reason).await
 }
 
@@ -103,17 +153,20 @@ pub async fn remove_tables(
     tables: &[TableName],
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
+    refuse_snapshot(pipeline, "remove-tables", TABLES_BY_CONFIGURATION)?;
     membership::remove(pipeline, tables, reason).await
 }
 
 /// Every ordinary table of the source, carried or not.
 pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
+    refuse_snapshot(pipeline, "list-tables", "What the last sync copied: pgdiode status --json.")?;
     membership::list(pipeline).await
 }
 
 /// The SQL that would be run at each side.
 pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     match pipeline.mode {
+        Mode::Snapshot => Err(no_reset(pipeline)),
         Mode::Stream => reset::plan(pipeline, reset).await,
         Mode::Subscription => subscription::reset_plan(pipeline, reset).await,
     }
@@ -122,6 +175,7 @@ pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>
 /// The SQL that was run at each side.
 pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
     match pipeline.mode {
+        Mode::Snapshot => Err(no_reset(pipeline)),
         Mode::Stream => reset::reset(pipeline, reset, reason).await,
         Mode::Subscription => subscription::reset(pipeline, reset, reason).await,
     }

@@ -12,6 +12,7 @@ mod demo;
 mod harness_works;
 mod packaging;
 mod readme;
+mod snapshot;
 mod stream;
 mod tidy;
 mod verbs;

@@ -50,7 +50,7 @@ const FLOORS: &[(Floor, &[&str])] = &[
 ];
 
 /// The rooms of the house in which a source meets a target.
-const MEETING_ROOMS: &[&str] = &["pipeline", "verify", "preflight"];
+const MEETING_ROOMS: &[&str] = &["pipeline", "snapshot", "verify", "preflight"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Floor {

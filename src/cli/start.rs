@@ -59,6 +59,7 @@ fn lsn(text: &str) -> Result<Lsn, String> {
 impl Start {
     pub(super) async fn run(self, global: &Global) -> Result<Outcome> {
         let pipeline = global.pipeline()?;
+        pipeline::refuse_start(&pipeline)?;
         if self.detach {
             detach::start(&pipeline, self.log_file.as_deref()).await?;
             return Ok(Outcome::Done);

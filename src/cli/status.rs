@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use super::{Global, output, report};
-use crate::config::Pipeline;
+use crate::config::{Mode, Pipeline};
 use crate::error::Result;
-use crate::pipeline;
+use crate::{pipeline, snapshot};
 
 /// Show how far a pipeline has come
 ///
@@ -57,14 +57,34 @@ impl Status {
     }
 }
 
+impl Status {
+    /// What `pgdiode sync --status` shows.
+    pub(super) async fn once(global: &Global) -> Result<()> {
+        Box::pin(Status { watch: None }.run(global)).await
+    }
+}
+
+/// Its status as one line of JSON, or as text.
+async fn told(pipeline: &Pipeline, as_json: bool) -> Result<Option<String>> {
+    if pipeline.mode == Mode::Snapshot {
+        let status = snapshot::status(pipeline).await?;
+        return if as_json {
+            output::json_line(&status).map(|()| None)
+        } else {
+            Ok(Some(status.text(output::paint())))
+        };
+    }
+    let status = pipeline::status(pipeline).await?;
+    if as_json { output::json_line(&status).map(|()| None) } else { Ok(Some(status.text(output::paint()))) }
+}
+
 /// Shows what can be shown, then fails with the first failure.
 async fn show(pipelines: &[&Pipeline], as_json: bool, before: &str) -> Result<()> {
     let mut texts = Vec::with_capacity(pipelines.len());
     let mut failure = None;
     for pipeline in pipelines {
-        match pipeline::status(pipeline).await {
-            Ok(status) if as_json => output::json_line(&status)?,
-            Ok(status) => texts.push(status.text(output::paint())),
+        match told(pipeline, as_json).await {
+            Ok(text) => texts.extend(text),
             Err(error) => {
                 let error = if pipelines.len() > 1 {
                     error.context(format!("pipeline \"{}\"", pipeline.name))

@@ -37,6 +37,13 @@ impl Endpoint {
         Endpoint { text: Some(Secret::new(text)), ..Endpoint::default() }
     }
 
+    /// From parameters and the name of the variable that holds the password.
+    pub(super) fn from_parameters(parameters: Vec<(&str, String)>, password_env: Option<String>) -> Endpoint {
+        let parameters =
+            parameters.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value))).collect();
+        Endpoint { parameters, password_env, ..Endpoint::default() }
+    }
+
     /// What to connect to, the password looked up.
     pub fn conninfo(&self) -> Result<Conninfo> {
         self.conninfo_with(&|name| std::env::var(name).ok())

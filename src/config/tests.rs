@@ -132,16 +132,20 @@ fn unknown_keys_are_refused_with_the_nearest() {
 fn unfit_values_are_refused_with_what_fits() {
     for (keys, what, hint) in [
         (
-            "mode = \"snapshot\"",
-            "mode must be \"stream\" or \"subscription\", not \"snapshot\"",
-            "known: stream, subscription",
+            "mode = \"mirror\"",
+            "mode must be \"stream\" or \"subscription\" or \"snapshot\", not \"mirror\"",
+            "known: stream, subscription, snapshot",
         ),
         (
             "mode = \"steam\"",
-            "mode must be \"stream\" or \"subscription\", not \"steam\"",
+            "mode must be \"stream\" or \"subscription\" or \"snapshot\", not \"steam\"",
             "did you mean \"stream\"?",
         ),
-        ("mode = 1", "mode must be \"stream\" or \"subscription\", not 1", "for example mode = \"stream\""),
+        (
+            "mode = 1",
+            "mode must be \"stream\" or \"subscription\" or \"snapshot\", not 1",
+            "for example mode = \"stream\"",
+        ),
         (
             "slot = 5",
             "slot must be a text in quotation marks, not an integer",
@@ -409,4 +413,43 @@ fn nothing_secret_is_in_debug_or_errors() {
     }
     let number = parse("[pipeline.main]\nsource = { password = 123456 }").unwrap_err();
     assert!(!format!("{number:?}").contains("123456"));
+}
+
+/// The variables of the first deployments are one snapshot pipeline; a file, or `PGDIODE_SOURCE`, goes before them.
+#[test]
+fn the_ends_of_a_sync_come_from_the_environment() {
+    let of = |set: &[(&str, &str)]| {
+        let set: Vec<(String, String)> =
+            set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(None, &move |name| {
+            // No file of whoever runs this is found.
+            let home = ["HOME", "XDG_CONFIG_HOME"].contains(&name).then(|| "/nowhere".to_owned());
+            set.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).or(home)
+        })
+    };
+    let mut set = vec![
+        ("MAIN_DB_HOST", "db1"),
+        ("MAIN_DB_NAME", "app"),
+        ("MAIN_DB_USER", "reader"),
+        ("MAIN_DB_PASSWORD", "s3cret"),
+        ("LI_DB_HOST", "db2"),
+        ("LI_DB_PORT", "5433"),
+        ("LI_DB_NAME", "li"),
+        ("LI_DB_USER", "li"),
+    ];
+    let config = of(&set).unwrap();
+    let li = config.pipeline(None).unwrap();
+    assert_eq!((li.name.as_str(), li.mode), ("li", Mode::Snapshot));
+    let shown = format!("{:?} {:?}", li.source, li.target);
+    assert!(shown.contains("\"db1\"") && shown.contains("\"5433\"") && !shown.contains("s3cret"), "{shown}");
+    assert!(shown.contains("MAIN_DB_PASSWORD") && !shown.contains("LI_DB_PASSWORD"), "{shown}");
+    for index in [0, 1, 2, 4, 6, 7] {
+        let (name, _) = set.remove(index);
+        let (what, hint) = refused(of(&set));
+        assert_eq!(what, format!("the variable {name} is not set"));
+        assert!(hint.contains("HOST, NAME and USER"), "{hint}");
+        set.insert(index, (name, "x"));
+    }
+    set.extend([("PGDIODE_SOURCE", "host=a"), ("PGDIODE_TARGET", "host=b")]);
+    assert_eq!(of(&set).unwrap().pipeline(None).unwrap().name, "main");
 }

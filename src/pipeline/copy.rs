@@ -1,7 +1,7 @@
 //! The copy: tables as of one snapshot of the source, with indexes built while other tables are still coming.
 //!
 //! ```text
-//! temporary slot -> consistent point C + exported snapshot, imported by every worker
+//! temporary slot, or a transaction that the caller holds open -> point C + exported snapshot, imported by every worker
 //! pg_dump pre-data -> tables            (one transaction)
 //! largest piece first: COPY out -> COPY in, frames relayed; the last piece of a table sets copied_at = C
 //!                      then that table's keys, then its other indexes, each as it becomes possible
@@ -55,6 +55,14 @@ pub enum SchemaWork {
     Finish,
     /// The first copy is long done; only tables that are not there are created.
     NewTables,
+}
+
+/// The moment of the source that a copy shows.
+pub enum Moment {
+    /// That of a slot made for the copy, so that the stream can go on from there.
+    OfSlot,
+    /// That of a transaction which the caller holds open until the copy is done.
+    Exported { snapshot: String, at: Lsn },
 }
 
 /// What a copy needs to know; shared by its workers.
@@ -132,17 +140,20 @@ pub struct Copied {
 }
 
 /// Copies what is ordered.
-pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Order) -> Result<Copied> {
+pub async fn run(
+    ends: &Ends,
+    pipeline: &Pipeline,
+    meter: &Arc<Meter>,
+    order: Order,
+    moment: Moment,
+) -> Result<Copied> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
-    // Before the snapshot: what leaves and returns after this is seen to have done so.
-    let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
-    let mut replication = ends.replication().await?;
-    let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
-    let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
-    let snapshot = slot.snapshot.ok_or_else(|| Error::unexpected("the source exported no snapshot"))?;
+    let Held { snapshot, consistent_point, carriage, session: held } = hold(ends, pipeline, moment).await?;
     let mut target = ends.target_for_rows().await?;
-    let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), replication.server_major()).await?;
-    let may_be_binary = target.server_major() >= replication.server_major();
+    let mut source = ends.source().await?;
+    let source_major = source.server_major();
+    let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), source_major).await?;
+    let may_be_binary = target.server_major() >= source_major;
     meter.phase(Phase::Copying, "creating tables");
     if order.schema != SchemaWork::All {
         let tables: Vec<u32> = order.tables.iter().map(|table| table.oid).collect();
@@ -155,10 +166,9 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
     let fair_share = fair_share(&order.tables, pipeline);
     let mut tables = Vec::new();
-    let mut source = ends.source().await?;
     for table in order.tables.into_iter().filter(|table| !refused.contains(&table.table)) {
         if order.schema == SchemaWork::All || prepare(&mut source, &mut target, pipeline, &table).await? {
-            tables.push(split(table, pipeline, fair_share, &replication));
+            tables.push(split(table, pipeline, fair_share, source_major));
         }
     }
     drop(source);
@@ -168,7 +178,7 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
         ends: ends.clone(),
         pipeline: pipeline.clone(),
         meter: Arc::clone(meter),
-        consistent_point: slot.consistent_point,
+        consistent_point,
         carriage,
         may_be_binary,
         tables,
@@ -191,9 +201,32 @@ pub async fn run(ends: &Ends, pipeline: &Pipeline, meter: &Arc<Meter>, order: Or
     }
     carry_sequences(&mut ends.source().await?, &mut target).await?;
     mark_ready(&mut target, &pipeline.name, order.schema).await?;
-    drop(replication);
+    drop(held);
     let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
     Ok(Copied { left_out, is_partial })
+}
+
+/// The moment, and what keeps it in reach.
+struct Held {
+    snapshot: String,
+    consistent_point: Lsn,
+    carriage: Carriage,
+    /// The session of the slot; `None` where the caller holds the moment.
+    session: Option<Session>,
+}
+
+async fn hold(ends: &Ends, pipeline: &Pipeline, moment: Moment) -> Result<Held> {
+    if let Moment::Exported { snapshot, at } = moment {
+        let carriage = Carriage::default();
+        return Ok(Held { snapshot, consistent_point: at, carriage, session: None });
+    }
+    // Before the snapshot: what leaves and returns after this is seen to have done so.
+    let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
+    let mut replication = ends.replication().await?;
+    let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
+    let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
+    let snapshot = slot.snapshot.ok_or_else(|| Error::unexpected("the source exported no snapshot"))?;
+    Ok(Held { snapshot, consistent_point: slot.consistent_point, carriage, session: Some(replication) })
 }
 
 /// What became of the tables that the target did not have.
@@ -337,12 +370,12 @@ fn fair_share(tables: &[SourceTable], pipeline: &Pipeline) -> u64 {
 
 /// Cuts a table that is larger than `split_mb`, if it would keep one worker busy long after the others: rows that come
 /// in one piece can be frozen as they arrive, which a table in pieces pays for later.
-fn split(source: SourceTable, pipeline: &Pipeline, fair_share: u64, replication: &Session) -> TableCopy {
+fn split(source: SourceTable, pipeline: &Pipeline, fair_share: u64, source_major: u32) -> TableCopy {
     let blocks_max = pipeline.copy.split_mb * 128;
     // Before 14 a range of ctids is no range scan; partitioned tables have no blocks of their own.
     let is_balanced = source.bytes <= fair_share + fair_share / 2;
     let is_small = source.blocks <= blocks_max;
-    let parts = if source.is_partitioned || is_small || is_balanced || replication.server_major() < 14 {
+    let parts = if source.is_partitioned || is_small || is_balanced || source_major < 14 {
         vec![Part::Whole]
     } else {
         let count = source.blocks.div_ceil(blocks_max);

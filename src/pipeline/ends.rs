@@ -13,6 +13,9 @@ use crate::target::postgres::progress;
 pub struct Ends {
     pub source: ConnInfo,
     pub target: ConnInfo,
+    /// The target is a database of our own making, which has no trigger and no foreign key before its rows are in: the
+    /// privilege to switch these off is not needed.
+    pub target_is_fresh: bool,
 }
 
 impl Ends {
@@ -33,6 +36,7 @@ impl Ends {
         Ok(Ends {
             source: resolve(&pipeline.source, Side::Source)?,
             target: resolve(&pipeline.target, Side::Target)?,
+            target_is_fresh: false,
         })
     }
 
@@ -58,6 +62,10 @@ impl Ends {
     /// A target session for writing rows: no triggers, no foreign keys, stable text formats.
     pub async fn target_for_rows(&self) -> Result<Session> {
         let mut session = self.target().await?;
+        if self.target_is_fresh {
+            session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
+            return Ok(session);
+        }
         session.query(progress::APPLY_SETTINGS).await.map_err(|error| match error.sqlstate() {
             Some("42501") => error.with_kind(Kind::Refused).hint(format!(
                 "The target's user must be able to switch triggers off for its own session. As a superuser, on \

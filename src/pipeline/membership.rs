@@ -217,7 +217,7 @@ pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Op
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
     let states = match pipeline.mode {
-        Mode::Stream => states(&mut target, &pipeline.name).await?,
+        Mode::Stream | Mode::Snapshot => states(&mut target, &pipeline.name).await?,
         Mode::Subscription => subscription::states(&mut target, pipeline).await?,
     };
     if let Some(table) = tables.iter().find(|table| !states.contains_key(table)) {
@@ -279,7 +279,7 @@ pub(super) async fn list(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     let mut source = source?;
     let states = match target {
         Ok(mut target) => match pipeline.mode {
-            Mode::Stream => states(&mut target, &pipeline.name).await?,
+            Mode::Stream | Mode::Snapshot => states(&mut target, &pipeline.name).await?,
             Mode::Subscription => subscription::states(&mut target, pipeline).await?,
         },
         Err(error) => {

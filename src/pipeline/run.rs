@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::continuity;
-use crate::pipeline::copy::{self, Order, SchemaWork};
+use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::{self, Ends};
 use crate::pipeline::meter::Meter;
@@ -391,7 +391,7 @@ impl Run<'_> {
             return self.drop_orphans(target, &stored, carried).await.map(|()| false);
         }
         let order = Order { tables: pending, schema };
-        let copied = copy::run(&self.ends, self.pipeline, &self.meter, order).await?;
+        let copied = copy::run(&self.ends, self.pipeline, &self.meter, order, Moment::OfSlot).await?;
         self.note_left_out(target, &copied.left_out).await?;
         self.drop_orphans(target, &stored, carried).await.map(|()| copied.is_partial)
     }

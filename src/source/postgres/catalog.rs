@@ -70,7 +70,7 @@ const TABLES: &str = "
                 else 'none' end
       from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     where c.relkind in ('r', 'p') and c.relpersistence = 'p'
+     where c.relkind in ('r', 'p') and c.relpersistence = any ('{PERSISTENCE}')
        and n.nspname not in ('pg_catalog', 'information_schema', 'pgdiode') and n.nspname !~ '^pg_toast'
        and not exists (select from pg_catalog.pg_depend d
                         where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
@@ -84,6 +84,15 @@ const COLUMNS: &str = "
 
 /// All tables that could be carried, by name.
 pub async fn tables(session: &mut Session) -> Result<BTreeMap<TableName, SourceTable>> {
+    read_tables(session, "p").await
+}
+
+/// The same, and unlogged tables: for a copy that no stream follows.
+pub async fn tables_with_unlogged(session: &mut Session) -> Result<BTreeMap<TableName, SourceTable>> {
+    read_tables(session, "p,u").await
+}
+
+async fn read_tables(session: &mut Session, persistence: &str) -> Result<BTreeMap<TableName, SourceTable>> {
     let safe_types = BinarySafety::load(session).await?;
     let mut columns: HashMap<u32, Vec<(SourceColumn, u32)>> = HashMap::new();
     for row in session.query(COLUMNS).await? {
@@ -91,7 +100,7 @@ pub async fn tables(session: &mut Session) -> Result<BTreeMap<TableName, SourceT
         columns.entry(row.get(0)?).or_default().push((column, row.get(3)?));
     }
     let mut tables = BTreeMap::new();
-    for row in session.query(TABLES).await? {
+    for row in session.query(&TABLES.replace("PERSISTENCE", persistence)).await? {
         let oid = row.get(0)?;
         let columns = columns.remove(&oid).unwrap_or_default();
         let table = SourceTable {

@@ -122,6 +122,9 @@ set enable_hashjoin = off;
 set enable_mergejoin = off;
 ";
 
+/// The one of [`APPLY_SETTINGS`] that takes a privilege.
+pub const REPLICA_ROLE: &str = "set session_replication_role = replica;";
+
 /// Run-time parameters for every session with a target, sent at its start.
 pub const TARGET_OPTIONS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC \
      -c bytea_output=hex -c array_nulls=on -c search_path= -c statement_timeout=0 -c lock_timeout=0 \

@@ -1,0 +1,249 @@
+//! The control database: who syncs now, every run and every generation. It is never swapped, so that its history and its
+//! lock survive each swap and each rollback, and that one transaction holds a swap and the record of it.
+//!
+//! - `pgdiode.run`: one row a sync or rollback. `running` without a holder of the lock means killed.
+//! - `pgdiode.generation`: one row a copy, by number: serving, kept or dropped.
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::snapshot::place::{Place, drop_database, oid_of};
+
+const LAYOUT: &str = "
+create schema if not exists pgdiode;
+comment on schema pgdiode is 'state of pgdiode syncs; layout 1';
+create sequence if not exists pgdiode.change;
+create table if not exists pgdiode.run (
+    id int8 generated always as identity primary key,
+    target text not null,
+    pipeline text not null,
+    verb text not null,
+    started timestamptz not null default clock_timestamp(),
+    ended timestamptz,
+    actor text not null,
+    reason text,
+    verdict text not null default 'running'
+        check (verdict in ('running', 'done', 'failed', 'killed', 'not promoted')),
+    phase text,
+    error text,
+    hint text,
+    bytes int8,
+    rows int8,
+    source text,
+    source_position pg_lsn,
+    generation int8,
+    shadow text,
+    shadow_oid oid,
+    tables jsonb,
+    left_out jsonb
+);
+create table if not exists pgdiode.generation (
+    target text not null,
+    number int8 not null,
+    database text not null,
+    database_oid oid not null,
+    run int8,
+    taken_at timestamptz,
+    position pg_lsn,
+    state text not null check (state in ('serving', 'kept', 'dropped')),
+    changed int8 not null default nextval('pgdiode.change'),
+    primary key (target, number)
+);
+create unique index if not exists generation_serving on pgdiode.generation (target) where state = 'serving';
+";
+
+/// A copy that has served, or serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub(super) number: i64,
+    pub(super) database: String,
+    pub(super) oid: u32,
+    pub(super) run: Option<i64>,
+    pub(super) is_serving: bool,
+}
+
+/// The generations that exist, the one that changed its state last first.
+pub(super) async fn generations(session: &mut Session, target: &str) -> Result<Vec<Generation>> {
+    if session.one("select pg_catalog.to_regclass('pgdiode.generation') is null").await?.bool(0) {
+        return Ok(Vec::new());
+    }
+    let sql = "select number, database, database_oid, run, state = 'serving' from pgdiode.generation
+                where target = $1 and state <> 'dropped' order by changed desc";
+    let rows = session.query_with(sql, &[Some(target)]).await?;
+    let read = |row: &crate::pg::session::Row| {
+        Ok(Generation {
+            number: row.get(0)?,
+            database: row.string(1),
+            oid: row.get(2)?,
+            run: row.optional(3)?,
+            is_serving: row.bool(4),
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// The control session, which holds the lock as long as it lives.
+pub(super) async fn open(place: &Place<'_>) -> Result<Session> {
+    let mut session = match place.session_if_there(&place.control).await? {
+        Some(session) => session,
+        None => create(place).await?,
+    };
+    lock(&mut session, place).await?;
+    session.query("set client_min_messages = warning").await?;
+    session.query(LAYOUT).await?;
+    Ok(session)
+}
+
+async fn create(place: &Place<'_>) -> Result<Session> {
+    let name = quote::identifier(&place.control);
+    let sql = format!("create database {name} template template0 encoding 'UTF8'");
+    let made = place.server().await?.query(&sql).await;
+    if let Err(error) = made {
+        return Err(match error.sqlstate() {
+            // Somebody else's sync was a moment faster.
+            Some("42P04" | "23505") => return place.session(&place.control).await,
+            Some("42501") => error.with_kind(Kind::Refused).hint(format!(
+                "The target's user must be able to create databases: alter role {} createdb",
+                quote::identifier(&place.ends.target.user)
+            )),
+            _ => error,
+        });
+    }
+    place.session(&place.control).await
+}
+
+fn lock_key(place: &Place<'_>) -> String {
+    let key = format!("pgdiode sync of {}", place.database);
+    format!("pg_catalog.hashtextextended({}, 0)", quote::literal(&key))
+}
+
+/// Takes the lock: at most one sync of a target at any time.
+async fn lock(session: &mut Session, place: &Place<'_>) -> Result<()> {
+    let key = lock_key(place);
+    // A killed run's session at the server may take a moment to notice.
+    const ATTEMPTS_MAX: u32 = 12;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+    for attempt in 1.. {
+        if session.one(&format!("select pg_catalog.pg_try_advisory_lock({key})")).await?.bool(0) {
+            return Ok(());
+        }
+        if attempt == ATTEMPTS_MAX {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let holder = holder(session, place).await?.unwrap_or_default();
+    Err(Error::new(Kind::Locked, format!("a sync of \"{}\" is running already{holder}", place.database))
+        .hint("Wait for it: pgdiode status shows how far it is. To stop it, send its process SIGTERM."))
+}
+
+/// `: WHO since WHEN (...)` of whoever holds the lock.
+pub(super) async fn holder(session: &mut Session, place: &Place<'_>) -> Result<Option<String>> {
+    let has_runs = session.one("select pg_catalog.to_regclass('pgdiode.run') is not null").await?.bool(0);
+    let run = if has_runs {
+        format!(
+            "(select r.actor || ' since ' || pg_catalog.to_char(r.started, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+                from pgdiode.run r where r.target = {} and r.verdict = 'running' order by r.id desc limit 1)",
+            quote::literal(&place.database)
+        )
+    } else {
+        "null".to_owned()
+    };
+    let sql = format!(
+        "select coalesce({run}, 'somebody since ' || a.backend_start::timestamptz(0)), l.pid
+           from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+          where l.locktype = 'advisory' and l.granted
+            and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+            and (l.classid::int8 << 32) | l.objid::int8 = {}",
+        lock_key(place)
+    );
+    let rows = session.query(&sql).await?;
+    Ok(rows.first().map(|row| format!(": {} (backend {} at the target)", row.string(0), row.string(1))))
+}
+
+/// What runs left behind that were killed: nobody holds the lock but us. Their shadows are dropped.
+pub(super) async fn clear_up(session: &mut Session, place: &Place<'_>) -> Result<()> {
+    let target = Some(place.database.as_str());
+    session
+        .query_with(
+            "update pgdiode.run set verdict = 'killed', ended = clock_timestamp(),
+                    error = coalesce(error, 'the process ended without a word while ' || coalesce(phase, 'starting'))
+              where target = $1 and verdict = 'running'",
+            &[target],
+        )
+        .await?;
+    let sql = "select id, shadow, shadow_oid from pgdiode.run where target = $1 and shadow is not null";
+    for row in session.query_with(sql, &[target]).await? {
+        let (run, shadow, oid) = (row.get::<i64>(0)?, row.string(1), row.optional::<u32>(2)?);
+        let found = oid_of(session, &shadow).await?;
+        if found.is_some() && (oid.is_none() || oid == found) {
+            tracing::info!(database = shadow, "dropping what an earlier sync left behind");
+            drop_database(session, &shadow).await?;
+        }
+        session.query(&format!("update pgdiode.run set shadow = null where id = {run}")).await?;
+    }
+    Ok(())
+}
+
+/// Says that a run has begun; its number.
+pub(super) async fn begin(
+    session: &mut Session,
+    place: &Place<'_>,
+    verb: &str,
+    reason: Option<&str>,
+) -> Result<i64> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let user =
+        std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "pgdiode".into());
+    let actor = format!("{user} on {}, process {}", host.trim(), std::process::id());
+    let rows = session
+        .query_with(
+            "insert into pgdiode.run (target, pipeline, verb, actor, reason, source, phase)
+             values ($1, $2, $3, $4, $5, $6, 'starting') returning id",
+            &[
+                Some(&place.database),
+                Some(&place.pipeline.name),
+                Some(verb),
+                Some(&actor),
+                reason,
+                Some(&place.ends.source.display()),
+            ],
+        )
+        .await?;
+    rows.first().ok_or_else(|| Error::unexpected("the run was not noted"))?.get(0)
+}
+
+/// How a run ended that was not promoted. A run whose swap was committed stays done.
+pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &Error) -> Result<()> {
+    session
+        .query_with(
+            "update pgdiode.run set verdict = $2, ended = clock_timestamp(), error = $3, hint = $4
+              where id = $1::int8 and verdict = 'running'",
+            &[Some(&run.to_string()), Some(verdict), Some(&error.chain()), error.hint_text()],
+        )
+        .await
+        .map(drop)
+}
+
+/// Drops the oldest kept generations until `keep` are left. What cannot be dropped now is tried again by the next run.
+pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u64> {
+    let keep = usize::try_from(place.pipeline.snapshot.keep).unwrap_or(usize::MAX);
+    let kept = generations(session, &place.database).await?;
+    let mut dropped = 0;
+    for generation in kept.into_iter().filter(|generation| !generation.is_serving).skip(keep) {
+        let is_it = oid_of(session, &generation.database).await? == Some(generation.oid);
+        let gone = if is_it { drop_database(session, &generation.database).await } else { Ok(()) };
+        if let Err(error) = gone {
+            tracing::warn!(database = generation.database, error = error.chain(), "a generation stays");
+            continue;
+        }
+        let sql = format!(
+            "update pgdiode.generation set state = 'dropped' where target = {} and number = {}",
+            quote::literal(&place.database),
+            generation.number
+        );
+        session.query(&sql).await?;
+        dropped += 1;
+    }
+    Ok(dropped)
+}

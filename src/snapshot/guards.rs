@@ -1,0 +1,143 @@
+//! What a shadow must pass before it serves: it holds what the source holds, it has not lost what the serving copy has,
+//! and the operator's own queries are content. One failure, and nothing is swapped.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+
+use crate::change::TableName;
+use crate::config::SnapshotVerify;
+use crate::error::Result;
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
+use crate::snapshot::place::{Place, not_promoted};
+use crate::snapshot::shadow::Exported;
+use crate::status::Progress;
+use crate::verify::{self, TableToVerify};
+
+/// Rows, and the digest where one was taken, by table.
+pub(super) type Contents = BTreeMap<String, Content>;
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Content {
+    pub(super) rows: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) digest: Option<String>,
+}
+
+/// Compares source and shadow at the exported moment.
+pub(super) async fn compare(place: &Place<'_>, ends: &Ends, exported: &mut Exported) -> Result<Contents> {
+    match place.pipeline.snapshot.verify {
+        SnapshotVerify::Counts => compare_counts(ends, exported).await,
+        SnapshotVerify::Full => compare_digests(place, ends, exported).await,
+    }
+}
+
+async fn compare_counts(ends: &Ends, exported: &mut Exported) -> Result<Contents> {
+    let mut shadow = ends.target().await?;
+    let mut contents = Contents::new();
+    for table in &exported.tables {
+        let sql = format!("select pg_catalog.count(*) from only {}", quote::table(&table.table));
+        let (source, copied) = tokio::join!(exported.session.one(&sql), shadow.one(&sql));
+        let (source, copied): (u64, u64) = (source?.get(0)?, copied?.get(0)?);
+        if source != copied {
+            return Err(differs(&table.table, &format!("{source} rows at the source, {copied} in its copy")));
+        }
+        contents.insert(table.table.to_string(), Content { rows: copied, digest: None });
+    }
+    Ok(contents)
+}
+
+async fn compare_digests(place: &Place<'_>, ends: &Ends, exported: &Exported) -> Result<Contents> {
+    let mut shadow = ends.target().await?;
+    shadow.query("begin isolation level repeatable read read only").await?;
+    let snapshot = shadow.one("select pg_catalog.pg_export_snapshot()").await?.string(0);
+    let tables: Vec<TableToVerify> =
+        exported.tables.iter().map(|table| TableToVerify::new(table.table.clone())).collect();
+    let jobs = place.pipeline.copy.jobs();
+    let unwatched = watch::channel(Progress::default()).0;
+    let report =
+        verify::compare(ends, &exported.snapshot, &snapshot, exported.at, &tables, jobs, &unwatched).await?;
+    let mut contents = Contents::new();
+    for table in report.tables {
+        if !table.identical {
+            let rows =
+                || format!("{} rows at the source, {} in its copy", table.rows_source, table.rows_target);
+            return Err(differs(&table.name, &table.note.clone().unwrap_or_else(rows)));
+        }
+        let content = Content { rows: table.rows_target, digest: Some(table.digest_target) };
+        contents.insert(table.name.to_string(), content);
+    }
+    Ok(contents)
+}
+
+fn differs(table: &TableName, how: &str) -> crate::error::Error {
+    not_promoted(format!("table {table} is not what it is at the source: {how}")).hint(
+        "If it was truncated or rewritten meanwhile, sync again; otherwise report this, it should never be.",
+    )
+}
+
+/// Whether a table has lost more rows than it may, against the copy that serves.
+pub(super) fn refuse_losses(now: &Contents, before: &Contents, percent_max: u64) -> Result<()> {
+    for (table, Content { rows: before, .. }) in before {
+        let now = now.get(table).map_or(0, |content| content.rows);
+        let lost = before.saturating_sub(now);
+        if u128::from(lost) * 100 > u128::from(*before) * u128::from(percent_max) {
+            return Err(not_promoted(format!(
+                "table {table} has {now} rows, the copy that serves has {before}: more than {percent_max} % are gone"
+            ))
+            .hint(
+                "If the source is right, sync once with --accept-losses, or raise snapshot.rows_drop_percent_max.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Runs the operator's queries.
+pub(super) async fn check(place: &Place<'_>, shadow: &mut Session) -> Result<()> {
+    shadow.query("set search_path = \"$user\", public").await?;
+    for check in &place.pipeline.snapshot.checks {
+        let asked = check.trim().trim_end_matches(';');
+        shadow.query("begin read only").await?;
+        let answer = shadow.one(&format!("select (\n{asked}\n)::pg_catalog.bool")).await;
+        shadow.query("rollback").await?;
+        let failed = |how: &str| {
+            not_promoted(format!("a check is not content: {check}: {how}"))
+                .hint("Look at what the check asks at the source; a wrong one is mended in snapshot.checks.")
+        };
+        match answer {
+            Ok(row) if row.bool(0) => {}
+            Ok(row) if row.text(0).is_none() => return Err(failed("it answered nothing")),
+            Ok(_) => return Err(failed("it answered false")),
+            Err(error) if error.retries() => return Err(error),
+            Err(error) => return Err(failed("it failed").because(error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(rows: &[(&str, u64)]) -> Contents {
+        rows.iter().map(|(name, rows)| ((*name).to_owned(), Content { rows: *rows, digest: None })).collect()
+    }
+
+    #[test]
+    fn a_loss_beyond_the_limit_is_refused() {
+        let before = contents(&[("public.a", 100), ("public.b", 0)]);
+        for (now, percent, refused) in [
+            (contents(&[("public.a", 50)]), 50, false),
+            (contents(&[("public.a", 49)]), 50, true),
+            (contents(&[]), 99, true),
+            (contents(&[]), 100, false),
+            (contents(&[("public.a", 99)]), 0, true),
+            (contents(&[("public.a", 101), ("public.c", 1)]), 0, false),
+        ] {
+            assert_eq!(refuse_losses(&now, &before, percent).is_err(), refused, "{now:?} {percent}");
+        }
+    }
+}

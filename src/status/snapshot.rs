@@ -1,0 +1,167 @@
+//! What there is to say about a snapshot pipeline: its generations and its runs.
+
+use serde::Serialize;
+
+use super::text::{Paint, bytes, count, duration, printable};
+
+/// A snapshot pipeline at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotStatus {
+    pub name: String,
+    /// `snapshot`.
+    pub mode: String,
+    pub source: String,
+    pub target: String,
+    /// What readers see; `None` before the first sync.
+    pub serving: Option<GenerationStatus>,
+    /// The run that is under way.
+    pub running: Option<RunStatus>,
+    /// The last one that has ended.
+    pub last_run: Option<RunStatus>,
+    /// Ended runs, the newest first; the last of them, not all.
+    pub runs: Vec<RunStatus>,
+    pub runs_done: u64,
+    pub runs_failed: u64,
+}
+
+/// A copy of the source.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GenerationStatus {
+    pub number: i64,
+    /// `serving` or `kept`.
+    pub state: String,
+    pub database: String,
+    /// RFC 3339; `None` for what was there before the first sync.
+    pub taken_at: Option<String>,
+    pub age_seconds: Option<u64>,
+    /// Where the source's log stood.
+    pub position: Option<String>,
+    pub run: Option<i64>,
+    /// Size on disk; `None` when the database is gone.
+    pub bytes: Option<u64>,
+}
+
+/// A sync or a rollback.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunStatus {
+    pub id: i64,
+    /// `sync` or `rollback`.
+    pub verb: String,
+    /// `running`, `done`, `failed`, `killed` or `not promoted`.
+    pub verdict: String,
+    pub phase: Option<String>,
+    /// RFC 3339.
+    pub started: String,
+    pub ended: Option<String>,
+    pub seconds: f64,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+    pub hint: Option<String>,
+    pub bytes: Option<u64>,
+    pub rows: Option<u64>,
+    pub generation: Option<i64>,
+    pub position: Option<String>,
+}
+
+/// What a sync or a rollback has come to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Promoted {
+    pub run: i64,
+    pub generation: i64,
+    pub database: String,
+    /// The generation that served before, and is kept.
+    pub previous: Option<i64>,
+    pub rows: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+    /// Parts of the source's schema that the target could not take, with their reasons.
+    pub left_out: Vec<String>,
+}
+
+impl SnapshotStatus {
+    pub fn text(&self, paint: Paint) -> String {
+        let mut lines = vec![format!("{}  snapshot", paint.strong(&format!("pipeline {}", self.name)))];
+        let mut line = |name: &str, text: String| lines.push(format!("  {name:<10}{}", printable(&text)));
+        line("source", self.source.clone());
+        line("target", self.target.clone());
+        line(
+            "serving",
+            match &self.serving {
+                Some(serving) => serving.line(),
+                None => "nothing yet: run pgdiode sync".into(),
+            },
+        );
+        if let Some(run) = &self.running {
+            line("running", run.line());
+        }
+        if let Some(run) = &self.last_run {
+            line("last run", run.line());
+            if let Some(error) = &run.error {
+                line("error", error.clone());
+            }
+            if let Some(hint) = &run.hint {
+                line("hint", hint.clone());
+            }
+        }
+        line("runs", format!("{} done, {} not", count(self.runs_done), count(self.runs_failed)));
+        lines.join("\n") + "\n"
+    }
+}
+
+impl GenerationStatus {
+    fn line(&self) -> String {
+        let mut parts = vec![format!("generation {}", self.number)];
+        parts.extend(self.taken_at.as_ref().map(|at| format!("taken {at}")));
+        parts.extend(self.age_seconds.map(|age| format!("{} ago", duration(age))));
+        parts.extend(self.bytes.map(bytes));
+        parts.join(", ")
+    }
+}
+
+impl RunStatus {
+    fn line(&self) -> String {
+        let mut parts = vec![format!("{} {} {}", self.verb, self.id, self.verdict)];
+        if self.verdict == "running" {
+            parts.extend(self.phase.clone());
+        }
+        parts.push(format!("started {}", self.started));
+        parts.push(format!("{:.1} s", self.seconds));
+        parts.extend(self.rows.map(|rows| format!("{} rows", count(rows))));
+        parts.extend(self.bytes.map(bytes));
+        parts.push(format!("by {}", self.actor));
+        parts.extend(self.reason.as_ref().map(|reason| format!("because: {reason}")));
+        parts.join(", ")
+    }
+}
+
+/// Generations as a table, the one that serves first.
+pub fn generations_text(generations: &[GenerationStatus], paint: Paint) -> String {
+    let mut lines = vec![
+        paint.strong(&format!("{:>6}  {:<8} {:<21} {:>10}  database", "number", "state", "taken", "size")),
+    ];
+    for one in generations {
+        lines.push(format!(
+            "{:>6}  {:<8} {:<21} {:>10}  {}",
+            one.number,
+            one.state,
+            one.taken_at.as_deref().unwrap_or("before any sync"),
+            one.bytes.map_or_else(|| "gone".into(), bytes),
+            printable(&one.database)
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+impl Promoted {
+    pub fn text(&self) -> String {
+        format!(
+            "generation {} serves as \"{}\": {} rows, {}, after {:.1} s",
+            self.generation,
+            printable(&self.database),
+            count(self.rows),
+            bytes(self.bytes),
+            self.seconds
+        )
+    }
+}
