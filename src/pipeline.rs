@@ -183,15 +183,18 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
 
 /// Checks the audit log of the target.
 pub async fn audit_verify(pipeline: &Pipeline, known: Option<audit::Head>) -> Result<audit::Report> {
+    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
     audit::verify(&mut Ends::resolve(pipeline)?.target().await?, known).await
 }
 
 /// Hands on every entry of the target's audit log, of all its pipelines.
 pub async fn audit_export(pipeline: &Pipeline, each: impl FnMut(&audit::Record) -> Result<()>) -> Result<()> {
+    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
     audit::export(&mut Ends::resolve(pipeline)?.target().await?, each).await
 }
 
 /// The latest entries, the oldest of them first.
 pub async fn audit_latest(pipeline: &Pipeline, count: u32) -> Result<Vec<audit::Record>> {
+    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
     audit::latest(&mut Ends::resolve(pipeline)?.target().await?, count).await
 }

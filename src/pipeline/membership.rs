@@ -231,7 +231,7 @@ pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Op
     }
     let journal = Journal::begin(&mut target, pipeline, Action::Resync, reason, details(tables)).await?;
     let done = match pipeline.mode {
-        Mode::Stream => await_copies(&mut target, pipeline, tables).await,
+        Mode::Stream | Mode::Snapshot => await_copies(&mut target, pipeline, tables).await,
         Mode::Subscription => subscription::resync(pipeline, &ends, tables, &mut target).await,
     };
     journal.conclude(&mut target, done).await
