@@ -4,6 +4,7 @@ mod continuity;
 pub mod copy;
 pub mod drift;
 pub mod ends;
+pub mod holder;
 mod labels;
 mod membership;
 pub mod meter;

@@ -4,6 +4,7 @@
 //! One client for everything, over the `postgres-protocol` codec: the published clients do not do replication, and
 //! a COPY relayed frame by frame costs a tenth of the processor time of one that is unpacked and packed again.
 
+pub mod advisory;
 pub mod connect;
 pub mod conninfo;
 pub mod copy;

@@ -1,7 +1,7 @@
 //! The two ends of a pipeline, resolved: where they are, and sessions to them.
 
 use crate::config::Pipeline;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::quote;
 use crate::pg::replication::TEXT_FORMAT;
@@ -76,49 +76,4 @@ impl Ends {
         })?;
         Ok(session)
     }
-}
-
-/// Takes the pipeline's lock on a session of the target: whoever holds it runs the pipeline, and loses it with the
-/// connection that it writes through.
-pub async fn lock(session: &mut Session, pipeline: &str) -> Result<()> {
-    let key = lock_key(pipeline);
-    // A killed run's session at the server may take a moment to notice.
-    const ATTEMPTS_MAX: u32 = 20;
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
-    for attempt in 1.. {
-        if session.one(&format!("select pg_catalog.pg_try_advisory_lock({key})")).await?.bool(0) {
-            return Ok(());
-        }
-        if attempt == ATTEMPTS_MAX {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    let holder = lock_holder(session, pipeline).await?;
-    Err(Error::new(Kind::Locked, format!("pipeline \"{pipeline}\" is running already{holder}"))
-        .hint("Stop it with: pgdiode stop. Its state: pgdiode status."))
-}
-
-/// SQL for the key of the pipeline's advisory lock.
-pub fn lock_key(pipeline: &str) -> String {
-    format!("pg_catalog.hashtextextended({}, 0)", quote::literal(&format!("pgdiode pipeline {pipeline}")))
-}
-
-/// `, on HOST since TIME` of whoever holds the lock.
-async fn lock_holder(session: &mut Session, pipeline: &str) -> Result<String> {
-    let key = lock_key(pipeline);
-    let rows = session
-        .query(&format!(
-            "select coalesce(pg_catalog.split_part(p.runs_at, ' ', 1) || ', process ' || pg_catalog.split_part(p.runs_at, ' ', 2),
-                            a.application_name), a.backend_start::timestamptz(0), a.pid
-               from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-               left join pgdiode.pipeline p on p.name = {}
-              where l.locktype = 'advisory' and l.granted
-                and (l.classid::int8 << 32) | l.objid::int8 = {key}",
-            quote::literal(pipeline)
-        ))
-        .await?;
-    Ok(rows.first().map_or_else(String::new, |row| {
-        format!(": {} since {} (backend {} at the target)", row.string(0), row.string(1), row.string(2))
-    }))
 }

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::holder;
 use crate::pipeline::step::has_control_schema;
-use crate::pipeline::stop;
 use crate::position::Lsn;
 use crate::source::postgres::slot::{self, SlotState};
 use crate::status::{Phase, PipelineStatus, RunningOn, SequenceStatus, SlotStatus, TableState, TableStatus};
@@ -94,7 +94,7 @@ pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     };
     let mut stored = None;
     if let Some(target) = &mut target {
-        status.running_on = stop::holder(target, &pipeline.name).await?;
+        status.running_on = holder::holder(target, &pipeline.name).await?;
         stored = at_target(target, pipeline, &mut status).await?;
     }
     if let Some(source) = &mut source {
@@ -104,7 +104,7 @@ pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     let stored = stored.unwrap_or_default();
     if status.running_on.is_none() && stored.retries_now() {
         // Between two attempts the run holds no lock: it has no session.
-        status.running_on = stored.runs_at.as_deref().and_then(stop::parse);
+        status.running_on = stored.runs_at.as_deref().and_then(holder::parse);
     }
     if status.running_on.is_some() {
         status.doing.clone_from(&stored.doing);

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::{Session, Side};
 use crate::pipeline::ends::Ends;
+use crate::pipeline::holder;
 use crate::pipeline::step::{Step, has_control_schema, tables_sql};
-use crate::pipeline::stop;
 use crate::source::postgres::slot;
 use crate::status::Reset;
 
@@ -33,7 +33,7 @@ const SLOT_PAUSE: Duration = Duration::from_millis(250);
 pub(super) async fn plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
-    stop::refuse_running(&mut target, &pipeline.name).await?;
+    holder::refuse_running(&mut target, &pipeline.name).await?;
     let mut source = if touches_source(reset) { Some(ends.source().await?) } else { None };
     let (steps, remains) = steps(pipeline, reset, source.as_mut(), &mut target).await?;
     Ok(steps.iter().map(|step| step.text(&ends)).chain(remains).collect())
@@ -42,7 +42,7 @@ pub(super) async fn plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String
 pub(super) async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
     let ends = Ends::resolve(pipeline)?;
     let mut target = ends.target().await?;
-    stop::refuse_running(&mut target, &pipeline.name).await?;
+    holder::refuse_running(&mut target, &pipeline.name).await?;
     let mut source = if touches_source(reset) { Some(ends.source_for_setup().await?) } else { None };
     let (steps, remains) = steps(pipeline, reset, source.as_mut(), &mut target).await?;
     let journal = Journal::begin(&mut target, pipeline, Action::Reset, reason, details(reset)).await?;

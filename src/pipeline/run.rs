@@ -24,7 +24,8 @@ use crate::pg::session::Session;
 use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
-use crate::pipeline::ends::{self, Ends};
+use crate::pipeline::ends::Ends;
+use crate::pipeline::holder;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies, phase_word};
 use crate::pipeline::stop;
@@ -230,7 +231,7 @@ impl Run<'_> {
         let source = self.ends.source().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         let mut rows_session = self.ends.target_for_rows().await?;
-        ends::lock(&mut rows_session, &self.pipeline.name).await?;
+        holder::lock(&mut rows_session, &self.pipeline.name).await?;
         if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
@@ -280,9 +281,6 @@ impl Run<'_> {
 
     /// Says in the target who runs the pipeline.
     async fn register(&self, target: &mut Session) -> Result<()> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let since = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-        let runs_at = format!("{} {} {since}", host.trim(), std::process::id());
         // What went wrong before a retry stays to be seen until the stream runs.
         let forgets = if self.retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
         let sql = format!(
@@ -292,7 +290,7 @@ impl Run<'_> {
                     updated_at = pg_catalog.now()",
             name = quote::literal(&self.pipeline.name),
             mode = quote::literal(self.pipeline.mode.as_str()),
-            runs_at = quote::literal(&runs_at),
+            runs_at = quote::literal(&holder::ourselves()),
             publication = quote::literal(&self.pipeline.publication),
         );
         target.query(&sql).await.map(drop)

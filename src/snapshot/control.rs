@@ -4,10 +4,16 @@
 //! - `pgdiode.run`: one row a sync or rollback. `running` without a holder of the lock means killed.
 //! - `pgdiode.generation`: one row a copy, by number: serving, kept or dropped.
 
+use std::time::Duration;
+
 use crate::error::{Error, Kind, Result};
+use crate::pg::advisory::AdvisoryLock;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::place::{Place, drop_database, oid_of};
+
+/// A killed run's session at the server may take a moment to notice.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 const LAYOUT: &str = "
 create schema if not exists pgdiode;
@@ -112,25 +118,14 @@ async fn create(place: &Place<'_>) -> Result<Session> {
     place.session(&place.control).await
 }
 
-fn lock_key(place: &Place<'_>) -> String {
-    let key = format!("pgdiode sync of {}", place.database);
-    format!("pg_catalog.hashtextextended({}, 0)", quote::literal(&key))
+fn lock_of(place: &Place<'_>) -> AdvisoryLock {
+    AdvisoryLock::named(&format!("pgdiode sync of {}", place.database))
 }
 
 /// Takes the lock: at most one sync of a target at any time.
 async fn lock(session: &mut Session, place: &Place<'_>) -> Result<()> {
-    let key = lock_key(place);
-    // A killed run's session at the server may take a moment to notice.
-    const ATTEMPTS_MAX: u32 = 12;
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
-    for attempt in 1.. {
-        if session.one(&format!("select pg_catalog.pg_try_advisory_lock({key})")).await?.bool(0) {
-            return Ok(());
-        }
-        if attempt == ATTEMPTS_MAX {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
+    if lock_of(place).take(session, LOCK_PATIENCE).await? {
+        return Ok(());
     }
     let holder = holder(session, place).await?.unwrap_or_default();
     Err(Error::new(Kind::Locked, format!("a sync of \"{}\" is running already{holder}", place.database))
@@ -139,26 +134,16 @@ async fn lock(session: &mut Session, place: &Place<'_>) -> Result<()> {
 
 /// `: WHO since WHEN (...)` of whoever holds the lock.
 pub(super) async fn holder(session: &mut Session, place: &Place<'_>) -> Result<Option<String>> {
-    let has_runs = session.one("select pg_catalog.to_regclass('pgdiode.run') is not null").await?.bool(0);
-    let run = if has_runs {
-        format!(
-            "(select r.actor || ' since ' || pg_catalog.to_char(r.started, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
-                from pgdiode.run r where r.target = {} and r.verdict = 'running' order by r.id desc limit 1)",
-            quote::literal(&place.database)
-        )
-    } else {
-        "null".to_owned()
-    };
-    let sql = format!(
-        "select coalesce({run}, 'somebody since ' || a.backend_start::timestamptz(0)), l.pid
-           from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-          where l.locktype = 'advisory' and l.granted
-            and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-            and (l.classid::int8 << 32) | l.objid::int8 = {}",
-        lock_key(place)
-    );
-    let rows = session.query(&sql).await?;
-    Ok(rows.first().map(|row| format!(": {} (backend {} at the target)", row.string(0), row.string(1))))
+    let Some(holder) = lock_of(place).holder(session).await? else { return Ok(None) };
+    let mut who = format!("somebody since {}", holder.since);
+    if session.one("select pg_catalog.to_regclass('pgdiode.run') is not null").await?.bool(0) {
+        let sql = "select actor || ' since ' || pg_catalog.to_char(started at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+                     from pgdiode.run where target = $1 and verdict = 'running' order by id desc limit 1";
+        if let Some(row) = session.query_with(sql, &[Some(&place.database)]).await?.first() {
+            who = row.string(0);
+        }
+    }
+    Ok(Some(format!(": {who} (backend {} at the target)", holder.backend)))
 }
 
 /// What runs left behind that were killed: nobody holds the lock but us. Their shadows are dropped.
@@ -192,10 +177,9 @@ pub(super) async fn begin(
     verb: &str,
     reason: Option<&str>,
 ) -> Result<i64> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let user =
         std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "pgdiode".into());
-    let actor = format!("{user} on {}, process {}", host.trim(), std::process::id());
+    let actor = format!("{user} on {}, process {}", crate::lock::host_name(), std::process::id());
     let rows = session
         .query_with(
             "insert into pgdiode.run (target, pipeline, verb, actor, reason, source, phase)

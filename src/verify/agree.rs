@@ -26,7 +26,8 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::replication::{CreatedSlot, SlotLife};
 use crate::pg::session::Session;
-use crate::pipeline::ends::{self, Ends};
+use crate::pipeline::ends::Ends;
+use crate::pipeline::holder::lock_of;
 use crate::position::Lsn;
 
 /// How long a hold lasts unless it is renewed.
@@ -204,16 +205,7 @@ impl Hold {
 
     /// Whether any process holds the pipeline's lock.
     async fn is_running(&mut self) -> Result<bool> {
-        let sql = format!(
-            "select exists (
-                 select from pg_catalog.pg_locks l
-                  where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-                    and l.database = (select d.oid from pg_catalog.pg_database d
-                                       where d.datname = pg_catalog.current_database())
-                    and (l.classid::int8 << 32) | l.objid::int8 = {})",
-            ends::lock_key(&self.pipeline)
-        );
-        Ok(self.session.one(&sql).await?.bool(0))
+        Ok(lock_of(&self.pipeline).holder(&mut self.session).await?.is_some())
     }
 
     async fn renew(&mut self) -> Result<()> {
