@@ -11,6 +11,7 @@
 
 mod control;
 mod guards;
+mod host;
 mod place;
 mod preparation;
 mod report;
@@ -57,6 +58,16 @@ pub struct SyncOptions {
 
 /// Makes a fresh copy serve; `None` when `stop` was ready before it did.
 pub async fn sync(
+    pipeline: &Pipeline,
+    options: &SyncOptions,
+    progress: &watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Promoted>> {
+    host::recorded(pipeline, sync_alone(pipeline, options, progress, stop)).await
+}
+
+/// Syncs, by itself on this host.
+async fn sync_alone(
     pipeline: &Pipeline,
     options: &SyncOptions,
     progress: &watch::Sender<Progress>,
@@ -337,6 +348,7 @@ impl Sync<'_> {
 pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>) -> Result<Promoted> {
     let began = Instant::now();
     let place = Place::resolve(pipeline)?;
+    let _lock = host::lock(pipeline, "rollback")?;
     if place.session_if_there(&place.control).await?.is_none() {
         return Err(no_generation("there has never been a sync"));
     }

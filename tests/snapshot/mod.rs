@@ -1,6 +1,7 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod failures;
+mod host;
 mod kills;
 mod objects;
 mod readers;
