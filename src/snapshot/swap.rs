@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::audit::{self, Entry, LOCK_WAIT};
+use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::place::{Place, not_promoted};
@@ -24,10 +25,12 @@ pub(super) struct Swap {
     pub(super) incoming: String,
     /// The statements that record it.
     pub(super) record: String,
+    /// What the audit log says of it: without them there is no swap.
+    pub(super) entries: Vec<Entry>,
 }
 
-/// Swaps, or leaves all as it was.
-pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
+/// Swaps, or leaves all as it was; the numbers of its audit entries.
+pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
     let mut terminator = place.session(&place.control).await?;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
@@ -37,12 +40,18 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
             // The transaction is given up with its session.
             error = end_sessions(&mut terminator, databases) => return Err(error),
         };
-        let Err(error) = renamed else { return Ok(()) };
+        let error = match renamed {
+            Ok(numbers) => return Ok(numbers),
+            Err(error) => error,
+        };
         let is_in_use = error.sqlstate() == Some("55006");
         if error.retries() && !is_in_use {
             return Err(error);
         }
         control.query("rollback").await?;
+        if error.kind() == Kind::Audit {
+            return Err(error);
+        }
         if !is_in_use {
             return Err(not_promoted("the databases could not be renamed")
                 .hint(error.hint_text().unwrap_or("Mend what the message names, then sync again.").to_owned())
@@ -59,8 +68,10 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
     })
 }
 
-async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
-    control.query("begin").await?;
+async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
+    let begin =
+        format!("begin isolation level read committed read write; set local lock_timeout = '{LOCK_WAIT}'");
+    control.query(&begin).await?;
     // A run that somebody took for dead has lost the right to swap.
     let sql = format!(
         "update pgdiode.run set verdict = 'done', ended = clock_timestamp(), shadow = null
@@ -70,15 +81,20 @@ async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result
     if control.execute(&sql).await? != 1 {
         return Err(not_promoted("another sync took this one for dead").hint("Look at it: pgdiode status."));
     }
+    // Before the renames: should another writer of the log keep us waiting, readers still find their database.
+    let mut numbers = Vec::new();
+    for entry in &swap.entries {
+        numbers.push(audit::append_in_transaction(control, entry).await?);
+    }
     let name = quote::identifier(&place.database);
-    let mut sql = String::new();
+    let mut sql = "set local lock_timeout = 0; set local synchronous_commit = on;".to_owned();
     if let Some(outgoing) = &swap.outgoing {
         sql.push_str(&format!("alter database {name} rename to {};", quote::identifier(outgoing)));
     }
     sql.push_str(&format!("alter database {} rename to {name};", quote::identifier(&swap.incoming)));
     sql.push_str(&swap.record);
     sql.push_str(";commit");
-    control.query(&sql).await.map(drop)
+    control.query(&sql).await.map(|_| numbers)
 }
 
 /// Ends sessions again and again until it is dropped, or cannot.
