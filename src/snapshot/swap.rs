@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::audit::{self, Entry, LOCK_WAIT};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::place::{Place, not_promoted};
@@ -34,24 +34,27 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
     let mut terminator = place.session(&place.control).await?;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
+        // Before anybody's session ends: should another writer of the log keep us waiting, readers read on.
+        let numbers = match claim(control, swap).await {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                // The first error is the one that counts.
+                let _ = control.query("rollback").await;
+                return Err(error);
+            }
+        };
         let databases = [place.database.as_str(), swap.incoming.as_str()];
         let renamed = tokio::select! {
             renamed = rename(control, place, swap) => renamed,
             // The transaction is given up with its session.
             error = end_sessions(&mut terminator, databases) => return Err(error),
         };
-        let error = match renamed {
-            Ok(numbers) => return Ok(numbers),
-            Err(error) => error,
-        };
+        let Err(error) = renamed else { return Ok(numbers) };
         let is_in_use = error.sqlstate() == Some("55006");
         if error.retries() && !is_in_use {
             return Err(error);
         }
         control.query("rollback").await?;
-        if error.kind() == Kind::Audit {
-            return Err(error);
-        }
         if !is_in_use {
             return Err(not_promoted("the databases could not be renamed")
                 .hint(error.hint_text().unwrap_or("Mend what the message names, then sync again.").to_owned())
@@ -68,7 +71,8 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
     })
 }
 
-async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
+/// Opens the transaction with what must hold for the swap, and with its audit entries; their numbers.
+async fn claim(control: &mut Session, swap: &Swap) -> Result<Vec<i64>> {
     let begin =
         format!("begin isolation level read committed read write; set local lock_timeout = '{LOCK_WAIT}'");
     control.query(&begin).await?;
@@ -81,11 +85,15 @@ async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result
     if control.execute(&sql).await? != 1 {
         return Err(not_promoted("another sync took this one for dead").hint("Look at it: pgdiode status."));
     }
-    // Before the renames: should another writer of the log keep us waiting, readers still find their database.
     let mut numbers = Vec::new();
     for entry in &swap.entries {
         numbers.push(audit::append_in_transaction(control, entry).await?);
     }
+    Ok(numbers)
+}
+
+/// Renames, records and commits.
+async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
     let name = quote::identifier(&place.database);
     let mut sql = "set local lock_timeout = 0; set local synchronous_commit = on;".to_owned();
     if let Some(outgoing) = &swap.outgoing {
@@ -94,7 +102,7 @@ async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result
     sql.push_str(&format!("alter database {} rename to {name};", quote::identifier(&swap.incoming)));
     sql.push_str(&swap.record);
     sql.push_str(";commit");
-    control.query(&sql).await.map(|_| numbers)
+    control.query(&sql).await.map(drop)
 }
 
 /// Ends sessions again and again until it is dropped, or cannot.
