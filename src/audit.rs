@@ -48,7 +48,7 @@ comment on table pgdiode.audit is 'who had pgdiode do what; each entry holds the
 const LOCK: &str = "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('pgdiode audit', 0))";
 
 /// Another writer's transaction is short; one that is not must not keep a verb waiting without a word.
-const LOCK_WAIT: &str = "30s";
+pub const LOCK_WAIT: &str = "30s";
 
 /// The last entry, and of the next one what only the server knows.
 const NEXT: &str = "
@@ -352,7 +352,7 @@ fn unreadable(error: Error) -> Error {
 }
 
 /// The account that owns this process: `USER` and its like can be set by anybody.
-fn os_user() -> String {
+pub fn os_user() -> String {
     let Ok(process) = std::fs::metadata("/proc/self") else { return "unknown".into() };
     let uid = process.uid().to_string();
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

@@ -91,22 +91,37 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 pub fn write(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     // Refuses what is there and no checkpoint.
     read(path)?;
-    replace(path, checkpoint).map_err(|error| {
-        let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Capacity,
-            _ => Kind::Config,
-        };
-        Error::new(kind, format!("the checkpoint file {} cannot be written", path.display()))
-            .because(error)
-            .hint("make room there, or name a place that this user may write in")
-    })
+    replace(path, checkpoint).map_err(|error| unwritable(path, error))
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Capacity,
+        _ => Kind::Config,
+    };
+    Error::new(kind, format!("the checkpoint file {} cannot be written", path.display()))
+        .because(error)
+        .hint("make room there, or name a place that this user may write in")
+}
+
+/// Finds out whether [`write`] would succeed, and leaves the file as it is: before a sync, somebody is there to be told.
+pub fn prove_writable(path: &Path) -> Result<()> {
+    read(path)?;
+    let directory = directory_of(path);
+    // A file without a name: somebody else may be writing the one with it.
+    let probe = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
+    probe.map(drop).map_err(|error| unwritable(path, error))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
 }
 
 fn replace(path: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     fs::create_dir_all(directory)?;
     let temporary = temporary(path);
     let mut text = serde_json::to_vec_pretty(checkpoint)?;
@@ -187,6 +202,45 @@ mod tests {
             }
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    /// The instants between the steps, made by hand: whatever a crash leaves of the text that was not renamed yet.
+    #[test]
+    fn a_crash_between_the_steps_leaves_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sync_checkpoint.json");
+        let mut old = Checkpoint::default();
+        old.failed("old", 1.0);
+        write(&path, &old).unwrap();
+        let mut new = old.clone();
+        new.failed("new", 2.0);
+        let whole = serde_json::to_string_pretty(&new).unwrap();
+        for left in ["", &whole[..1], &whole[..whole.len() / 2], &whole, &"x".repeat(10_000)] {
+            fs::write(temporary(&path), left).unwrap();
+            assert_eq!(read(&path).unwrap(), old, "{left}");
+            write(&path, &new).unwrap();
+            assert_eq!(read(&path).unwrap(), new, "{left}");
+            assert!(!temporary(&path).exists());
+            write(&path, &old).unwrap();
+        }
+        // Whoever has it open reads the old text to its end: it is never written in place.
+        let mut reader = File::open(&path).unwrap();
+        write(&path, &new).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(serde_json::from_str::<Checkpoint>(&text).unwrap(), old);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_told_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/file.json");
+        prove_writable(&path).unwrap();
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "nothing is left");
+        fs::write(&path, "{}").unwrap();
+        assert!(prove_writable(&path).unwrap_err().what().contains("is not a checkpoint file"));
+        let inside = path.join("no/directory.json");
+        assert_eq!(prove_writable(&inside).unwrap_err().kind(), Kind::Config);
     }
 
     const CHILD_CHECKPOINT: &str = "PGDIODE_TEST_CHECKPOINT";

@@ -10,6 +10,7 @@ mod endpoint;
 mod file;
 mod nearest;
 pub mod reference;
+mod state;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
+pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
 /// Everything that was configured, checked as far as it can be without a server.
@@ -290,6 +292,11 @@ section! {
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
+        /// The file that keeps a second sync off this host. Left out: `pgdiode/NAME.lock` in `$XDG_STATE_HOME`, else in
+        /// `~/.local/state`; where that cannot be written, the lock in the control database does alone.
+        lock_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.lock""#;
+        /// The JSON file that says how the last sync ended, for whoever watches. Left out: none is written.
+        checkpoint_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.json""#;
     }
 }
 
@@ -535,13 +542,26 @@ impl Config {
             Ok(Endpoint::from_parameters(parameters, variable(&password).map(|_| password)))
         };
         let [source, target] = ENDS_OF_A_SYNC.map(|(_, prefix)| end(prefix));
+        // Whoever has made that directory wants the files there.
+        let kept = |key: &str, name: &str| {
+            let usual = || Path::new(STATE_OF_A_SYNC).is_dir().then(|| Path::new(STATE_OF_A_SYNC).join(name));
+            variable(key).map(PathBuf::from).or_else(usual)
+        };
+        let snapshot = SnapshotOptions {
+            lock_file: kept("PGDIODE_LOCK_FILE", "sync.lock"),
+            checkpoint_file: kept("PGDIODE_CHECKPOINT_FILE", "sync_checkpoint.json"),
+            ..SnapshotOptions::default()
+        };
         let keys = PipelineKeys {
             mode: Mode::Snapshot,
             source: Some(source?),
             target: Some(target?),
+            snapshot,
             ..PipelineKeys::default()
         };
-        let document = Document { pipeline: BTreeMap::from([("li".into(), keys)]), ..Document::default() };
+        let audit = Audit { audit_prefix: "LI:".into() };
+        let document =
+            Document { pipeline: BTreeMap::from([("li".into(), keys)]), audit, ..Document::default() };
         Config::check(document, &|key| {
             let end = ENDS_OF_A_SYNC.iter().find(|(end, _)| key.get(2) == Some(end));
             format!("{}_*", end.map_or("MAIN_DB_* and LI_DB", |(_, prefix)| prefix))
@@ -620,6 +640,9 @@ impl Config {
 /// What names the ends of a sync in the environment.
 const ENDS_OF_A_SYNC: [(&str, &str); 2] = [("source", "MAIN_DB"), ("target", "LI_DB")];
 
+/// Where such a sync keeps its files, if it is there.
+const STATE_OF_A_SYNC: &str = "/var/lib/synapse-li";
+
 fn names_end(prefix: &str, variable: Variable<'_>) -> bool {
     ["HOST", "NAME", "USER"].iter().any(|key| variable(&format!("{prefix}_{key}")).is_some())
 }
@@ -692,7 +715,9 @@ impl Pipeline {
     fn anchor(&mut self, directory: &Path) {
         self.source.anchor(directory);
         self.target.anchor(directory);
-        if let Some(path) = &mut self.stream.spool_dir {
+        let snapshot = &mut self.snapshot;
+        let paths = [&mut self.stream.spool_dir, &mut snapshot.lock_file, &mut snapshot.checkpoint_file];
+        for path in paths.into_iter().flatten() {
             *path = directory.join(&*path);
         }
         // A bare program name is looked for on PATH.

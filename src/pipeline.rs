@@ -25,6 +25,7 @@ use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
 use crate::error::{Error, Result};
+use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
 use crate::preflight;
 use crate::snapshot;
@@ -182,20 +183,25 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
     }
 }
 
+/// A session with the database that holds the log.
+async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
+    match pipeline.mode {
+        Mode::Snapshot => snapshot::audit_session(pipeline).await,
+        Mode::Stream | Mode::Subscription => Ends::resolve(pipeline)?.target().await,
+    }
+}
+
 /// Checks the audit log of the target.
 pub async fn audit_verify(pipeline: &Pipeline, known: Option<audit::Head>) -> Result<audit::Report> {
-    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
-    audit::verify(&mut Ends::resolve(pipeline)?.target().await?, known).await
+    audit::verify(&mut audit_session(pipeline).await?, known).await
 }
 
 /// Hands on every entry of the target's audit log, of all its pipelines.
 pub async fn audit_export(pipeline: &Pipeline, each: impl FnMut(&audit::Record) -> Result<()>) -> Result<()> {
-    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
-    audit::export(&mut Ends::resolve(pipeline)?.target().await?, each).await
+    audit::export(&mut audit_session(pipeline).await?, each).await
 }
 
 /// The latest entries, the oldest of them first.
 pub async fn audit_latest(pipeline: &Pipeline, count: u32) -> Result<Vec<audit::Record>> {
-    refuse_snapshot(pipeline, "audit", "Each run is told by pgdiode status --json.")?;
-    audit::latest(&mut Ends::resolve(pipeline)?.target().await?, count).await
+    audit::latest(&mut audit_session(pipeline).await?, count).await
 }

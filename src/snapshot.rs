@@ -9,8 +9,10 @@
 //! Until the swap commits, the serving database is only read: a run that fails, is killed or loses a server leaves it as
 //! it was. [`control`] holds what must outlive every swap.
 
+mod audited;
 mod control;
 mod guards;
+mod host;
 mod place;
 mod preparation;
 mod report;
@@ -22,11 +24,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::audit::{Action, Journal};
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
+use crate::snapshot::audited::Details;
 use crate::snapshot::control::Generation;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
@@ -36,6 +40,7 @@ use crate::source::postgres::stream::now_us;
 use crate::status::snapshot::Promoted;
 use crate::status::{Phase, Progress};
 
+pub use audited::audit_session;
 pub use preparation::check;
 pub use report::{generations, status};
 
@@ -62,15 +67,26 @@ pub async fn sync(
     progress: &watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Promoted>> {
+    host::recorded(pipeline, sync_alone(pipeline, options, progress, stop)).await
+}
+
+/// Syncs, by itself on this host.
+async fn sync_alone(
+    pipeline: &Pipeline,
+    options: &SyncOptions,
+    progress: &watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Promoted>> {
     let mut stop = std::pin::pin!(stop);
     let place = Place::resolve(pipeline)?;
     let opened = tokio::select! {
         opened = begin(&place, options) => opened?,
         () = &mut stop => return Ok(None),
     };
-    let (control, run, standing) = opened;
+    let (control, run, standing, journal) = opened;
     let meter = Arc::new(Meter::default());
-    let mut sync = Sync { place: &place, options, control, run, standing, meter: Arc::clone(&meter) };
+    let mut sync =
+        Sync { place: &place, options, control, run, standing, journal: &journal, meter: Arc::clone(&meter) };
     let worked = tokio::select! {
         worked = sync.work() => worked.map(Some),
         () = tell(&place, run, &meter, progress) => unreachable!("it tells until it is dropped"),
@@ -84,7 +100,7 @@ pub async fn sync(
         Err(error) if error.kind() == Kind::Difference => ("not promoted", error),
         Err(error) => ("failed", error),
     };
-    let cleared = tokio::time::timeout(CLEAR_UP_MAX, clear_up(&place, run, verdict, error)).await;
+    let cleared = tokio::time::timeout(CLEAR_UP_MAX, clear_up(&place, run, journal, verdict, error)).await;
     if !matches!(cleared, Ok(Ok(()))) {
         tracing::warn!(run, "the next sync clears up after this one");
     }
@@ -92,20 +108,25 @@ pub async fn sync(
 }
 
 /// Refuses what must not be replaced, before anything is written; then takes the lock and notes the run.
-async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64, Standing)> {
+async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64, Standing, Journal)> {
     preparation::refuse_unsafe(place, options.adopt).await?;
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
     // What was looked at without the lock may have changed.
     let standing = preparation::refuse_unsafe(place, options.adopt).await?;
     let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
-    Ok((control, run, standing))
+    let details = audited::asked(place, options);
+    let reason = options.reason.as_deref();
+    let journal = audited::begin(&mut control, place, run, Action::Sync, reason, details).await?;
+    Ok((control, run, standing, journal))
 }
 
 /// Says how a run ended that was not promoted, and drops its shadow.
-async fn clear_up(place: &Place<'_>, run: i64, verdict: &str, error: &Error) -> Result<()> {
+async fn clear_up(place: &Place<'_>, run: i64, journal: Journal, verdict: &str, error: &Error) -> Result<()> {
     let mut session = place.session(&place.control).await?;
-    control::end(&mut session, run, verdict, error).await?;
+    if control::end(&mut session, run, verdict, error).await? {
+        journal.fails(&mut session, verdict, error).await;
+    }
     let sql = format!("select shadow from pgdiode.run where id = {run} and shadow is not null");
     if let Some(row) = session.query(&sql).await?.first() {
         drop_database(&mut session, &row.string(0)).await?;
@@ -147,6 +168,7 @@ struct Sync<'a> {
     control: Session,
     run: i64,
     standing: Standing,
+    journal: &'a Journal,
     meter: Arc<Meter>,
 }
 
@@ -193,7 +215,8 @@ impl Sync<'_> {
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
-        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string()).await?;
+        let found = audited::found(place, &contents, rows, bytes);
+        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), found).await?;
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {
             tracing::warn!(error = error.chain(), "older generations stay until the next sync");
@@ -275,7 +298,13 @@ impl Sync<'_> {
     }
 
     /// The numbers of the generation that serves now, and of the one that did.
-    async fn swap(&mut self, shadow: String, taken_at: &str, position: &str) -> Result<(i64, Option<i64>)> {
+    async fn swap(
+        &mut self,
+        shadow: String,
+        taken_at: &str,
+        position: &str,
+        mut found: Details,
+    ) -> Result<(i64, Option<i64>)> {
         let place = self.place;
         let target = quote::literal(&place.database);
         let sql =
@@ -306,8 +335,9 @@ impl Sync<'_> {
             run = self.run,
             taken_at = quote::literal(taken_at),
         ));
-        let swap = Swap { run: self.run, outgoing, incoming: shadow, record };
-        swap::swap(&mut self.control, place, &swap).await?;
+        found.extend([("taken_at".into(), taken_at.into()), ("position".into(), position.into())]);
+        let swap = Swap { run: self.run, outgoing, incoming: shadow, record, entries: Vec::new() };
+        audited::swap(&mut self.control, place, swap, self.journal, Action::Sync, found).await?;
         tracing::info!(run = self.run, generation = number, "swapped");
         Ok((number, previous))
     }
@@ -321,7 +351,7 @@ impl Sync<'_> {
             let still_empty = is_empty(&mut session).await?;
             drop(session);
             if still_empty {
-                drop_database(&mut self.control, &name).await?;
+                audited::drop_empty(&mut self.control, place, number, &name).await?;
                 let sql = format!(
                     "delete from pgdiode.generation where target = {} and number = {number}",
                     quote::literal(&place.database)
@@ -337,6 +367,7 @@ impl Sync<'_> {
 pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>) -> Result<Promoted> {
     let began = Instant::now();
     let place = Place::resolve(pipeline)?;
+    let _lock = host::lock(pipeline, "rollback")?;
     if place.session_if_there(&place.control).await?.is_none() {
         return Err(no_generation("there has never been a sync"));
     }
@@ -355,6 +386,9 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         }
     }
     let run = control::begin(&mut control, &place, "rollback", reason).await?;
+    let details = audited::back_to(&place, chosen);
+    let journal =
+        audited::begin(&mut control, &place, run, Action::Rollback, reason, details.clone()).await?;
     let target = quote::literal(&place.database);
     let outgoing = serving.map(|serving| place.generation(serving.number));
     let mut record = String::new();
@@ -372,11 +406,12 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
          update pgdiode.run set generation = {number} where id = {run}",
         number = chosen.number
     ));
-    let swap = Swap { run, outgoing, incoming: chosen.database.clone(), record };
-    if let Err(error) = swap::swap(&mut control, &place, &swap).await {
+    let swap = Swap { run, outgoing, incoming: chosen.database.clone(), record, entries: Vec::new() };
+    let swapped = audited::swap(&mut control, &place, swap, &journal, Action::Rollback, details).await;
+    if let Err(error) = swapped {
         drop(control);
         let verdict = if error.kind() == Kind::Difference { "not promoted" } else { "failed" };
-        clear_up(&place, run, verdict, &error).await?;
+        clear_up(&place, run, journal, verdict, &error).await?;
         return Err(error);
     }
     let size = format!("select pg_catalog.pg_database_size({target})");

@@ -39,7 +39,7 @@ impl Journal {
         };
         let number = append(session, &entry).await?;
         let journal = Journal { prefix: pipeline.audit.audit_prefix.clone(), entry, number };
-        journal.say(number, "begun");
+        journal.say(&journal.entry, number);
         Ok(journal)
     }
 
@@ -69,6 +69,28 @@ impl Journal {
         self.passes_on(result, written)
     }
 
+    /// An entry that says that `action`, the operation itself or a part of it, was done: for
+    /// [`super::append_in_transaction`] in the very transaction that does it.
+    pub fn done(&self, action: Action, mut details: Map<String, Value>) -> Entry {
+        details.insert("begun".into(), self.number.into());
+        Entry { action, verdict: "done".into(), details, ..self.entry.clone() }
+    }
+
+    /// Tells people of such an entry once that transaction has committed.
+    pub fn committed(&self, entry: &Entry, number: i64) {
+        self.say(entry, number);
+    }
+
+    /// Writes that it was not done, with a verdict of its own for why. That error is told, not one of writing this.
+    pub async fn fails(mut self, session: &mut Session, verdict: &str, error: &Error) {
+        self.entry.details = self.details_of(error);
+        self.entry.verdict = verdict.into();
+        match append(session, &self.entry).await {
+            Ok(number) => self.say(&self.entry, number),
+            Err(error) => tracing::warn!(error = error.chain(), "the audit log lacks how this ended"),
+        }
+    }
+
     /// The verdict that could not be written because there is no session, passed on like one that was refused.
     pub fn conclude_without<T>(mut self, result: Result<T>, error: Error) -> Result<T> {
         self.ends_as(&result, |_| Map::new());
@@ -78,21 +100,26 @@ impl Journal {
     fn ends_as<T>(&mut self, result: &Result<T>, details: impl FnOnce(&T) -> Map<String, Value>) {
         let (verdict, mut details) = match result {
             Ok(value) => ("done", details(value)),
-            Err(error) => {
-                let text = cut(&error.chain(), ERROR_BYTES_MAX).to_owned();
-                let status = Value::from(error.kind().exit_status());
-                ("failed", Map::from_iter([("error".into(), text.into()), ("exit_status".into(), status)]))
-            }
+            Err(error) => ("failed", self.details_of(error)),
         };
         details.insert("begun".into(), self.number.into());
         self.entry.verdict = verdict.into();
         self.entry.details = details;
     }
 
+    fn details_of(&self, error: &Error) -> Map<String, Value> {
+        let text = cut(&error.chain(), ERROR_BYTES_MAX).to_owned();
+        Map::from_iter([
+            ("error".into(), text.into()),
+            ("exit_status".into(), error.kind().exit_status().into()),
+            ("begun".into(), self.number.into()),
+        ])
+    }
+
     fn passes_on<T>(&self, result: Result<T>, written: Result<i64>) -> Result<T> {
         match (result, written) {
             (result, Ok(number)) => {
-                self.say(number, &self.entry.verdict);
+                self.say(&self.entry, number);
                 result
             }
             // A run does nothing at its end, and ends in order while its target is away as well.
@@ -113,8 +140,8 @@ impl Journal {
     }
 
     /// A line for people who read logs; without a prefix nobody waits for it.
-    fn say(&self, number: i64, verdict: &str) {
-        let Entry { pipeline, action, reason, .. } = &self.entry;
+    fn say(&self, entry: &Entry, number: i64) {
+        let Entry { pipeline, action, reason, verdict, .. } = entry;
         let (prefix, action) = (&self.prefix, action.as_str());
         let reason = reason.as_deref();
         if prefix.is_empty() {

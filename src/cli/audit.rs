@@ -14,9 +14,9 @@ use crate::status::text::printable;
 
 /// Check, export or show the audit log
 ///
-/// Everything that changes a pipeline is written into the table pgdiode.audit of the target before it is done, and again
-/// with how it ended. Each entry holds the hash of the one before it: an entry that is edited, removed, moved or put in
-/// is found.
+/// Everything that changes a pipeline is written into the table pgdiode.audit of the target (with mode = "snapshot" of its
+/// control database) before it is done, and again with how it ended. Each entry holds the hash of the one before it: an
+/// entry that is edited, removed, moved or put in is found.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::output;
-use crate::config::Pipeline;
+use crate::config::{Pipeline, state_directory};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline;
 
@@ -80,10 +80,7 @@ fn spawn(log: File) -> Result<Child> {
 }
 
 fn log_path(name: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-    let state =
-        std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from).or_else(home);
-    state.unwrap_or_else(std::env::temp_dir).join("pgdiode").join(format!("{name}.log"))
+    state_directory(&|name| std::env::var(name).ok()).join(format!("{name}.log"))
 }
 
 fn open_log(path: &Path) -> Result<File> {

@@ -443,6 +443,15 @@ fn the_ends_of_a_sync_come_from_the_environment() {
     let shown = format!("{:?} {:?}", li.source, li.target);
     assert!(shown.contains("\"db1\"") && shown.contains("\"5433\"") && !shown.contains("s3cret"), "{shown}");
     assert!(shown.contains("MAIN_DB_PASSWORD") && !shown.contains("LI_DB_PASSWORD"), "{shown}");
+    assert_eq!(li.audit.audit_prefix, "LI:");
+    if !Path::new(STATE_OF_A_SYNC).exists() {
+        assert_eq!((&li.snapshot.lock_file, &li.snapshot.checkpoint_file), (&None, &None));
+    }
+    set.extend([("PGDIODE_LOCK_FILE", "/run/li.lock"), ("PGDIODE_CHECKPOINT_FILE", "/run/li.json")]);
+    let config = of(&set).unwrap();
+    let snapshot = &config.pipeline(None).unwrap().snapshot;
+    assert_eq!(snapshot.lock_file.as_deref(), Some(Path::new("/run/li.lock")));
+    assert_eq!(snapshot.checkpoint_file.as_deref(), Some(Path::new("/run/li.json")));
     for index in [0, 1, 2, 4, 6, 7] {
         let (name, _) = set.remove(index);
         let (what, hint) = refused(of(&set));

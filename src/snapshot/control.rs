@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::advisory::AdvisoryLock;
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::snapshot::audited;
 use crate::snapshot::place::{Place, drop_database, oid_of};
 
 /// A killed run's session at the server may take a moment to notice.
@@ -177,9 +178,12 @@ pub(super) async fn begin(
     verb: &str,
     reason: Option<&str>,
 ) -> Result<i64> {
-    let user =
-        std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "pgdiode".into());
-    let actor = format!("{user} on {}, process {}", crate::lock::host_name(), std::process::id());
+    let actor = format!(
+        "{} on {}, process {}",
+        crate::audit::os_user(),
+        crate::lock::host_name(),
+        std::process::id()
+    );
     let rows = session
         .query_with(
             "insert into pgdiode.run (target, pipeline, verb, actor, reason, source, phase)
@@ -197,16 +201,16 @@ pub(super) async fn begin(
     rows.first().ok_or_else(|| Error::unexpected("the run was not noted"))?.get(0)
 }
 
-/// How a run ended that was not promoted. A run whose swap was committed stays done.
-pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &Error) -> Result<()> {
-    session
+/// How a run ended that was not promoted. A run whose swap was committed stays done: then false.
+pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &Error) -> Result<bool> {
+    let rows = session
         .query_with(
             "update pgdiode.run set verdict = $2, ended = clock_timestamp(), error = $3, hint = $4
-              where id = $1::int8 and verdict = 'running'",
+              where id = $1::int8 and verdict = 'running' returning id",
             &[Some(&run.to_string()), Some(verdict), Some(&error.chain()), error.hint_text()],
         )
-        .await
-        .map(drop)
+        .await?;
+    Ok(!rows.is_empty())
 }
 
 /// Drops the oldest kept generations until `keep` are left. What cannot be dropped now is tried again by the next run.
@@ -216,7 +220,7 @@ pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u6
     let mut dropped = 0;
     for generation in kept.into_iter().filter(|generation| !generation.is_serving).skip(keep) {
         let is_it = oid_of(session, &generation.database).await? == Some(generation.oid);
-        let gone = if is_it { drop_database(session, &generation.database).await } else { Ok(()) };
+        let gone = if is_it { audited::drop_generation(session, place, &generation).await } else { Ok(()) };
         if let Err(error) = gone {
             tracing::warn!(database = generation.database, error = error.chain(), "a generation stays");
             continue;

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use crate::audit::{self, Entry, LOCK_WAIT};
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -24,20 +25,31 @@ pub(super) struct Swap {
     pub(super) incoming: String,
     /// The statements that record it.
     pub(super) record: String,
+    /// What the audit log says of it: without them there is no swap.
+    pub(super) entries: Vec<Entry>,
 }
 
-/// Swaps, or leaves all as it was.
-pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
+/// Swaps, or leaves all as it was; the numbers of its audit entries.
+pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
     let mut terminator = place.session(&place.control).await?;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
+        // Before anybody's session ends: should another writer of the log keep us waiting, readers read on.
+        let numbers = match claim(control, swap).await {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                // The first error is the one that counts.
+                let _ = control.query("rollback").await;
+                return Err(error);
+            }
+        };
         let databases = [place.database.as_str(), swap.incoming.as_str()];
         let renamed = tokio::select! {
             renamed = rename(control, place, swap) => renamed,
             // The transaction is given up with its session.
             error = end_sessions(&mut terminator, databases) => return Err(error),
         };
-        let Err(error) = renamed else { return Ok(()) };
+        let Err(error) = renamed else { return Ok(numbers) };
         let is_in_use = error.sqlstate() == Some("55006");
         if error.retries() && !is_in_use {
             return Err(error);
@@ -59,8 +71,11 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
     })
 }
 
-async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
-    control.query("begin").await?;
+/// Opens the transaction with what must hold for the swap, and with its audit entries; their numbers.
+async fn claim(control: &mut Session, swap: &Swap) -> Result<Vec<i64>> {
+    let begin =
+        format!("begin isolation level read committed read write; set local lock_timeout = '{LOCK_WAIT}'");
+    control.query(&begin).await?;
     // A run that somebody took for dead has lost the right to swap.
     let sql = format!(
         "update pgdiode.run set verdict = 'done', ended = clock_timestamp(), shadow = null
@@ -70,8 +85,17 @@ async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result
     if control.execute(&sql).await? != 1 {
         return Err(not_promoted("another sync took this one for dead").hint("Look at it: pgdiode status."));
     }
+    let mut numbers = Vec::new();
+    for entry in &swap.entries {
+        numbers.push(audit::append_in_transaction(control, entry).await?);
+    }
+    Ok(numbers)
+}
+
+/// Renames, records and commits.
+async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
     let name = quote::identifier(&place.database);
-    let mut sql = String::new();
+    let mut sql = "set local lock_timeout = 0; set local synchronous_commit = on;".to_owned();
     if let Some(outgoing) = &swap.outgoing {
         sql.push_str(&format!("alter database {name} rename to {};", quote::identifier(outgoing)));
     }

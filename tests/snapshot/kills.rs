@@ -54,6 +54,12 @@ fn a_sync_killed_at_any_moment_hurts_nobody() {
     }
     sync(&pgdiode).success();
     assert_eq!(ground.stamp(), "9");
+    let unaudited = ground.control(
+        "select count(*) from pgdiode.run r where (verdict = 'done') <> (
+             select count(*) filter (where action = 'swap') = 1 and count(*) filter (where verdict = 'done') = 2
+               from pgdiode.audit where details ->> 'run' = r.id::text)",
+    );
+    assert_eq!(unaudited, "0", "a run is done together with its entries, or neither");
     let databases = ground.databases();
     assert!(!databases.contains("shadow") && databases.matches("li_gen").count() == 1, "{databases}");
 }

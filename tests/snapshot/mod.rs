@@ -1,6 +1,8 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
+mod audit;
 mod failures;
+mod host;
 mod kills;
 mod objects;
 mod readers;

@@ -90,14 +90,19 @@ fn verbs_that_mean_nothing_for_snapshots_say_what_does() {
 fn at_most_one_sync_runs() {
     let ground = Ground::new();
     let pgdiode = ground.pgdiode("");
+    // Another home, so that no lock file is shared: another host.
+    let elsewhere = ground.pgdiode("");
     let mut first = ground.held_sync(&pgdiode);
     for args in [&["sync"][..], &["rollback"]] {
-        let said = pgdiode.run(args).failure(5);
+        let said = elsewhere.run(args).failure(5);
         assert!(
             said.contains("is running already: ")
                 && said.contains(&format!("process {} since 20", first.pid())),
             "{said}"
         );
+        let said = pgdiode.run(args).failure(5);
+        let is_named = said.contains("li.lock is held by process ") && said.contains(": sync of pipeline li");
+        assert!(is_named && said.contains(&format!("process {} on ", first.pid())), "{said}");
     }
     let status = pgdiode.run(&["status"]).success();
     assert!(status.contains("sync 1 running, copying"), "{status}");
