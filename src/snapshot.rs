@@ -13,6 +13,7 @@ mod control;
 mod guards;
 mod place;
 mod preparation;
+mod redaction;
 mod report;
 mod shadow;
 mod swap;
@@ -180,7 +181,8 @@ impl Sync<'_> {
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
-            let before = self.contents_of_serving().await?;
+            let mut before = self.contents_of_serving().await?;
+            guards::forget_emptied(&mut before, &exported.tables);
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
         guards::check(place, &mut filled).await?;

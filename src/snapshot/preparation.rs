@@ -8,6 +8,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::control::{self, Generation};
 use crate::snapshot::place::{Place, is_empty, oid_of};
+use crate::snapshot::redaction;
 use crate::status::CheckReport;
 
 /// What stands under the target's name.
@@ -46,6 +47,7 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
         return Err(Error::refused("the target's user may not create databases")
             .hint(format!("As a superuser there: alter role {role} createdb")));
     }
+    redaction::resolve(&mut source, &place.pipeline.redaction).await?;
     stands(place, &mut server, adopt).await
 }
 
@@ -107,6 +109,10 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
         Ok(server) => report.ok(format!("target {}: PostgreSQL {}", server.place(), server.server_major())),
     }
     if report.refusal.is_some() {
+        return Ok(report);
+    }
+    if let Err(error) = redaction::resolve(&mut place.ends.source().await?, &pipeline.redaction).await {
+        report.fail(&error);
         return Ok(report);
     }
     check_readable(&place, &mut report).await?;

@@ -4,6 +4,7 @@ mod failures;
 mod kills;
 mod objects;
 mod readers;
+mod redaction;
 mod refusals;
 mod replaces;
 mod rollback;
