@@ -312,6 +312,9 @@ section! {
         /// `constant:TEXT`; `sql:EXPRESSION` over columns of the same row, functions outside of `pg_catalog` with their
         /// schema; or `keep`, against a preset's mask. A column that the source does not have is refused.
         mask: BTreeMap<String, String> = BTreeMap::new(), Shape::TextsByName, r#"{ "public.users.email" = "hash" }"#;
+        /// A file of SQL that runs in each fresh copy before it serves, in one transaction, as the target's user: who may
+        /// read it. A copy in which it fails does not serve.
+        grants: Option<PathBuf> = None, Shape::Path, r#""readers.sql""#;
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
@@ -728,6 +731,9 @@ impl Pipeline {
         self.source.anchor(directory);
         self.target.anchor(directory);
         if let Some(path) = &mut self.stream.spool_dir {
+            *path = directory.join(&*path);
+        }
+        if let Some(path) = &mut self.snapshot.grants {
             *path = directory.join(&*path);
         }
         // A bare program name is looked for on PATH.

@@ -10,6 +10,7 @@
 //! it was. [`control`] holds what must outlive every swap.
 
 mod control;
+mod grants;
 mod guards;
 mod place;
 mod preparation;
@@ -29,6 +30,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::control::Generation;
+use crate::snapshot::grants::Grants;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
 use crate::snapshot::preparation::Standing;
@@ -186,6 +188,9 @@ impl Sync<'_> {
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
         guards::check(place, &mut filled).await?;
+        if let Some(grants) = Grants::read(place.pipeline)? {
+            grants.apply(&mut filled).await?;
+        }
         drop(filled);
         if self.standing.exists {
             shadow::dress(&mut self.control, &place.database, &name).await?;

@@ -7,6 +7,7 @@ use crate::pg::dump;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::control::{self, Generation};
+use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
 use crate::snapshot::redaction;
 use crate::status::CheckReport;
@@ -28,6 +29,7 @@ async fn identity(session: &mut Session) -> Result<String> {
 
 /// Looks, writes nothing, and refuses what must not be replaced.
 pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Standing> {
+    Grants::read(place.pipeline)?;
     let (mut source, mut server) = tokio::try_join!(place.ends.source(), place.server())?;
     let database = source.one("select pg_catalog.current_database()").await?.string(0);
     let is_same_server = identity(&mut source).await? == identity(&mut server).await?;

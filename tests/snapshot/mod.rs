@@ -1,6 +1,7 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod failures;
+mod grants;
 mod kills;
 mod objects;
 mod readers;
