@@ -1,5 +1,6 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
+mod discarded;
 mod failures;
 mod grants;
 mod kills;
