@@ -9,6 +9,8 @@
 mod endpoint;
 mod file;
 mod nearest;
+mod preset;
+mod redaction;
 pub mod reference;
 mod state;
 mod tables;
@@ -22,6 +24,7 @@ use crate::error::{Error, Result};
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
+pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
@@ -48,6 +51,8 @@ pub struct Pipeline {
     pub copy: CopyOptions,
     pub stream: StreamOptions,
     pub snapshot: SnapshotOptions,
+    /// What of the source a snapshot leaves out or replaces; the preset's part included.
+    pub redaction: Redaction,
     pub limits: Limits,
     pub retry: Retry,
     pub audit: Audit,
@@ -133,6 +138,14 @@ choice! {
         Counts = "counts",
         /// Digests of every row.
         Full = "full",
+    }
+}
+
+choice! {
+    /// A set of keys that comes with pgdiode.
+    Preset {
+        /// A replica of a Synapse homeserver, read by a second Synapse.
+        SynapseLi = "synapse-li",
     }
 }
 
@@ -289,6 +302,21 @@ section! {
         rows_drop_percent_max: u64 = 50, Shape::Whole(0, 100);
         /// Queries that must each answer with one true value in a fresh copy before it serves.
         checks: Vec<String> = Vec::new(), Shape::Texts, r#"["select count(*) > 0 from public.users"]"#;
+        /// A set of `tables`, `empty` and `mask` that comes with pgdiode, for one known kind of replica; `pgdiode init
+        /// --preset NAME` prints it, each line with its reason. What is set here adds to it and overrides it.
+        preset: Option<Preset> = None, Shape::Choice(Preset::WORDS), r#""synapse-li""#;
+        /// Tables whose rows never leave the source: patterns as in `tables`. The replica has such a table, without
+        /// rows. A pattern that begins with `!` takes tables out of the list again. A pattern that fits no table of the
+        /// source is refused.
+        empty: Vec<String> = Vec::new(), Shape::Texts, r#"["public.access_tokens"]"#;
+        /// Columns whose values never leave the source, as `"schema.table.column"`, each with what the source puts in
+        /// their place: `null`; `hash`, the SHA-256 of the value in hexadecimal digits, equal for equal values;
+        /// `constant:TEXT`; `sql:EXPRESSION` over columns of the same row, functions outside of `pg_catalog` with their
+        /// schema; or `keep`, against a preset's mask. A column that the source does not have is refused.
+        mask: BTreeMap<String, String> = BTreeMap::new(), Shape::TextsByName, r#"{ "public.users.email" = "hash" }"#;
+        /// A file of SQL that runs in each fresh copy before it serves, in one transaction, as the target's user: who may
+        /// read it. A copy in which it fails does not serve.
+        grants: Option<PathBuf> = None, Shape::Path, r#""readers.sql""#;
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
@@ -371,6 +399,8 @@ pub enum Shape {
     Text,
     Path,
     Texts,
+    /// A table of texts whose names the operator chooses.
+    TextsByName,
     Switch,
     /// A whole number, from and up to.
     Whole(u64, u64),
@@ -419,6 +449,8 @@ shown! {
     Option<String>: |_| None,
     Option<PathBuf>: |_| None,
     Option<Endpoint>: |_| None,
+    Option<Preset>: |_| None,
+    BTreeMap<String, String>: |_| None,
     BTreeMap<String, PipelineKeys>: |_| None,
     CopyOptions: |_| None,
     StreamOptions: |_| None,
@@ -577,6 +609,7 @@ impl Config {
         for (name, keys) in document.pipeline {
             let mut pipeline = Pipeline::check(name, keys, document.pg_dump.clone(), place)?;
             pipeline.audit = document.audit.clone();
+            preset::add_audit_prefix(&mut pipeline);
             let twin =
                 pipelines.iter().find(|other| other.slot == pipeline.slot && other.source == pipeline.source);
             if let Some(twin) = twin {
@@ -691,7 +724,11 @@ impl Pipeline {
             ))
             .hint("use lower-case letters, digits and _, at most 63 characters"));
         }
-        let tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
+        let mut tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
+        let mut redaction = Redaction::parse(&keys.snapshot.empty, &keys.snapshot.mask, &at)?;
+        if let Some(preset) = keys.snapshot.preset {
+            preset.contents()?.add_to(&mut tables, &mut redaction)?;
+        }
         let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
         Ok(Pipeline {
             name,
@@ -704,6 +741,7 @@ impl Pipeline {
             copy,
             stream,
             snapshot,
+            redaction,
             limits,
             retry,
             audit: Audit::default(),
@@ -716,7 +754,12 @@ impl Pipeline {
         self.source.anchor(directory);
         self.target.anchor(directory);
         let snapshot = &mut self.snapshot;
-        let paths = [&mut self.stream.spool_dir, &mut snapshot.lock_file, &mut snapshot.checkpoint_file];
+        let paths = [
+            &mut self.stream.spool_dir,
+            &mut snapshot.lock_file,
+            &mut snapshot.checkpoint_file,
+            &mut snapshot.grants,
+        ];
         for path in paths.into_iter().flatten() {
             *path = directory.join(&*path);
         }

@@ -11,10 +11,13 @@
 
 mod audited;
 mod control;
+mod discarded;
+mod grants;
 mod guards;
 mod host;
 mod place;
 mod preparation;
+mod redaction;
 mod report;
 mod shadow;
 mod swap;
@@ -32,6 +35,8 @@ use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::audited::Details;
 use crate::snapshot::control::Generation;
+use crate::snapshot::discarded::Made;
+use crate::snapshot::grants::Grants;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
 use crate::snapshot::preparation::Standing;
@@ -198,14 +203,25 @@ impl Sync<'_> {
         filled.query("analyze").await?;
 
         self.phase("checking").await?;
-        let contents = guards::compare(place, &ends, &mut exported).await?;
+        let made = Made::read(&mut self.control, &self.standing).await?;
+        let (contents, discarded) = tokio::join!(
+            guards::compare(place, &ends, &mut exported),
+            discarded::find(place, &self.standing, &made)
+        );
+        let (contents, discarded) = (contents?, discarded?);
+        discarded::tell(&mut self.control, self.run, &discarded).await?;
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
-            let before = self.contents_of_serving().await?;
+            let mut before = made.contents;
+            guards::forget_emptied(&mut before, &exported.tables);
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
         guards::check(place, &mut filled).await?;
+        if let Some(grants) = Grants::read(place.pipeline)? {
+            grants.apply(&mut filled).await?;
+        }
+        discarded::mark_filled(&mut self.control, &mut filled, self.run).await?;
         drop(filled);
         if self.standing.exists {
             shadow::dress(&mut self.control, &place.database, &name).await?;
@@ -230,6 +246,7 @@ impl Sync<'_> {
             bytes,
             seconds: began.elapsed().as_secs_f64(),
             left_out,
+            discarded,
         })
     }
 
@@ -258,17 +275,6 @@ impl Sync<'_> {
         );
         self.control.query(&noted).await?;
         Ok(name)
-    }
-
-    async fn contents_of_serving(&mut self) -> Result<Contents> {
-        let Some(run) = self.standing.serving.as_ref().and_then(|serving| serving.run) else {
-            return Ok(Contents::new());
-        };
-        let sql = format!("select tables from pgdiode.run where id = {run} and tables is not null");
-        let rows = self.control.query(&sql).await?;
-        let Some(row) = rows.first() else { return Ok(Contents::new()) };
-        serde_json::from_str(&row.string(0))
-            .map_err(|error| Error::unexpected("pgdiode.run holds unreadable row counts").because(error))
     }
 
     async fn size_of(&mut self, database: &str) -> Result<u64> {
@@ -432,6 +438,7 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         bytes,
         seconds: began.elapsed().as_secs_f64(),
         left_out: Vec::new(),
+        discarded: Vec::new(),
     })
 }
 

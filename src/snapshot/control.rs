@@ -42,7 +42,9 @@ create table if not exists pgdiode.run (
     shadow text,
     shadow_oid oid,
     tables jsonb,
-    left_out jsonb
+    left_out jsonb,
+    filled_xid int8,
+    discarded jsonb
 );
 create table if not exists pgdiode.generation (
     target text not null,

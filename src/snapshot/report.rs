@@ -100,7 +100,7 @@ async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunSt
     let sql = format!(
         "select id, verb, verdict, phase, pg_catalog.to_char(started, {INSTANT}), pg_catalog.to_char(ended, {INSTANT}),
                 extract(epoch from coalesce(ended, pg_catalog.clock_timestamp()) - started)::float8, actor, reason, error,
-                hint, bytes, rows, generation, source_position
+                hint, bytes, rows, generation, source_position, discarded
            from pgdiode.run where target = {} order by id desc limit {RUNS_MAX}",
         quote::literal(&place.database)
     );
@@ -122,6 +122,7 @@ async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunSt
             rows: row.optional(12)?,
             generation: row.optional(13)?,
             position: text(row, 14),
+            discarded: row.text(15).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         })
     };
     session.query(&sql).await?.iter().map(read).collect()

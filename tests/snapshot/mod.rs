@@ -1,11 +1,14 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod audit;
+mod discarded;
 mod failures;
+mod grants;
 mod host;
 mod kills;
 mod objects;
 mod readers;
+mod redaction;
 mod refusals;
 mod replaces;
 mod rollback;
