@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::schedule::Schedule;
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
@@ -290,6 +291,13 @@ section! {
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
+        /// When `pgdiode start` syncs: a cron expression, minute, hour, day of month, month, day of week. Left out:
+        /// only `pgdiode sync` does.
+        schedule: Option<String> = None, Shape::Text, r#""0 */6 * * *""#;
+        /// The time zone that the schedule is read in, by its IANA name.
+        time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+        /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
+        catch_up: bool = true, Shape::Switch;
     }
 }
 
@@ -668,6 +676,7 @@ impl Pipeline {
             ))
             .hint("use lower-case letters, digits and _, at most 63 characters"));
         }
+        Schedule::of(&keys.snapshot).map_err(|error| error.context(at(&["snapshot"])))?;
         let tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
         let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
         Ok(Pipeline {

@@ -13,7 +13,9 @@ mod control;
 mod guards;
 mod place;
 mod preparation;
+mod presence;
 mod report;
+mod scheduled;
 mod shadow;
 mod swap;
 
@@ -37,7 +39,9 @@ use crate::status::snapshot::Promoted;
 use crate::status::{Phase, Progress};
 
 pub use preparation::check;
+pub use presence::stop;
 pub use report::{generations, status};
+pub use scheduled::{keep_schedule, refuse_unscheduled};
 
 /// How often whoever watches is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

@@ -7,6 +7,7 @@ mod readers;
 mod refusals;
 mod replaces;
 mod rollback;
+mod schedule;
 
 use super::harness::{Cluster, Output, PgdiodeRun, Running, Version};
 
