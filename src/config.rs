@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::schedule::Schedule;
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
@@ -325,6 +326,13 @@ section! {
         lock_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.lock""#;
         /// The JSON file that says how the last sync ended, for whoever watches. Left out: none is written.
         checkpoint_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.json""#;
+        /// When `pgdiode start` syncs: a cron expression, minute, hour, day of month, month, day of week. Left out:
+        /// only `pgdiode sync` does.
+        schedule: Option<String> = None, Shape::Text, r#""0 */6 * * *""#;
+        /// The time zone that the schedule is read in, by its IANA name.
+        time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+        /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
+        catch_up: bool = true, Shape::Switch;
     }
 }
 
@@ -729,6 +737,7 @@ impl Pipeline {
         if let Some(preset) = keys.snapshot.preset {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
+        Schedule::of(&keys.snapshot).map_err(|error| error.context(at(&["snapshot"])))?;
         let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
         Ok(Pipeline {
             name,

@@ -17,8 +17,10 @@ mod guards;
 mod host;
 mod place;
 mod preparation;
+mod presence;
 mod redaction;
 mod report;
+mod scheduled;
 mod shadow;
 mod swap;
 
@@ -47,7 +49,9 @@ use crate::status::{Phase, Progress};
 
 pub use audited::audit_session;
 pub use preparation::check;
+pub use presence::stop;
 pub use report::{generations, status};
+pub use scheduled::{keep_schedule, refuse_unscheduled};
 
 /// How often whoever watches is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RunningOn;
 use super::text::{Paint, bytes, count, duration, printable};
 
 /// A snapshot pipeline at one moment.
@@ -16,6 +17,11 @@ pub struct SnapshotStatus {
     pub serving: Option<GenerationStatus>,
     /// The run that is under way.
     pub running: Option<RunStatus>,
+    /// When `pgdiode start` syncs next; `None` without a schedule.
+    #[serde(flatten)]
+    pub schedule: Option<ScheduleStatus>,
+    /// The processes that keep the schedule.
+    pub kept_by: Vec<RunningOn>,
     /// The last one that has ended.
     pub last_run: Option<RunStatus>,
     /// Ended runs, the newest first; the last of them, not all.
@@ -39,6 +45,19 @@ pub struct GenerationStatus {
     pub run: Option<i64>,
     /// Size on disk; `None` when the database is gone.
     pub bytes: Option<u64>,
+}
+
+/// What is due next by the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScheduleStatus {
+    #[serde(rename = "schedule")]
+    pub expression: String,
+    /// As an IANA name.
+    pub time_zone: String,
+    /// RFC 3339, in UTC.
+    pub next_run: Option<String>,
+    /// The same moment in the schedule's zone.
+    pub next_run_local: Option<String>,
 }
 
 /// A sync or a rollback.
@@ -124,8 +143,25 @@ impl SnapshotStatus {
                 line("discarded", one);
             }
         }
+        if let Some(schedule) = &self.schedule {
+            line("next run", schedule.line(&self.kept_by));
+        }
         line("runs", format!("{} done, {} not", count(self.runs_done), count(self.runs_failed)));
         lines.join("\n") + "\n"
+    }
+}
+
+impl ScheduleStatus {
+    fn line(&self, kept_by: &[RunningOn]) -> String {
+        let (Some(next), Some(local)) = (&self.next_run, &self.next_run_local) else { return "never".into() };
+        let keepers: Vec<String> =
+            kept_by.iter().map(|one| format!("process {} on {}", one.process_id, one.host)).collect();
+        let by = if keepers.is_empty() {
+            "nobody keeps the schedule: pgdiode start".to_owned()
+        } else {
+            format!("by {}", keepers.join(", "))
+        };
+        format!("{next} ({local} {}, \"{}\"), {by}", self.time_zone, self.expression)
     }
 }
 

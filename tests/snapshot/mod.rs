@@ -12,6 +12,7 @@ mod redaction;
 mod refusals;
 mod replaces;
 mod rollback;
+mod schedule;
 
 use super::harness::{Cluster, Output, PgdiodeRun, Running, Version};
 
