@@ -289,6 +289,17 @@ section! {
         rows_drop_percent_max: u64 = 50, Shape::Whole(0, 100);
         /// Queries that must each answer with one true value in a fresh copy before it serves.
         checks: Vec<String> = Vec::new(), Shape::Texts, r#"["select count(*) > 0 from public.users"]"#;
+        /// A query whose answer, all of its rows, must be the same at the source and in a fresh copy before it serves.
+        schema_version: Option<String> = None, Shape::Text, r#""select version from schema_version""#;
+        /// A fresh copy does not serve if a foreign key of the source has more rows without a parent in it than at the
+        /// source. Looked for are the keys that the restore did not validate by itself.
+        refuse_orphans: bool = true, Shape::Switch;
+        /// Room on the target's disk that a sync needs before it begins, in percent of the source's database or of the one
+        /// that serves, whichever is larger. 0: not looked for.
+        free_disk_percent_min: u64 = 200, Shape::Whole(0, 10_000);
+        /// The capacity of the target's volume; what its databases and its log take is subtracted. 0: not stated; then
+        /// what is free is known only where the target's server is on this host and its data directory can be read.
+        disk_mb: u64 = 0, Shape::Whole(0, 1_073_741_824);
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;

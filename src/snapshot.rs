@@ -9,10 +9,13 @@
 //! Until the swap commits, the serving database is only read: a run that fails, is killed or loses a server leaves it as
 //! it was. [`control`] holds what must outlive every swap.
 
+mod answers;
 mod audited;
+mod capacity;
 mod control;
 mod guards;
 mod host;
+mod orphans;
 mod place;
 mod preparation;
 mod report;
@@ -110,6 +113,10 @@ async fn sync_alone(
 /// Refuses what must not be replaced, before anything is written; then takes the lock and notes the run.
 async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64, Standing, Journal)> {
     preparation::refuse_unsafe(place, options.adopt).await?;
+    if place.session_if_there(&place.control).await?.is_none() {
+        // Nothing that was left behind will be cleared up.
+        capacity::refuse_full_disk(place).await?;
+    }
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
     // What was looked at without the lock may have changed.
@@ -176,6 +183,7 @@ impl Sync<'_> {
     async fn work(&mut self) -> Result<Promoted> {
         let began = Instant::now();
         let place = self.place;
+        capacity::refuse_full_disk(place).await?;
         self.phase("exporting").await?;
         let mut exported = shadow::export(place).await?;
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
@@ -199,6 +207,10 @@ impl Sync<'_> {
 
         self.phase("checking").await?;
         let contents = guards::compare(place, &ends, &mut exported).await?;
+        if place.pipeline.snapshot.refuse_orphans {
+            orphans::refuse_orphans(&mut exported.session, &mut filled).await?;
+        }
+        let version = answers::refuse_another_version(place, &mut exported.session, &mut filled).await?;
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
@@ -215,7 +227,7 @@ impl Sync<'_> {
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
-        let found = audited::found(place, &contents, rows, bytes);
+        let found = audited::found(place, &contents, version, rows, bytes);
         let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), found).await?;
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {

@@ -1,7 +1,9 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod audit;
+mod capacity;
 mod failures;
+mod guards;
 mod host;
 mod kills;
 mod objects;
