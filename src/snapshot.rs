@@ -112,10 +112,14 @@ async fn sync_alone(
 
 /// Refuses what must not be replaced, before anything is written; then takes the lock and notes the run.
 async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64, Standing, Journal)> {
-    preparation::refuse_unsafe(place, options.adopt).await?;
-    if place.session_if_there(&place.control).await?.is_none() {
-        // Nothing that was left behind will be cleared up.
-        capacity::refuse_full_disk(place).await?;
+    if let Err(error) = look(place, options).await {
+        if let Err(unnoted) = note_refusal(place, options, &error).await {
+            tracing::warn!(
+                error = unnoted.chain(),
+                "the history does not say that this sync could not begin"
+            );
+        }
+        return Err(error);
     }
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
@@ -126,6 +130,28 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
     let reason = options.reason.as_deref();
     let journal = audited::begin(&mut control, place, run, Action::Sync, reason, details).await?;
     Ok((control, run, standing, journal))
+}
+
+/// What can be looked at before anything is written.
+async fn look(place: &Place<'_>, options: &SyncOptions) -> Result<()> {
+    preparation::refuse_unsafe(place, options.adopt).await?;
+    if place.session_if_there(&place.control).await?.is_none() {
+        // Otherwise it waits until what was left behind is cleared up.
+        capacity::refuse_full_disk(place).await?;
+    }
+    Ok(())
+}
+
+/// A replica that is not renewed because its source cannot be reached must not look as if it were. Where there is no
+/// control database yet, none is made.
+async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -> Result<()> {
+    if error.kind() == Kind::TargetUnreachable || place.session_if_there(&place.control).await?.is_none() {
+        return Ok(());
+    }
+    let mut control = control::open(place).await?;
+    control::clear_up(&mut control, place).await?;
+    let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
+    control::end(&mut control, run, "failed", error).await.map(drop)
 }
 
 /// Says how a run ended that was not promoted, and drops its shadow.

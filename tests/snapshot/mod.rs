@@ -2,6 +2,7 @@
 
 mod audit;
 mod capacity;
+mod clock;
 mod failures;
 mod guards;
 mod host;
