@@ -7,11 +7,11 @@ SEED ?=
 HIDDEN := $(if $(wildcard scripts/bench),,bench) $(if $(wildcard src/demo.rs src/demo/mod.rs),,demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install test chaos bench demo fmt lint check ci clean
+.PHONY: help build install test chaos bench demo demo-snapshot fmt lint check ci clean
 
 help: ## this list
 	@awk -F ':.*## ' -v hidden=' $(HIDDEN) ' \
-	  '/^[a-z-]+:.*## / && !index(hidden, " " $$1 " ") { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	  '/^[a-z-]+:.*## / && !index(hidden, " " $$1 " ") { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## the binary, in target/debug
 	$(CARGO) build --locked
@@ -33,6 +33,12 @@ demo: ## two throw-away servers and a pipeline between them; STAY=1 keeps them
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
 	target/debug/pgdiode demo$(if $(STAY), --stay)
+
+demo-snapshot: ## a replica that is replaced three times while it is read; STAY=1 keeps it
+	@scripts/install demo
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
+	$(CARGO) build --locked
+	target/debug/pgdiode demo snapshot$(if $(STAY), --stay)
 
 fmt: ## formats the code
 	$(CARGO) fmt

@@ -9,6 +9,8 @@
 mod endpoint;
 mod file;
 mod nearest;
+mod preset;
+mod redaction;
 pub mod reference;
 mod state;
 mod tables;
@@ -19,9 +21,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::schedule::Schedule;
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
+pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
@@ -48,6 +52,8 @@ pub struct Pipeline {
     pub copy: CopyOptions,
     pub stream: StreamOptions,
     pub snapshot: SnapshotOptions,
+    /// What of the source a snapshot leaves out or replaces; the preset's part included.
+    pub redaction: Redaction,
     pub limits: Limits,
     pub retry: Retry,
     pub audit: Audit,
@@ -133,6 +139,14 @@ choice! {
         Counts = "counts",
         /// Digests of every row.
         Full = "full",
+    }
+}
+
+choice! {
+    /// A set of keys that comes with pgdiode.
+    Preset {
+        /// A replica of a Synapse homeserver, read by a second Synapse.
+        SynapseLi = "synapse-li",
     }
 }
 
@@ -291,8 +305,8 @@ section! {
         checks: Vec<String> = Vec::new(), Shape::Texts, r#"["select count(*) > 0 from public.users"]"#;
         /// A query whose answer, all of its rows, must be the same at the source and in a fresh copy before it serves.
         schema_version: Option<String> = None, Shape::Text, r#""select version from schema_version""#;
-        /// A fresh copy does not serve if a foreign key of the source has more rows without a parent in it than at the
-        /// source. Looked for are the keys that the restore did not validate by itself.
+        /// A fresh copy does not serve if a foreign key that is `not valid` has more rows without a parent in it than at
+        /// the source. The others are validated in any case when they are made.
         refuse_orphans: bool = true, Shape::Switch;
         /// Room on the target's disk that a sync needs before it begins, in percent of the source's database or of the one
         /// that serves, whichever is larger. 0: not looked for.
@@ -300,6 +314,21 @@ section! {
         /// The capacity of the target's volume; what its databases and its log take is subtracted. 0: not stated; then
         /// what is free is known only where the target's server is on this host and its data directory can be read.
         disk_mb: u64 = 0, Shape::Whole(0, 1_073_741_824);
+        /// A set of `tables`, `empty` and `mask` that comes with pgdiode, for one known kind of replica; `pgdiode init
+        /// --preset NAME` prints it, each line with its reason. What is set here adds to it and overrides it.
+        preset: Option<Preset> = None, Shape::Choice(Preset::WORDS), r#""synapse-li""#;
+        /// Tables whose rows never leave the source: patterns as in `tables`. The replica has such a table, without
+        /// rows. A pattern that begins with `!` takes tables out of the list again. A pattern that fits no table of the
+        /// source is refused.
+        empty: Vec<String> = Vec::new(), Shape::Texts, r#"["public.access_tokens"]"#;
+        /// Columns whose values never leave the source, as `"schema.table.column"`, each with what the source puts in
+        /// their place: `null`; `hash`, the SHA-256 of the value in hexadecimal digits, equal for equal values;
+        /// `constant:TEXT`; `sql:EXPRESSION` over columns of the same row, functions outside of `pg_catalog` with their
+        /// schema; or `keep`, against a preset's mask. A column that the source does not have is refused.
+        mask: BTreeMap<String, String> = BTreeMap::new(), Shape::TextsByName, r#"{ "public.users.email" = "hash" }"#;
+        /// A file of SQL that runs in each fresh copy before it serves, in one transaction, as the target's user: who may
+        /// read it. A copy in which it fails does not serve.
+        grants: Option<PathBuf> = None, Shape::Path, r#""readers.sql""#;
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
@@ -308,6 +337,13 @@ section! {
         lock_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.lock""#;
         /// The JSON file that says how the last sync ended, for whoever watches. Left out: none is written.
         checkpoint_file: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/li.json""#;
+        /// When `pgdiode start` syncs: a cron expression, minute, hour, day of month, month, day of week. Left out:
+        /// only `pgdiode sync` does.
+        schedule: Option<String> = None, Shape::Text, r#""0 */6 * * *""#;
+        /// The time zone that the schedule is read in, by its IANA name.
+        time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+        /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
+        catch_up: bool = true, Shape::Switch;
     }
 }
 
@@ -382,6 +418,8 @@ pub enum Shape {
     Text,
     Path,
     Texts,
+    /// A table of texts whose names the operator chooses.
+    TextsByName,
     Switch,
     /// A whole number, from and up to.
     Whole(u64, u64),
@@ -430,6 +468,8 @@ shown! {
     Option<String>: |_| None,
     Option<PathBuf>: |_| None,
     Option<Endpoint>: |_| None,
+    Option<Preset>: |_| None,
+    BTreeMap<String, String>: |_| None,
     BTreeMap<String, PipelineKeys>: |_| None,
     CopyOptions: |_| None,
     StreamOptions: |_| None,
@@ -588,6 +628,7 @@ impl Config {
         for (name, keys) in document.pipeline {
             let mut pipeline = Pipeline::check(name, keys, document.pg_dump.clone(), place)?;
             pipeline.audit = document.audit.clone();
+            preset::add_audit_prefix(&mut pipeline);
             let twin =
                 pipelines.iter().find(|other| other.slot == pipeline.slot && other.source == pipeline.source);
             if let Some(twin) = twin {
@@ -702,7 +743,12 @@ impl Pipeline {
             ))
             .hint("use lower-case letters, digits and _, at most 63 characters"));
         }
-        let tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
+        let mut tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
+        let mut redaction = Redaction::parse(&keys.snapshot.empty, &keys.snapshot.mask, &at)?;
+        if let Some(preset) = keys.snapshot.preset {
+            preset.contents()?.add_to(&mut tables, &mut redaction)?;
+        }
+        Schedule::of(&keys.snapshot).map_err(|error| error.context(at(&["snapshot"])))?;
         let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
         Ok(Pipeline {
             name,
@@ -715,6 +761,7 @@ impl Pipeline {
             copy,
             stream,
             snapshot,
+            redaction,
             limits,
             retry,
             audit: Audit::default(),
@@ -727,7 +774,12 @@ impl Pipeline {
         self.source.anchor(directory);
         self.target.anchor(directory);
         let snapshot = &mut self.snapshot;
-        let paths = [&mut self.stream.spool_dir, &mut snapshot.lock_file, &mut snapshot.checkpoint_file];
+        let paths = [
+            &mut self.stream.spool_dir,
+            &mut snapshot.lock_file,
+            &mut snapshot.checkpoint_file,
+            &mut snapshot.grants,
+        ];
         for path in paths.into_iter().flatten() {
             *path = directory.join(&*path);
         }

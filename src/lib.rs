@@ -14,7 +14,7 @@
 //! - wires: [`pg`], our PostgreSQL connections
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
-//! - house: [`config`], [`pipeline`], [`snapshot`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`demo`]
+//! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`demo`]
 //! - doors: [`cli`]
 //!
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
@@ -33,6 +33,7 @@ pub mod plan;
 pub mod position;
 pub mod preflight;
 pub mod pump;
+pub mod schedule;
 pub mod secret;
 pub mod snapshot;
 pub mod source;

@@ -67,17 +67,12 @@ pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<Stri
 
 /// Why the pipeline cannot be started, if so.
 pub fn refuse_start(pipeline: &Pipeline) -> Result<()> {
-    if pipeline.mode == Mode::Snapshot { Err(no_start(pipeline)) } else { Ok(()) }
+    if pipeline.mode == Mode::Snapshot { snapshot::refuse_unscheduled(pipeline) } else { Ok(()) }
 }
 
 fn no_reset(pipeline: &Pipeline) -> Error {
     let what = format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no reset", pipeline.name);
     Error::config(what).hint("Generations are databases of the target's server: pgdiode generations.")
-}
-
-fn no_start(pipeline: &Pipeline) -> Error {
-    let what = format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no start", pipeline.name);
-    Error::config(what).hint("Run pgdiode sync, from cron or a timer.")
 }
 
 /// Works until `until`, or until `stop` is ready; returns after the last commit is confirmed.
@@ -90,7 +85,7 @@ pub async fn start(
     match pipeline.mode {
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
-        Mode::Snapshot => Err(no_start(pipeline)),
+        Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
     }
 }
 
@@ -99,14 +94,7 @@ pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     match pipeline.mode {
         Mode::Stream => stop::stop(pipeline).await,
         Mode::Subscription => subscription::stop(pipeline).await,
-        Mode::Snapshot => {
-            refuse_snapshot(
-                pipeline,
-                "stop",
-                "Send the process of the sync SIGTERM: pgdiode status names it.",
-            )?;
-            Ok(None)
-        }
+        Mode::Snapshot => snapshot::stop(pipeline).await,
     }
 }
 

@@ -13,12 +13,17 @@ mod answers;
 mod audited;
 mod capacity;
 mod control;
+mod discarded;
+mod grants;
 mod guards;
 mod host;
 mod orphans;
 mod place;
 mod preparation;
+mod presence;
+mod redaction;
 mod report;
+mod scheduled;
 mod shadow;
 mod swap;
 
@@ -35,6 +40,8 @@ use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::audited::Details;
 use crate::snapshot::control::Generation;
+use crate::snapshot::discarded::Made;
+use crate::snapshot::grants::Grants;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
 use crate::snapshot::preparation::Standing;
@@ -45,7 +52,9 @@ use crate::status::{Phase, Progress};
 
 pub use audited::audit_session;
 pub use preparation::check;
+pub use presence::stop;
 pub use report::{generations, status};
+pub use scheduled::{keep_schedule, refuse_unscheduled};
 
 /// How often whoever watches is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -70,7 +79,7 @@ pub async fn sync(
     progress: &watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Promoted>> {
-    host::recorded(pipeline, sync_alone(pipeline, options, progress, stop)).await
+    host::recorded(pipeline, Box::pin(sync_alone(pipeline, options, progress, stop))).await
 }
 
 /// Syncs, by itself on this host.
@@ -143,9 +152,10 @@ async fn look(place: &Place<'_>, options: &SyncOptions) -> Result<()> {
 }
 
 /// A replica that is not renewed because its source cannot be reached must not look as if it were. Where there is no
-/// control database yet, none is made.
+/// control database yet, none is made. A configuration that is wrong is no sync.
 async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -> Result<()> {
-    if error.kind() == Kind::TargetUnreachable || place.session_if_there(&place.control).await?.is_none() {
+    let is_no_sync = matches!(error.kind(), Kind::TargetUnreachable | Kind::Config);
+    if is_no_sync || place.session_if_there(&place.control).await?.is_none() {
         return Ok(());
     }
     let mut control = control::open(place).await?;
@@ -232,7 +242,13 @@ impl Sync<'_> {
         filled.query("analyze").await?;
 
         self.phase("checking").await?;
-        let contents = guards::compare(place, &ends, &mut exported).await?;
+        let made = Made::read(&mut self.control, &self.standing).await?;
+        let (contents, discarded) = tokio::join!(
+            guards::compare(place, &ends, &mut exported),
+            discarded::find(place, &self.standing, &made)
+        );
+        let (contents, discarded) = (contents?, discarded?);
+        discarded::tell(&mut self.control, self.run, &discarded).await?;
         if place.pipeline.snapshot.refuse_orphans {
             orphans::refuse_orphans(&mut exported.session, &mut filled).await?;
         }
@@ -240,10 +256,15 @@ impl Sync<'_> {
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
-            let before = self.contents_of_serving().await?;
+            let mut before = made.contents;
+            guards::forget_emptied(&mut before, &exported.tables);
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
         guards::check(place, &mut filled).await?;
+        if let Some(grants) = Grants::read(place.pipeline)? {
+            grants.apply(&mut filled).await?;
+        }
+        discarded::mark_filled(&mut self.control, &mut filled, self.run).await?;
         drop(filled);
         if self.standing.exists {
             shadow::dress(&mut self.control, &place.database, &name).await?;
@@ -268,6 +289,7 @@ impl Sync<'_> {
             bytes,
             seconds: began.elapsed().as_secs_f64(),
             left_out,
+            discarded,
         })
     }
 
@@ -296,17 +318,6 @@ impl Sync<'_> {
         );
         self.control.query(&noted).await?;
         Ok(name)
-    }
-
-    async fn contents_of_serving(&mut self) -> Result<Contents> {
-        let Some(run) = self.standing.serving.as_ref().and_then(|serving| serving.run) else {
-            return Ok(Contents::new());
-        };
-        let sql = format!("select tables from pgdiode.run where id = {run} and tables is not null");
-        let rows = self.control.query(&sql).await?;
-        let Some(row) = rows.first() else { return Ok(Contents::new()) };
-        serde_json::from_str(&row.string(0))
-            .map_err(|error| Error::unexpected("pgdiode.run holds unreadable row counts").because(error))
     }
 
     async fn size_of(&mut self, database: &str) -> Result<u64> {
@@ -470,6 +481,7 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         bytes,
         seconds: began.elapsed().as_secs_f64(),
         left_out: Vec::new(),
+        discarded: Vec::new(),
     })
 }
 

@@ -47,6 +47,8 @@ pub struct TableToVerify {
     pub columns: Option<Vec<String>>,
     /// The publication's row filter, SQL for the source.
     pub filter: Option<String>,
+    /// SQL over the source's row that the target's column must equal, by column.
+    pub masks: BTreeMap<String, String>,
     /// Why it cannot be the same on both sides, so that its rows are not looked at.
     pub obstacle: Option<String>,
 }
@@ -54,7 +56,7 @@ pub struct TableToVerify {
 impl TableToVerify {
     /// The whole table.
     pub fn new(name: TableName) -> TableToVerify {
-        TableToVerify { name, columns: None, filter: None, obstacle: None }
+        TableToVerify { name, columns: None, filter: None, masks: BTreeMap::new(), obstacle: None }
     }
 }
 

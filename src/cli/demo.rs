@@ -1,4 +1,4 @@
-//! `pgdiode demo`: two throw-away servers and a pipeline between them.
+//! `pgdiode demo`: two throw-away servers and a pipeline between them, of either kind.
 
 use std::sync::Arc;
 
@@ -10,6 +10,9 @@ use crate::error::Result;
 ///
 /// Starts two PostgreSQL servers from this machine's binaries, fills one, mirrors it to the other under load, kills the
 /// pipeline in the middle of a large transaction, starts it again, and compares both sides. Takes about a minute.
+///
+/// `demo snapshot` replaces a whole replica three times while readers read it without a pause, kills one of the runs
+/// midway, and rolls back.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
@@ -19,20 +22,31 @@ Ctrl-C. Needs PostgreSQL's server programs; root runs them as the user postgres,
 Examples:
   pgdiode demo
   pgdiode demo --stay       then try it by hand
+  pgdiode demo snapshot
 
-Ends with 0 only when both sides were found identical.
+Ends with 0 only when both sides were found identical; `demo snapshot`, also only when every reader saw whole copies.
 
 ",
     exit_statuses!()
 ))]
 pub struct Demo {
+    /// Which mode is shown
+    #[arg(value_name = "MODE", default_value = "stream")]
+    mode: Shown,
     /// Keep everything running until Ctrl-C, and say how to connect
     #[arg(long)]
     stay: bool,
     /// How much the source holds, in MB
-    #[arg(long, value_name = "MB", hide = true, default_value_t = 120,
-          value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    size: u64,
+    #[arg(long, value_name = "MB", hide = true, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    size: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Shown {
+    /// Changes that are followed as they commit
+    Stream,
+    /// A replica that is replaced while it is read
+    Snapshot,
 }
 
 impl Demo {
@@ -40,6 +54,11 @@ impl Demo {
         let afterwards = if self.stay { Afterwards::Stay } else { Afterwards::End };
         // The demo goes on when nobody reads any more: it has to clean up behind itself.
         let tell = Arc::new(|line: &str| drop(output::text(line)));
-        Box::pin(demo::run(Size(self.size), afterwards, tell)).await
+        match self.mode {
+            Shown::Stream => Box::pin(demo::run(Size(self.size.unwrap_or(120)), afterwards, tell)).await,
+            Shown::Snapshot => {
+                Box::pin(demo::snapshot::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
+            }
+        }
     }
 }

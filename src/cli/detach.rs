@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::output;
-use crate::config::{Pipeline, state_directory};
+use crate::config::{Mode, Pipeline, state_directory};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline;
+use crate::{pipeline, snapshot};
 
 /// How often the child is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -35,8 +35,7 @@ pub(super) async fn start(pipeline: &Pipeline, log: Option<&Path>) -> Result<()>
         {
             return ended(status.code(), &path, start);
         }
-        let running = pipeline::status(pipeline).await.ok().and_then(|status| status.running_on);
-        if running.is_some_and(|running| running.process_id == process) {
+        if runs(pipeline, process).await {
             output::note(&format!(
                 "pipeline \"{}\" runs in the background, process {process}, log {}",
                 pipeline.name,
@@ -52,6 +51,16 @@ pub(super) async fn start(pipeline: &Pipeline, log: Option<&Path>) -> Result<()>
         path.display()
     ));
     Ok(())
+}
+
+/// Whether the target knows of that process.
+async fn runs(pipeline: &Pipeline, process: u32) -> bool {
+    if pipeline.mode == Mode::Snapshot {
+        let kept_by = snapshot::status(pipeline).await.map(|status| status.kept_by).unwrap_or_default();
+        return kept_by.iter().any(|keeper| keeper.process_id == process);
+    }
+    let running = pipeline::status(pipeline).await.ok().and_then(|status| status.running_on);
+    running.is_some_and(|running| running.process_id == process)
 }
 
 /// The same command line without `--detach` and `--log-file`.

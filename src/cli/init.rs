@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::output;
-use crate::config::reference;
+use crate::config::{Preset, reference};
 use crate::error::{Error, Result};
 
 /// Write a sample configuration
@@ -22,6 +22,7 @@ Examples:
   pgdiode init
   pgdiode init /etc/pgdiode/pgdiode.toml
   pgdiode init -
+  pgdiode init --preset synapse-li
 
 ",
     exit_statuses!()
@@ -30,10 +31,16 @@ pub struct Init {
     /// Where to write it; `-` is standard output
     #[arg(value_name = "FILE", default_value = "pgdiode.toml")]
     path: PathBuf,
+    /// Print what a preset of snapshot.preset holds, each line with its reason, and write nothing
+    #[arg(long, value_name = "NAME", conflicts_with = "path", value_parser = clap::builder::PossibleValuesParser::new(Preset::WORDS))]
+    preset: Option<String>,
 }
 
 impl Init {
     pub(super) fn run(self) -> Result<()> {
+        if let Some(preset) = self.preset.as_deref().and_then(Preset::named) {
+            return output::text(preset.text());
+        }
         let sample = reference::sample();
         if self.path == Path::new("-") {
             return output::text(&sample);

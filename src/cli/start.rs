@@ -7,7 +7,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::signals::{Signal, Signals};
 use super::{Global, Outcome, detach, output, progress};
-use crate::error::Result;
+use crate::config::Mode;
+use crate::error::{Error, Result};
 use crate::pipeline;
 use crate::position::Lsn;
 use crate::status::{Progress, Stopped, Until};
@@ -17,6 +18,9 @@ use crate::status::{Progress, Stopped, Until};
 /// The first start copies every table as of one snapshot, then applies each later transaction of the source in commit
 /// order. A later start goes on where the target says it stands. A broken connection is tried again; an error that
 /// trying again cannot help ends the pipeline.
+///
+/// With mode = "snapshot" it syncs at each time of snapshot.schedule instead, as `pgdiode sync` would, until it is
+/// stopped; a sync that fails is logged, and the next one comes at the next time.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
@@ -60,6 +64,11 @@ impl Start {
     pub(super) async fn run(self, global: &Global) -> Result<Outcome> {
         let pipeline = global.pipeline()?;
         pipeline::refuse_start(&pipeline)?;
+        let is_snapshot = pipeline.mode == Mode::Snapshot;
+        if is_snapshot && (self.once_caught_up || self.until_lsn.is_some()) {
+            let what = "with mode = \"snapshot\" there is nothing to catch up with: --once-caught-up and --until-lsn";
+            return Err(Error::config(what).hint("for one sync, run pgdiode sync"));
+        }
         if self.detach {
             detach::start(&pipeline, self.log_file.as_deref()).await?;
             return Ok(Outcome::Done);
@@ -80,7 +89,12 @@ impl Start {
         let mut signals = Signals::listen()?;
         let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
         let display = progress::show(receiver, Duration::from_secs(self.progress_seconds));
-        let (stopped, signal) = attend(work, ask, display, async || signals.next().await).await?;
+        let stopping = if is_snapshot {
+            "stopping; the replica that serves stays as it is; a second signal stops at once"
+        } else {
+            "stopping after the last commit; a second signal stops at once"
+        };
+        let (stopped, signal) = attend(work, ask, display, async || signals.next().await, stopping).await?;
         if let Some(stopped) = stopped {
             if global.json {
                 output::json(&stopped)?;
@@ -99,6 +113,7 @@ async fn attend(
     ask: oneshot::Sender<()>,
     display: impl Future<Output = ()>,
     mut next_signal: impl AsyncFnMut() -> Signal,
+    stopping: &str,
 ) -> Result<(Option<Stopped>, Option<Signal>)> {
     let mut work = std::pin::pin!(work);
     let mut display = std::pin::pin!(display);
@@ -113,7 +128,7 @@ async fn attend(
             signal = next_signal() => {
                 let Some(ask) = ask.take() else { return Ok((None, Some(signal))) };
                 first = Some(signal);
-                output::note("stopping after the last commit; a second signal stops at once");
+                output::note(stopping);
                 // Who is not there to be asked has ended already.
                 let _ = ask.send(());
             }
@@ -125,7 +140,6 @@ async fn attend(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::status::StopReason;
 
     const STOPPED: Stopped = Stopped { reason: StopReason::Signal, position: None };
@@ -143,7 +157,7 @@ mod tests {
             None => std::future::pending().await,
         };
         assert_eq!(
-            attend(work, ask, std::future::ready(()), next).await.unwrap(),
+            attend(work, ask, std::future::ready(()), next, "").await.unwrap(),
             (Some(STOPPED), Some(Signal::Terminate))
         );
     }
@@ -153,7 +167,7 @@ mod tests {
         let (ask, _asked) = oneshot::channel();
         let mut signals = vec![Signal::Terminate, Signal::Interrupt];
         let next = async || signals.pop().expect("two signals are enough");
-        let ended = attend(std::future::pending(), ask, std::future::ready(()), next).await.unwrap();
+        let ended = attend(std::future::pending(), ask, std::future::ready(()), next, "").await.unwrap();
         assert_eq!(ended, (None, Some(Signal::Terminate)));
     }
 
@@ -161,7 +175,7 @@ mod tests {
     async fn a_failure_is_passed_on() {
         let (ask, _asked) = oneshot::channel();
         let work = async { Err(Error::refused("no")) };
-        let error = attend(work, ask, std::future::ready(()), std::future::pending).await.unwrap_err();
+        let error = attend(work, ask, std::future::ready(()), std::future::pending, "").await.unwrap_err();
         assert_eq!(error.what(), "no");
     }
 }

@@ -9,7 +9,7 @@ use crate::pipeline;
 /// Stop a running pipeline, wherever it runs
 ///
 /// The process that works on the pipeline is asked through the target to end after its last commit; this waits until
-/// it has.
+/// it has. With mode = "snapshot" that is whoever keeps the schedule; a sync that it runs is given up.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\

@@ -88,6 +88,7 @@ impl Reading<'_> {
             (Shape::Texts, DeValue::Array(items)) if items.iter().all(|item| item.get_ref().is_str()) => {
                 Ok(())
             }
+            (Shape::TextsByName, DeValue::Table(table)) => self.texts_by_name(key, table),
             (Shape::Whole(least, most), DeValue::Integer(number)) => {
                 let number = u64::from_str_radix(number.as_str(), number.radix());
                 let fits = number.is_ok_and(|number| (least..=most).contains(&number));
@@ -119,6 +120,17 @@ impl Reading<'_> {
         Ok(())
     }
 
+    fn texts_by_name(&mut self, key: &Key, table: &DeTable<'_>) -> Result<()> {
+        for (name, value) in table {
+            if !value.get_ref().is_str() {
+                return Err(self.unfit(key, value.get_ref(), &value.span()));
+            }
+            self.enter(name.get_ref(), &name.span());
+            self.path.pop();
+        }
+        Ok(())
+    }
+
     fn unknown(&self, name: &str, span: &Range<usize>, known: &[Key]) -> Error {
         let section =
             if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path.join(".")) };
@@ -136,6 +148,7 @@ impl Reading<'_> {
             Shape::Text => "a text in quotation marks".into(),
             Shape::Path => "a path in quotation marks".into(),
             Shape::Texts => "a list of texts".into(),
+            Shape::TextsByName => "a table of names in quotation marks and texts".into(),
             Shape::Switch => "true or false".into(),
             Shape::Whole(least, most) => format!("a whole number from {least} to {most}"),
             Shape::Choice(words) => {

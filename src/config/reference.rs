@@ -132,6 +132,7 @@ fn shape(shape: Shape) -> String {
         Shape::Text => "text".into(),
         Shape::Path => "path".into(),
         Shape::Texts => "list of texts".into(),
+        Shape::TextsByName => "table of texts".into(),
         Shape::Switch => "`true` or `false`".into(),
         Shape::Whole(least, most) => format!("{least} to {most}"),
         Shape::Choice(words) => {

@@ -8,7 +8,9 @@
 //! Everything belongs to one [`Stage`] and is gone when that is dropped, however the demo ends.
 
 mod process;
+mod readers;
 mod server;
+pub mod snapshot;
 mod writers;
 
 use std::sync::Arc;
@@ -112,7 +114,8 @@ impl Stage {
             Server::start(&installation, &ground, "target")
         )?;
         tell(&format!("    source 127.0.0.1:{}, target 127.0.0.1:{}", source.port, target.port));
-        configure(&ground, &installation, &source, &target)?;
+        let pipeline = format!("stream.spool_dir = {:?}\n", ground.directory.to_string_lossy());
+        write_files(&ground, &installation, &source, &target, &pipeline)?;
         step(
             &tell,
             started,
@@ -362,14 +365,18 @@ fn tables(size: Size) -> String {
 }
 
 /// Writes the pipeline's configuration, and the connections that it and `psql` know by name.
-fn configure(ground: &Ground, installation: &Installation, source: &Server, target: &Server) -> Result<()> {
+fn write_files(
+    ground: &Ground,
+    installation: &Installation,
+    source: &Server,
+    target: &Server,
+    pipeline: &str,
+) -> Result<()> {
     let services =
         server::service_entry("source", source, ground) + &server::service_entry("target", target, ground);
     let config = format!(
-        "pg_dump = {:?}\n\n[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n\n\
-         [pipeline.{DATABASE}.stream]\nspool_dir = {:?}\n",
+        "pg_dump = {:?}\n\n[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n{pipeline}",
         installation.program("pg_dump").to_string_lossy(),
-        ground.directory.to_string_lossy()
     );
     ground
         .write(SERVICE_FILE, &services)

@@ -75,6 +75,11 @@ impl Session {
 
     /// Begins streaming. `options` are the plugin's, in SQL quoting.
     pub async fn start_replication(&mut self, slot: &str, from: Lsn, options: &str) -> Result<()> {
+        if self.parameter("server_encoding") == Some("SQL_ASCII") {
+            // It may hold bytes of any encoding. Checked at the source, the first that is no UTF-8 would end every stream;
+            // as they are, the target judges each table's.
+            self.query("set client_encoding = 'SQL_ASCII'").await?;
+        }
         let slot = quote::identifier(slot);
         self.send_query(&format!("START_REPLICATION SLOT {slot} LOGICAL {from} ({options})"))?;
         self.flush().await?;

@@ -516,7 +516,9 @@ impl Worker<'_> {
                 "begin isolation level repeatable read read only; set transaction snapshot {snapshot}"
             ))
             .await?;
-        let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes)).await?;
+        let rows = relay(source, &out, target, &into, |bytes| copy.meter.copied_bytes(name, bytes))
+            .await
+            .map_err(|error| without_values(&table.source, error))?;
         table.rows.fetch_add(rows, Ordering::Relaxed);
         if is_rewritten(source, &table.source).await? {
             tracing::warn!(%name, "the table was truncated or rewritten at the source while it was copied: it is copied again");
@@ -597,6 +599,15 @@ impl Copy {
             Format::Auto => self.may_be_binary && table.is_binary_safe,
         };
         if binary { "binary" } else { "text" }
+    }
+
+    /// Whether an entry speaks of rows that did not come as they are. Of a partitioned table that is not known here.
+    fn is_redacted(&self, entry: &Entry) -> bool {
+        let redacted = |table: &TableName| match self.tables.iter().find(|copy| copy.source.table == *table) {
+            Some(copy) => copy.source.is_redacted(),
+            None => self.tables.iter().any(|copy| copy.source.is_redacted()),
+        };
+        entry.table.iter().chain(&entry.referenced_table).any(redacted)
     }
 
     async fn post_data(&self) -> Result<&Dump> {
@@ -700,6 +711,9 @@ async fn is_rewritten(source: &mut Session, table: &SourceTable) -> Result<bool>
 fn copy_out(table: &SourceTable, part: Part, format: &str) -> String {
     let name = quote::table(&table.table);
     let columns = quote::identifiers(table.columns.iter().map(|column| column.name.as_str()));
+    if table.is_redacted() {
+        return copy_out_redacted(table, part, format);
+    }
     match part {
         Part::Whole if table.is_partitioned => {
             format!("copy (select {columns} from {name}) to stdout (format {format})")
@@ -713,6 +727,40 @@ fn copy_out(table: &SourceTable, part: Part, format: &str) -> String {
             )
         }
     }
+}
+
+/// Masks are evaluated by the source: what they hide does not leave it.
+fn copy_out_redacted(table: &SourceTable, part: Part, format: &str) -> String {
+    let value = |column: &SourceColumn| {
+        let name = quote::identifier(&column.name);
+        column.mask.as_ref().map_or_else(|| format!("t.{name}"), |mask| format!("{mask} as {name}"))
+    };
+    let values = table.columns.iter().map(value).collect::<Vec<_>>().join(", ");
+    let rows = match part {
+        _ if table.is_emptied => " where false".to_owned(),
+        Part::Whole => String::new(),
+        Part::Blocks(from, to) => {
+            let end = to.map_or_else(String::new, |to| format!(" and t.ctid < '({to},0)'::tid"));
+            format!(" where t.ctid >= '({from},0)'::tid{end}")
+        }
+    };
+    let only = if table.is_partitioned { "" } else { "only " };
+    format!(
+        "copy (select {values} from {only}{} t{rows}) to stdout (format {format})",
+        quote::table(&table.table)
+    )
+}
+
+/// A value that a mask could not be computed of may stand in the server's message: it is not passed on.
+fn without_values(table: &SourceTable, error: Error) -> Error {
+    let is_of_values = error.sqlstate().is_some_and(|state| state.starts_with("22"));
+    if !table.is_redacted() || !is_of_values {
+        return error;
+    }
+    let state = error.sqlstate().unwrap_or_default().to_owned();
+    Error::unexpected(format!("a mask cannot be computed for one of the rows (SQLSTATE {state})"))
+        .with_sqlstate(state)
+        .hint("Find the row at the source by running the mask's expression there.")
 }
 
 fn copy_into(table: &SourceTable, format: &str, frozen: bool) -> String {
@@ -750,6 +798,10 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
         }
         match schema::replay_post_data(target, entry, &copy.roles).await {
             Ok(more) => left_out.extend(more),
+            // The rows that it speaks of were left at the source, or masked.
+            Err(error) if error.sqlstate() == Some("23503") && copy.is_redacted(entry) => {
+                left_out.push(LeftOut { entry: entry.name.clone(), reason: error.chain() });
+            }
             // What belongs to a table that could not be created waits for that table.
             Err(error) if error.sqlstate() == Some("42P01") => {
                 left_out.push(LeftOut { entry: entry.name.clone(), reason: error.chain() });

@@ -1,12 +1,27 @@
 //! The two ends of a pipeline, resolved: where they are, and sessions to them.
 
-use crate::config::Pipeline;
-use crate::error::{Kind, Result};
+use crate::config::{Mode, Pipeline};
+use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::quote;
 use crate::pg::replication::TEXT_FORMAT;
 use crate::pg::session::{Session, Side};
 use crate::target::postgres::progress;
+
+/// Whoever asks for masks must get them, or nothing.
+fn refuse_idle_masks(pipeline: &Pipeline) -> Result<()> {
+    if pipeline.mode == Mode::Snapshot || pipeline.redaction.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "pipeline \"{}\" has mode = \"{}\", which carries rows as they are",
+        pipeline.name,
+        pipeline.mode.as_str()
+    ))
+    .hint(
+        "snapshot.empty, snapshot.mask and snapshot.preset work with mode = \"snapshot\" alone: remove them",
+    ))
+}
 
 /// Where both ends are.
 #[derive(Debug, Clone)]
@@ -20,6 +35,7 @@ pub struct Ends {
 
 impl Ends {
     pub fn resolve(pipeline: &Pipeline) -> Result<Ends> {
+        refuse_idle_masks(pipeline)?;
         let environment = Environment::of_process();
         let name = format!("pgdiode {}", pipeline.name);
         let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {

@@ -53,18 +53,18 @@ pub(super) async fn refuse_running(target: &mut Session, pipeline: &str) -> Resu
     }
 }
 
-pub(super) fn told(running: &RunningOn) -> String {
+pub(crate) fn told(running: &RunningOn) -> String {
     format!("process {} on {} since {}", running.process_id, running.host, running.since)
 }
 
 /// What a run writes of itself, for [`parse`].
-pub(super) fn ourselves() -> String {
+pub(crate) fn ourselves() -> String {
     let since = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
     format!("{} {} {since}", crate::lock::host_name(), std::process::id())
 }
 
 /// `HOST PID RFC3339`, as the run writes it.
-pub(super) fn parse(runs_at: &str) -> Option<RunningOn> {
+pub(crate) fn parse(runs_at: &str) -> Option<RunningOn> {
     let mut words = runs_at.rsplitn(3, ' ');
     let (since, process_id, host) = (words.next()?, words.next()?, words.next()?);
     Some(RunningOn { host: host.to_owned(), process_id: process_id.parse().ok()?, since: since.to_owned() })

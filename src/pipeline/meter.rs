@@ -4,13 +4,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use crate::change::TableName;
 use crate::position::Lsn;
 use crate::status::{Phase, Progress};
 use crate::target::{Counts, Flushed};
 
 /// Shared by a run's tasks.
-pub struct Meter(Mutex<State>);
+#[derive(Default)]
+pub struct Meter {
+    state: Mutex<State>,
+    streaming: Notify,
+}
 
 struct State {
     progress: Progress,
@@ -28,10 +34,10 @@ struct State {
     consistent_from: Lsn,
 }
 
-impl Default for Meter {
-    fn default() -> Meter {
+impl Default for State {
+    fn default() -> State {
         let now = Instant::now();
-        Meter(Mutex::new(State {
+        State {
             progress: Progress::default(),
             copying: BTreeSet::new(),
             copied: HashMap::new(),
@@ -41,7 +47,7 @@ impl Default for Meter {
             committed_at_us: 0,
             source_end: Lsn::ZERO,
             consistent_from: Lsn::ZERO,
-        }))
+        }
     }
 }
 
@@ -56,7 +62,7 @@ impl State {
 
 impl Meter {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics while counting")
+        self.state.lock().expect("nobody panics while counting")
     }
 
     /// Enters a phase, or names what it does now.
@@ -127,6 +133,12 @@ impl Meter {
         state.progress.phase = Phase::CatchingUp;
         state.progress.doing.clear();
         state.enter_streaming();
+        self.streaming.notify_one();
+    }
+
+    /// Returns once, after each time that the stream was entered. Cancel safe; for one listener.
+    pub async fn enters_stream(&self) {
+        self.streaming.notified().await;
     }
 
     /// How far the source's log reaches.

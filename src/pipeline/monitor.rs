@@ -154,6 +154,7 @@ impl Monitor {
                 _ = ticks.tick() => {}
                 Ok(()) = self.stop_heard.changed() => {}
                 Ok(()) = self.held.changed() => {}
+                () = self.meter.enters_stream() => {}
             }
             if let Err(error) = self.listen().await {
                 tracing::debug!(error = error.chain(), "the monitor lost the target for a moment");

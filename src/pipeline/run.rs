@@ -466,9 +466,23 @@ impl Run<'_> {
             age: Duration::from_millis(stream.batch_ms_max),
         };
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
-        let ended = pump.run().await?;
+        let ended = pump.run().await.map_err(|error| self.explained(error))?;
         source.finish().await;
         self.settle(&mut target, ended).await
+    }
+
+    /// What the source cannot decode, it cannot decode at the next attempt either.
+    fn explained(&self, error: Error) -> Error {
+        let is_of_publication =
+            error.what().contains("publication") && error.what().contains("does not exist");
+        if error.sqlstate() == Some("42704") && is_of_publication {
+            let publication = &self.pipeline.publication;
+            return error.with_kind(Kind::Refused).hint(format!(
+                "The source cannot decode what was written while \"{publication}\" did not exist, also when it is there \
+                 again. To copy everything anew: pgdiode reset --drop-slot, then pgdiode setup, then pgdiode start."
+            ));
+        }
+        error
     }
 
     async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {

@@ -230,6 +230,7 @@ mod tests {
                     columns: Vec::new(),
                     identity: Identity::Index,
                     is_binary_safe: true,
+                    is_emptied: false,
                 },
             );
         }

@@ -3,6 +3,7 @@
 //!
 //! - `pgdiode.run`: one row a sync or rollback. `running` without a holder of the lock means killed.
 //! - `pgdiode.generation`: one row a copy, by number: serving, kept or dropped.
+//! - `pgdiode.scheduler`: one row a process that keeps the schedule; see [`super::presence`].
 
 use std::time::Duration;
 
@@ -42,7 +43,9 @@ create table if not exists pgdiode.run (
     shadow text,
     shadow_oid oid,
     tables jsonb,
-    left_out jsonb
+    left_out jsonb,
+    filled_xid int8,
+    discarded jsonb
 );
 create table if not exists pgdiode.generation (
     target text not null,
@@ -55,6 +58,13 @@ create table if not exists pgdiode.generation (
     state text not null check (state in ('serving', 'kept', 'dropped')),
     changed int8 not null default nextval('pgdiode.change'),
     primary key (target, number)
+);
+create table if not exists pgdiode.scheduler (
+    target text not null,
+    runs_at text not null,
+    seen timestamptz not null default clock_timestamp(),
+    stop_requested bool not null default false,
+    primary key (target, runs_at)
 );
 create unique index if not exists generation_serving on pgdiode.generation (target) where state = 'serving';
 ";

@@ -1,15 +1,16 @@
 //! Rows without a parent: the shadow may have no more of them under a foreign key than its source has.
 //!
-//! What the restore validated needs no look. That leaves constraints that are `not valid`, under which a source itself may
-//! have such rows, and those that the shadow could not be given. Parents that are not carried at all are the operator's
-//! decision.
+//! What the restore validated needs no look, and a constraint that it cannot make fails the run. That leaves those that
+//! are `not valid`, under which a source itself may have such rows. A key whose parents are not carried is left out of the
+//! shadow, and told: that is the operator's decision.
 
 use crate::error::{Error, Result};
 use crate::pg::session::{Row, Session};
 use crate::snapshot::place::not_promoted;
 
-/// Foreign keys, those of partitions left out: their parents' stand for them. Composed where the catalog is: the
-/// operators are those that the constraint was made with. `unnest` of several arrays must not be qualified.
+/// Foreign keys that nobody has validated, those of partitions left out: their parents' stand for them. Composed where
+/// the catalog is: the operators are those that the constraint was made with. `unnest` of several arrays must not be
+/// qualified.
 const FOREIGN_KEYS: &str = "
     select con.conname, pg_catalog.format('%I.%I', cn.nspname, c.relname), pg_catalog.format('%I.%I', pn.nspname, p.relname),
            case when c.relkind = 'p' then '' else 'only ' end, case when p.relkind = 'p' then '' else 'only ' end,
@@ -24,15 +25,14 @@ const FOREIGN_KEYS: &str = "
               join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child),
            (select pg_catalog.string_agg(pg_catalog.format('c.%I', ca.attname), ', ' order by k.position)
               from pg_catalog.unnest(con.conkey) with ordinality as k (child, position)
-              join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child),
-           con.convalidated
+              join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child)
       from pg_catalog.pg_constraint con
       join pg_catalog.pg_class c on c.oid = con.conrelid join pg_catalog.pg_namespace cn on cn.oid = c.relnamespace
       join pg_catalog.pg_class p on p.oid = con.confrelid join pg_catalog.pg_namespace pn on pn.oid = p.relnamespace
-     where con.contype = 'f' and con.conparentid = 0
+     where con.contype = 'f' and con.conparentid = 0 and not con.convalidated
      order by 2, 1";
 
-/// A foreign key of the source.
+/// A foreign key, of the shadow and of its source.
 struct ForeignKey {
     name: String,
     child: String,
@@ -65,21 +65,8 @@ impl ForeignKey {
 
 /// Refuses a shadow that lacks parents which its source has. `exported` shows the moment that was copied.
 pub(super) async fn refuse_orphans(exported: &mut Session, shadow: &mut Session) -> Result<()> {
-    let held: Vec<(String, String)> = shadow
-        .query(FOREIGN_KEYS)
-        .await?
-        .iter()
-        .filter(|row| row.bool(8))
-        .map(|row| (row.string(0), row.string(1)))
-        .collect();
-    for row in exported.query(FOREIGN_KEYS).await? {
-        let key = ForeignKey::read(&row);
-        if held.iter().any(|(name, child)| *name == key.name && *child == key.child) {
-            continue;
-        }
-        if !is_there(shadow, &key.child).await? || !is_there(shadow, &key.parent).await? {
-            continue;
-        }
+    let keys: Vec<ForeignKey> = shadow.query(FOREIGN_KEYS).await?.iter().map(ForeignKey::read).collect();
+    for key in keys {
         let (here, example) = key.orphans(shadow).await?;
         if here == 0 {
             continue;
@@ -103,12 +90,7 @@ fn refused(key: &ForeignKey, here: u64, there: u64, example: &str) -> Error {
         key.name, key.child, key.parent
     ))
     .hint(
-        "Parents that are not carried leave such rows: carry them too, leave the children out as well, or accept it with \
+        "Sync again; if it is so each time, find out what takes the parents from the copy (a mask of the key may), or accept it with \
          snapshot.refuse_orphans = false.",
     )
-}
-
-async fn is_there(session: &mut Session, table: &str) -> Result<bool> {
-    let sql = format!("select pg_catalog.to_regclass({}) is not null", crate::pg::quote::literal(table));
-    Ok(session.one(&sql).await?.bool(0))
 }

@@ -7,7 +7,9 @@ use crate::pg::dump;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::control::{self, Generation};
+use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
+use crate::snapshot::redaction;
 use crate::status::CheckReport;
 
 /// What stands under the target's name.
@@ -27,6 +29,7 @@ async fn identity(session: &mut Session) -> Result<String> {
 
 /// Looks, writes nothing, and refuses what must not be replaced.
 pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Standing> {
+    Grants::read(place.pipeline)?;
     let (mut source, mut server) = tokio::try_join!(place.ends.source(), place.server())?;
     let database = source.one("select pg_catalog.current_database()").await?.string(0);
     let is_same_server = identity(&mut source).await? == identity(&mut server).await?;
@@ -46,6 +49,7 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
         return Err(Error::refused("the target's user may not create databases")
             .hint(format!("As a superuser there: alter role {role} createdb")));
     }
+    redaction::resolve(&mut source, &place.pipeline.redaction).await?;
     stands(place, &mut server, adopt).await
 }
 
@@ -107,6 +111,10 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
         Ok(server) => report.ok(format!("target {}: PostgreSQL {}", server.place(), server.server_major())),
     }
     if report.refusal.is_some() {
+        return Ok(report);
+    }
+    if let Err(error) = redaction::resolve(&mut place.ends.source().await?, &pipeline.redaction).await {
+        report.fail(&error);
         return Ok(report);
     }
     check_readable(&place, &mut report).await?;

@@ -4,9 +4,10 @@ use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
-use crate::snapshot::control;
+use crate::schedule::{Schedule, utc};
 use crate::snapshot::place::Place;
-use crate::status::snapshot::{GenerationStatus, RunStatus, SnapshotStatus};
+use crate::snapshot::{control, presence};
+use crate::status::snapshot::{GenerationStatus, RunStatus, ScheduleStatus, SnapshotStatus};
 
 /// Runs that are shown.
 const RUNS_MAX: u32 = 20;
@@ -22,11 +23,14 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
         serving: None,
         running: None,
         last_run: None,
+        kept_by: Vec::new(),
+        schedule: next_run(pipeline)?,
         runs: Vec::new(),
         runs_done: 0,
         runs_failed: 0,
     };
     let Some(mut control) = control_session(&place).await? else { return Ok(status) };
+    status.kept_by = presence::keepers(&mut control, &place.database).await?;
     let generations = read_generations(&mut control, &place).await?;
     status.serving = generations.into_iter().find(|one| one.state == "serving");
     let is_running = control::holder(&mut control, &place).await?.is_some();
@@ -48,6 +52,18 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
     let row = control.one(&sql).await?;
     (status.runs_done, status.runs_failed) = (row.get(0)?, row.get(1)?);
     Ok(status)
+}
+
+/// What is due next by the configuration, whether somebody keeps the schedule or not.
+fn next_run(pipeline: &Pipeline) -> Result<Option<ScheduleStatus>> {
+    let Some(schedule) = Schedule::of(&pipeline.snapshot)? else { return Ok(None) };
+    let next = schedule.next_after(jiff::Timestamp::now());
+    Ok(Some(ScheduleStatus {
+        expression: pipeline.snapshot.schedule.clone().unwrap_or_default(),
+        time_zone: pipeline.snapshot.time_zone.clone(),
+        next_run: next.map(utc),
+        next_run_local: next.map(|next| schedule.local(next)),
+    }))
 }
 
 /// The generations, the one that serves first.
@@ -100,7 +116,7 @@ async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunSt
     let sql = format!(
         "select id, verb, verdict, phase, pg_catalog.to_char(started, {INSTANT}), pg_catalog.to_char(ended, {INSTANT}),
                 greatest(extract(epoch from coalesce(ended, pg_catalog.clock_timestamp()) - started)::float8, 0), actor, reason, error,
-                hint, bytes, rows, generation, source_position
+                hint, bytes, rows, generation, source_position, discarded
            from pgdiode.run where target = {} order by id desc limit {RUNS_MAX}",
         quote::literal(&place.database)
     );
@@ -122,6 +138,7 @@ async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunSt
             rows: row.optional(12)?,
             generation: row.optional(13)?,
             position: text(row, 14),
+            discarded: row.text(15).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         })
     };
     session.query(&sql).await?.iter().map(read).collect()

@@ -16,6 +16,7 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::position::Lsn;
 use crate::snapshot::place::{Place, not_promoted};
+use crate::snapshot::redaction;
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::target::postgres::progress;
 use crate::target::postgres::schema::LeftOut;
@@ -47,7 +48,8 @@ pub(super) async fn export(place: &Place<'_>) -> Result<Exported> {
     };
     let is_carried =
         |table: &SourceTable| !table.is_partitioned && place.pipeline.tables.match_table(&table.table);
-    let tables = tables.into_values().filter(is_carried).collect();
+    let mut tables: Vec<SourceTable> = tables.into_values().filter(is_carried).collect();
+    redaction::resolve(&mut session, &place.pipeline.redaction).await?.mark(&mut tables);
     Ok(Exported { session, snapshot: row.string(0), at: row.get(1)?, tables })
 }
 

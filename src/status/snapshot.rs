@@ -1,7 +1,8 @@
 //! What there is to say about a snapshot pipeline: its generations and its runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::RunningOn;
 use super::text::{Paint, bytes, count, duration, printable};
 
 /// A snapshot pipeline at one moment.
@@ -16,6 +17,11 @@ pub struct SnapshotStatus {
     pub serving: Option<GenerationStatus>,
     /// The run that is under way.
     pub running: Option<RunStatus>,
+    /// When `pgdiode start` syncs next; `None` without a schedule.
+    #[serde(flatten)]
+    pub schedule: Option<ScheduleStatus>,
+    /// The processes that keep the schedule.
+    pub kept_by: Vec<RunningOn>,
     /// The last one that has ended.
     pub last_run: Option<RunStatus>,
     /// Ended runs, the newest first; the last of them, not all.
@@ -41,6 +47,19 @@ pub struct GenerationStatus {
     pub bytes: Option<u64>,
 }
 
+/// What is due next by the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScheduleStatus {
+    #[serde(rename = "schedule")]
+    pub expression: String,
+    /// As an IANA name.
+    pub time_zone: String,
+    /// RFC 3339, in UTC.
+    pub next_run: Option<String>,
+    /// The same moment in the schedule's zone.
+    pub next_run_local: Option<String>,
+}
+
 /// A sync or a rollback.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunStatus {
@@ -62,6 +81,21 @@ pub struct RunStatus {
     pub rows: Option<u64>,
     pub generation: Option<i64>,
     pub position: Option<String>,
+    pub discarded: Vec<Discarded>,
+}
+
+/// Something of the replaced database that its own sync had not put there, and that its successor lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// What it is and its name: `table public.users`.
+    pub object: String,
+    /// `rows`: some of a table's are others. `added`, `changed` (or added), `dropped`, `granted to ROLE`: the object
+    /// itself. `unknown`: it could not be looked at. `replaced`: a whole database that no sync had made.
+    pub what: String,
+    /// Rows that were inserted or changed.
+    pub rows_written: u64,
+    /// Rows of the sync that were deleted or changed.
+    pub rows_gone: u64,
 }
 
 /// What a sync or a rollback has come to.
@@ -77,6 +111,8 @@ pub struct Promoted {
     pub seconds: f64,
     /// Parts of the source's schema that the target could not take, with their reasons.
     pub left_out: Vec<String>,
+    /// What was changed in the replica since the sync before, and is in the kept generation alone.
+    pub discarded: Vec<Discarded>,
 }
 
 impl SnapshotStatus {
@@ -103,9 +139,29 @@ impl SnapshotStatus {
             if let Some(hint) = &run.hint {
                 line("hint", hint.clone());
             }
+            for one in discarded_lines(&run.discarded) {
+                line("discarded", one);
+            }
+        }
+        if let Some(schedule) = &self.schedule {
+            line("next run", schedule.line(&self.kept_by));
         }
         line("runs", format!("{} done, {} not", count(self.runs_done), count(self.runs_failed)));
         lines.join("\n") + "\n"
+    }
+}
+
+impl ScheduleStatus {
+    fn line(&self, kept_by: &[RunningOn]) -> String {
+        let (Some(next), Some(local)) = (&self.next_run, &self.next_run_local) else { return "never".into() };
+        let keepers: Vec<String> =
+            kept_by.iter().map(|one| format!("process {} on {}", one.process_id, one.host)).collect();
+        let by = if keepers.is_empty() {
+            "nobody keeps the schedule: pgdiode start".to_owned()
+        } else {
+            format!("by {}", keepers.join(", "))
+        };
+        format!("{next} ({local} {}, \"{}\"), {by}", self.time_zone, self.expression)
     }
 }
 
@@ -153,8 +209,46 @@ pub fn generations_text(generations: &[GenerationStatus], paint: Paint) -> Strin
     lines.join("\n") + "\n"
 }
 
+impl Discarded {
+    pub fn of(object: impl Into<String>, what: &str) -> Discarded {
+        Discarded { object: object.into(), what: what.to_owned(), rows_written: 0, rows_gone: 0 }
+    }
+
+    /// One line.
+    pub fn text(&self) -> String {
+        let Discarded { object, what, rows_written, rows_gone } = self;
+        let (written, gone) = (count(*rows_written), count(*rows_gone));
+        let how = match what.as_str() {
+            "rows" => format!("{written} rows written since, {gone} rows of the copy deleted or changed"),
+            "added" if *rows_written > 0 => format!("added, with {written} rows"),
+            "dropped" => format!("dropped, with {gone} rows of the copy"),
+            "unknown" => "it cannot be told what was changed".to_owned(),
+            "replaced" => "all that was in it, made by no sync".to_owned(),
+            other => other.to_owned(),
+        };
+        printable(&format!("{object}: {how}")).into_owned()
+    }
+}
+
+/// Lines that are shown of what is discarded.
+const DISCARDED_SHOWN_MAX: usize = 10;
+
+fn discarded_lines(discarded: &[Discarded]) -> Vec<String> {
+    let mut lines: Vec<String> = discarded.iter().take(DISCARDED_SHOWN_MAX).map(Discarded::text).collect();
+    if discarded.len() > DISCARDED_SHOWN_MAX {
+        lines.push(format!("and {} more: --json has them all", discarded.len() - DISCARDED_SHOWN_MAX));
+    }
+    lines
+}
+
 impl Promoted {
     pub fn text(&self) -> String {
+        let mut lines = vec![self.line()];
+        lines.extend(discarded_lines(&self.discarded).into_iter().map(|one| format!("discarded: {one}")));
+        lines.join("\n")
+    }
+
+    fn line(&self) -> String {
         format!(
             "generation {} serves as \"{}\": {} rows, {}, after {:.1} s",
             self.generation,

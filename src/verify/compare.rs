@@ -188,7 +188,11 @@ fn matched(
     let columns: Vec<String> = source
         .columns
         .iter()
-        .filter(|column| (is_carried(column) || column.generated == "s") && is_at_target(column))
+        .filter(|column| {
+            // What is generated from a masked column differs as it should.
+            let is_stored = column.generated == "s" && table.masks.is_empty();
+            (is_carried(column) || is_stored) && is_at_target(column)
+        })
         .map(|column| column.name.clone())
         .collect();
     let missing = source.columns.iter().filter(|column| is_carried(column) && !is_at_target(column));
@@ -197,19 +201,20 @@ fn matched(
         (!missing.is_empty()).then(|| format!("the target's table lacks columns: {}", missing.join(", ")));
     let has_key = source.key.iter().all(|name| columns.contains(name));
     let key = if has_key { source.key.clone() } else { Vec::new() };
-    let reading = |shape: &Shape, filter: &Option<String>| Reading {
+    let reading = |shape: &Shape, filter: &Option<String>, masks: &BTreeMap<String, String>| Reading {
         oid: shape.oid,
         relation: relation(&table.name, &shape.kind),
         filter: filter.clone(),
         blocks: shape.blocks,
         columns: columns.clone(),
+        masks: masks.clone(),
         key: key.clone(),
         hashing,
     };
     Ok(Task {
         name: table.name.clone(),
-        source: reading(&source, &table.filter),
-        target: reading(&target, &None),
+        source: reading(&source, &table.filter, &table.masks),
+        target: reading(&target, &None, &BTreeMap::new()),
         bytes: source.bytes.max(target.bytes),
         difference,
         sum: Mutex::default(),

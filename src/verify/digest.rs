@@ -8,6 +8,7 @@
 //! order and one encoding; both is asked of the servers, and where it does not hold [`Hashing::Md5`] serves, several
 //! times slower. Neither is meant against somebody who builds rows to collide.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Error, Result};
@@ -133,6 +134,8 @@ pub(super) struct Reading {
     /// Blocks of its main fork.
     pub(super) blocks: u64,
     pub(super) columns: Vec<String>,
+    /// SQL that is read in place of a column.
+    pub(super) masks: BTreeMap<String, String>,
     /// Empty: rows are named by all that is in them.
     pub(super) key: Vec<String>,
     pub(super) hashing: Hashing,
@@ -225,7 +228,7 @@ impl Reading {
                 within.condition(&named)
             );
         }
-        let named = self.hashing.of(&record(&self.key), Seed::Key);
+        let named = self.hashing.of(&self.record(&self.key), Seed::Key);
         format!(
             "(select {} as line, {named} as named, {} as label from {}{} offset 0) r",
             self.row_text(),
@@ -245,27 +248,29 @@ impl Reading {
     }
 
     fn row_text(&self) -> String {
-        record(&self.columns)
+        self.record(&self.columns)
+    }
+
+    /// SQL for the text of a record.
+    fn record(&self, columns: &[String]) -> String {
+        let values = columns.iter().map(|name| self.value(name));
+        format!("row({})::pg_catalog.text", values.collect::<Vec<_>>().join(", "))
+    }
+
+    /// SQL for a column. It is qualified: `"now"` is a column, never a function.
+    fn value(&self, column: &str) -> String {
+        self.masks.get(column).cloned().unwrap_or_else(|| format!("t.{}", quote::identifier(column)))
     }
 
     /// `id=7, at=2024-02-29`.
     fn label(&self) -> String {
         let columns = self.key.iter().map(|name| {
-            let column = quote::identifier(name);
-            format!(
-                "{} || coalesce(t.{column}::pg_catalog.text, 'null')",
-                quote::literal(&format!("{name}="))
-            )
+            let (title, value) = (quote::literal(&format!("{name}=")), self.value(name));
+            format!("{title} || coalesce({value}::pg_catalog.text, 'null')")
         });
         let joined = columns.collect::<Vec<_>>().join(" || ', ' || ");
         format!("pg_catalog.left({joined}, {LABEL_CHARACTERS_MAX})")
     }
-}
-
-/// SQL for the text of a record. The columns are qualified: `"now"` is a column, never a function.
-fn record(columns: &[String]) -> String {
-    let columns = columns.iter().map(|name| format!("t.{}", quote::identifier(name)));
-    format!("row({})::pg_catalog.text", columns.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

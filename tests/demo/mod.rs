@@ -112,6 +112,40 @@ fn it_tells_its_story_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_replica_is_replaced_while_it_is_read_and_nothing_is_left_behind() {
+    let place = Place::new();
+    let output = place.demo(&["snapshot"]).output().unwrap();
+    let told = told(&output);
+    for part in [
+        "$ pgdiode sync",
+        "is a third full: kill -9",
+        "The readers have noticed nothing",
+        "dropping what an earlier sync left behind",
+        "editions seen: 3, 4, each of them whole",
+        "$ pgdiode rollback",
+        "tables are identical",
+        "Identical. Every reader saw whole editions only",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+    }
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    place.assert_empty();
+}
+
+#[test]
+fn an_interrupted_replacement_leaves_nothing_behind() {
+    let place = Place::new();
+    let mut child = Running(place.demo(&["snapshot"]).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap());
+    read_until(&mut lines, "Readers are let in");
+    read_until(&mut lines, "$ pgdiode sync");
+    signal_pid(&child.0.id().to_string(), "INT");
+    lines.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(130));
+    place.assert_empty();
+}
+
+#[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
     let place = Place::new();
     let mut child = Running(place.demo(&[]).spawn().unwrap());

@@ -3,15 +3,19 @@
 mod audit;
 mod capacity;
 mod clock;
+mod discarded;
 mod failures;
+mod grants;
 mod guards;
 mod host;
 mod kills;
 mod objects;
 mod readers;
+mod redaction;
 mod refusals;
 mod replaces;
 mod rollback;
+mod schedule;
 
 use super::harness::{Cluster, Output, PgdiodeRun, Running, Version};
 

@@ -15,6 +15,7 @@
 mod breaks;
 mod conflicts;
 mod copies;
+mod edges;
 mod fixtures;
 mod gaps;
 mod invariants;

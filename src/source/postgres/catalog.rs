@@ -24,9 +24,16 @@ pub struct SourceTable {
     pub identity: Identity,
     /// Values of every column are the same bytes on any server of the same types.
     pub is_binary_safe: bool,
+    /// Its rows are not to be read.
+    pub is_emptied: bool,
 }
 
 impl SourceTable {
+    /// Whether it comes otherwise than it is.
+    pub fn is_redacted(&self) -> bool {
+        self.is_emptied || self.columns.iter().any(|column| column.mask.is_some())
+    }
+
     /// Whether columns of the same name have the same type in the other table.
     pub fn has_types_of(&self, other: &SourceTable) -> bool {
         self.columns.iter().all(|column| {
@@ -43,6 +50,8 @@ pub struct SourceColumn {
     pub number: i16,
     /// With its modifier, qualified where the search path does not reach.
     pub type_sql: String,
+    /// SQL over the row's columns that is read in place of this one, of the same type.
+    pub mask: Option<String>,
 }
 
 /// What names a row in the stream.
@@ -96,7 +105,8 @@ async fn read_tables(session: &mut Session, persistence: &str) -> Result<BTreeMa
     let safe_types = BinarySafety::load(session).await?;
     let mut columns: HashMap<u32, Vec<(SourceColumn, u32)>> = HashMap::new();
     for row in session.query(COLUMNS).await? {
-        let column = SourceColumn { name: row.string(1), number: row.get(2)?, type_sql: row.string(4) };
+        let column =
+            SourceColumn { name: row.string(1), number: row.get(2)?, type_sql: row.string(4), mask: None };
         columns.entry(row.get(0)?).or_default().push((column, row.get(3)?));
     }
     let mut tables = BTreeMap::new();
@@ -116,6 +126,7 @@ async fn read_tables(session: &mut Session, persistence: &str) -> Result<BTreeMa
                 Some("full") => Identity::Full,
                 _ => Identity::None,
             },
+            is_emptied: false,
         };
         tables.insert(table.table.clone(), table);
     }
