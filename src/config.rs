@@ -303,6 +303,17 @@ section! {
         rows_drop_percent_max: u64 = 50, Shape::Whole(0, 100);
         /// Queries that must each answer with one true value in a fresh copy before it serves.
         checks: Vec<String> = Vec::new(), Shape::Texts, r#"["select count(*) > 0 from public.users"]"#;
+        /// A query whose answer, all of its rows, must be the same at the source and in a fresh copy before it serves.
+        schema_version: Option<String> = None, Shape::Text, r#""select version from schema_version""#;
+        /// A fresh copy does not serve if a foreign key that is `not valid` has more rows without a parent in it than at
+        /// the source. The others are validated in any case when they are made.
+        refuse_orphans: bool = true, Shape::Switch;
+        /// Room on the target's disk that a sync needs before it begins, in percent of the source's database or of the one
+        /// that serves, whichever is larger. 0: not looked for.
+        free_disk_percent_min: u64 = 200, Shape::Whole(0, 10_000);
+        /// The capacity of the target's volume; what its databases and its log take is subtracted. 0: not stated; then
+        /// what is free is known only where the target's server is on this host and its data directory can be read.
+        disk_mb: u64 = 0, Shape::Whole(0, 1_073_741_824);
         /// A set of `tables`, `empty` and `mask` that comes with pgdiode, for one known kind of replica; `pgdiode init
         /// --preset NAME` prints it, each line with its reason. What is set here adds to it and overrides it.
         preset: Option<Preset> = None, Shape::Choice(Preset::WORDS), r#""synapse-li""#;

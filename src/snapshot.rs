@@ -9,12 +9,15 @@
 //! Until the swap commits, the serving database is only read: a run that fails, is killed or loses a server leaves it as
 //! it was. [`control`] holds what must outlive every swap.
 
+mod answers;
 mod audited;
+mod capacity;
 mod control;
 mod discarded;
 mod grants;
 mod guards;
 mod host;
+mod orphans;
 mod place;
 mod preparation;
 mod presence;
@@ -76,7 +79,7 @@ pub async fn sync(
     progress: &watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Promoted>> {
-    host::recorded(pipeline, sync_alone(pipeline, options, progress, stop)).await
+    host::recorded(pipeline, Box::pin(sync_alone(pipeline, options, progress, stop))).await
 }
 
 /// Syncs, by itself on this host.
@@ -118,7 +121,15 @@ async fn sync_alone(
 
 /// Refuses what must not be replaced, before anything is written; then takes the lock and notes the run.
 async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64, Standing, Journal)> {
-    preparation::refuse_unsafe(place, options.adopt).await?;
+    if let Err(error) = look(place, options).await {
+        if let Err(unnoted) = note_refusal(place, options, &error).await {
+            tracing::warn!(
+                error = unnoted.chain(),
+                "the history does not say that this sync could not begin"
+            );
+        }
+        return Err(error);
+    }
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
     // What was looked at without the lock may have changed.
@@ -128,6 +139,29 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
     let reason = options.reason.as_deref();
     let journal = audited::begin(&mut control, place, run, Action::Sync, reason, details).await?;
     Ok((control, run, standing, journal))
+}
+
+/// What can be looked at before anything is written.
+async fn look(place: &Place<'_>, options: &SyncOptions) -> Result<()> {
+    preparation::refuse_unsafe(place, options.adopt).await?;
+    if place.session_if_there(&place.control).await?.is_none() {
+        // Otherwise it waits until what was left behind is cleared up.
+        capacity::refuse_full_disk(place).await?;
+    }
+    Ok(())
+}
+
+/// A replica that is not renewed because its source cannot be reached must not look as if it were. Where there is no
+/// control database yet, none is made. A configuration that is wrong is no sync.
+async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -> Result<()> {
+    let is_no_sync = matches!(error.kind(), Kind::TargetUnreachable | Kind::Config);
+    if is_no_sync || place.session_if_there(&place.control).await?.is_none() {
+        return Ok(());
+    }
+    let mut control = control::open(place).await?;
+    control::clear_up(&mut control, place).await?;
+    let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
+    control::end(&mut control, run, "failed", error).await.map(drop)
 }
 
 /// Says how a run ended that was not promoted, and drops its shadow.
@@ -185,6 +219,7 @@ impl Sync<'_> {
     async fn work(&mut self) -> Result<Promoted> {
         let began = Instant::now();
         let place = self.place;
+        capacity::refuse_full_disk(place).await?;
         self.phase("exporting").await?;
         let mut exported = shadow::export(place).await?;
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
@@ -214,6 +249,10 @@ impl Sync<'_> {
         );
         let (contents, discarded) = (contents?, discarded?);
         discarded::tell(&mut self.control, self.run, &discarded).await?;
+        if place.pipeline.snapshot.refuse_orphans {
+            orphans::refuse_orphans(&mut exported.session, &mut filled).await?;
+        }
+        let version = answers::refuse_another_version(place, &mut exported.session, &mut filled).await?;
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
@@ -235,7 +274,7 @@ impl Sync<'_> {
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
-        let found = audited::found(place, &contents, rows, bytes);
+        let found = audited::found(place, &contents, version, rows, bytes);
         let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), found).await?;
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {

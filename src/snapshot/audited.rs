@@ -21,6 +21,7 @@ pub(super) type Details = Map<String, Value>;
 
 /// Tables are listed one by one up to this; an entry has a bound, and their digest stands for more of them.
 const TABLES_BYTES_MAX: usize = 32 * 1024;
+const VERSION_CHARACTERS_MAX: usize = 1000;
 
 /// Announces what is about to be done. On an error it must not be, and the run has ended.
 pub(super) async fn begin(
@@ -50,9 +51,21 @@ pub(super) fn asked(place: &Place<'_>, options: &SyncOptions) -> Details {
 }
 
 /// What a sync found in its copy; `pgdiode.run` has all of `tables` in any case.
-pub(super) fn found(place: &Place<'_>, contents: &Contents, rows: u64, bytes: u64) -> Details {
+pub(super) fn found(
+    place: &Place<'_>,
+    contents: &Contents,
+    version: Option<Vec<String>>,
+    rows: u64,
+    bytes: u64,
+) -> Details {
     let verify = place.pipeline.snapshot.verify.as_str();
     let mut found = details(json!({ "rows": rows, "bytes": bytes, "verify": verify }));
+    if let Some(version) = version {
+        found.insert(
+            "schema_version".into(),
+            version.join(" ").chars().take(VERSION_CHARACTERS_MAX).collect::<String>().into(),
+        );
+    }
     let tables = json!(contents);
     let text = tables.to_string();
     if text.len() <= TABLES_BYTES_MAX {
@@ -169,11 +182,11 @@ mod tests {
                 })
                 .collect()
         };
-        let few = found(&place, &contents(3), 3, 1);
+        let few = found(&place, &contents(3), None, 3, 1);
         assert_eq!(few["tables"]["public.t2"], json!({ "rows": 2, "digest": "d".repeat(32) }));
-        let many = found(&place, &contents(2000), 3, 1);
+        let many = found(&place, &contents(2000), None, 3, 1);
         assert_eq!((many.get("tables"), &many["tables_count"]), (None, &json!(2000)));
         assert_eq!(many["tables_sha256"].as_str().unwrap().len(), 64);
-        assert_ne!(many["tables_sha256"], found(&place, &contents(2001), 3, 1)["tables_sha256"]);
+        assert_ne!(many["tables_sha256"], found(&place, &contents(2001), None, 3, 1)["tables_sha256"]);
     }
 }

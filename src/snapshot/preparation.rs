@@ -118,6 +118,7 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
         return Ok(report);
     }
     check_readable(&place, &mut report).await?;
+    crate::snapshot::capacity::check(&place, &mut report).await?;
     match refuse_unsafe(&place, false).await {
         Ok(Standing { serving: Some(serving), .. }) => {
             report.ok(format!("database \"{}\" is generation {}", place.database, serving.number));

@@ -115,7 +115,7 @@ async fn read_generations(session: &mut Session, place: &Place<'_>) -> Result<Ve
 async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunStatus>> {
     let sql = format!(
         "select id, verb, verdict, phase, pg_catalog.to_char(started, {INSTANT}), pg_catalog.to_char(ended, {INSTANT}),
-                extract(epoch from coalesce(ended, pg_catalog.clock_timestamp()) - started)::float8, actor, reason, error,
+                greatest(extract(epoch from coalesce(ended, pg_catalog.clock_timestamp()) - started)::float8, 0), actor, reason, error,
                 hint, bytes, rows, generation, source_position, discarded
            from pgdiode.run where target = {} order by id desc limit {RUNS_MAX}",
         quote::literal(&place.database)

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::audit::{self, Entry, LOCK_WAIT};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::place::{Place, not_promoted};
@@ -55,6 +55,9 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
             return Err(error);
         }
         control.query("rollback").await?;
+        if error.kind() == Kind::Capacity {
+            return Err(error);
+        }
         if !is_in_use {
             return Err(not_promoted("the databases could not be renamed")
                 .hint(error.hint_text().unwrap_or("Mend what the message names, then sync again.").to_owned())

@@ -281,6 +281,18 @@ impl Cluster {
         self.start_again();
     }
 
+    /// Lets no file of a server process that starts from now on grow beyond this; `None`: as large as it likes. With a
+    /// limit that splits a page the server writes a part of one, which it takes for a full disk.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = fs::read_to_string(self.data_directory().join("postmaster.pid")).expect("the server runs");
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let limited = ground::service_command(Path::new("/usr/bin/prlimit"))
+            .args(["--pid", pid.lines().next().unwrap_or_default(), &format!("--fsize={limit}:")])
+            .status()
+            .expect("prlimit runs");
+        assert!(limited.success(), "prlimit --fsize={limit}");
+    }
+
     /// The end of the server's log.
     pub fn log(&self) -> String {
         let text = fs::read(self.directory.join("log")).unwrap_or_default();

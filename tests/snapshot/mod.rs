@@ -1,9 +1,12 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod audit;
+mod capacity;
+mod clock;
 mod discarded;
 mod failures;
 mod grants;
+mod guards;
 mod host;
 mod kills;
 mod objects;

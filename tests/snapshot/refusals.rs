@@ -110,3 +110,39 @@ fn at_most_one_sync_runs() {
     assert!(first.wait().success(), "{}", first.stderr());
     assert_eq!(ground.stamp(), "1");
 }
+
+/// Which end it was, in the history and in the checkpoint file too; the replica serves on.
+#[test]
+fn an_end_that_does_not_let_us_in_is_named() {
+    let ground = Ground::new();
+    let keyed = "snapshot.checkpoint_file = \"checkpoint.json\"";
+    sync(&ground.pgdiode(keyed)).success();
+    for (cluster, user) in [(&ground.source, "reader"), (&ground.target, "writer")] {
+        cluster.add_scram_user(user, "right", "superuser");
+    }
+    let wrong = |uri: String| uri.replacen('@', ":wr0ng@", 1);
+    let source = wrong(ground.source.conninfo_as("reader", "app"));
+    let target = wrong(ground.target.conninfo_as("writer", "li"));
+    let run = |source: &str, target: &str| {
+        PgdiodeRun::new(&format!(
+            "[pipeline.li]\nmode = \"snapshot\"\nsource = \"{source}\"\ntarget = \"{target}\"\n{keyed}\n"
+        ))
+    };
+    for (pgdiode, end) in [
+        (run(&source, &ground.target.conninfo("li")), "source"),
+        (run(&ground.source.conninfo("app"), &target), "target"),
+    ] {
+        let said = sync(&pgdiode).failure(3);
+        assert!(said.contains("password authentication failed") && said.contains("hint: "), "{said}");
+        assert!(said.contains(end) && !said.contains("wr0ng"), "{said}");
+        let told = std::fs::read_to_string(pgdiode.directory().join("checkpoint.json")).unwrap();
+        assert!(
+            told.contains("password authentication failed") && told.contains("\"failed_syncs\": 1"),
+            "{told}"
+        );
+        assert_eq!(pgdiode.run(&["check"]).status.code(), Some(3));
+    }
+    let noted = ground.control("select verdict, error ~ 'password' from pgdiode.run order by id");
+    assert_eq!(noted, "done|\nfailed|t", "what the target let in is in its history");
+    assert_eq!(ground.stamp(), "1");
+}
