@@ -9,7 +9,7 @@ use crate::pg::session::Session;
 use crate::snapshot::control::{self, Generation};
 use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
-use crate::snapshot::redaction;
+use crate::snapshot::{preserve, redaction};
 use crate::status::CheckReport;
 
 /// What stands under the target's name.
@@ -50,6 +50,7 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
             .hint(format!("As a superuser there: alter role {role} createdb")));
     }
     redaction::resolve(&mut source, &place.pipeline.redaction).await?;
+    preserve::refuse_impossible(&mut source, place.pipeline).await?;
     stands(place, &mut server, adopt).await
 }
 

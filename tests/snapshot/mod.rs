@@ -5,6 +5,7 @@ mod failures;
 mod grants;
 mod kills;
 mod objects;
+mod preserve;
 mod readers;
 mod redaction;
 mod refusals;
