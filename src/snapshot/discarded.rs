@@ -67,7 +67,8 @@ pub(super) struct Younger {
 impl Younger {
     /// SQL for whether `xmin`, qualified as need be, is.
     pub(super) fn is(self, xmin: &str) -> String {
-        format!("pg_catalog.age({xmin}) < pg_catalog.age('{}'::pg_catalog.xid)", self.xid)
+        // A subquery is evaluated once, and not for each row.
+        format!("pg_catalog.age({xmin}) < (select pg_catalog.age('{}'::pg_catalog.xid))", self.xid)
     }
 }
 
@@ -159,8 +160,8 @@ async fn rows(
             Some(Some(rows)) => format!("(\n{rows}\n) is not true"),
         };
         let sql = format!(
-            "select pg_catalog.count(*), pg_catalog.count(*) filter (where {written}),
-                    pg_catalog.count(*) filter (where {written} and {lost}) from only {}",
+            "select pg_catalog.count(*), pg_catalog.count(r.is_lost), pg_catalog.count(*) filter (where r.is_lost)
+               from (select case when {written} then {lost} end as is_lost from only {} offset 0) r",
             quote::table(&table)
         );
         let (now, written, lost) = match serving.one(&sql).await {

@@ -228,3 +228,51 @@ fn what_cannot_be_kept_is_refused_or_not_promoted() {
     sync(&pgdiode(&ground, &rows("public.users", "columns = [\"admin\"]"))).success();
     assert_eq!(ground.target.psql("li", "select admin || shown from users where name = '@u1'"), "1v1");
 }
+
+/// What a generation holds does not depend on the servers' versions.
+#[test]
+fn servers_of_other_versions_do_the_same() {
+    for (source, target) in
+        [(Version::V14, Version::V14), (Version::V14, Version::V18), (Version::V18, Version::V18)]
+    {
+        let ground = Ground { source: Cluster::start(source, &[]), target: Cluster::start(target, &[]) };
+        ground.source.psql("postgres", "create database app");
+        ground.source.psql("app", TABLES);
+        ground.source.psql("app", USERS);
+        let mut pgdiode = ground.pgdiode(
+            "[pipeline.li.snapshot]\nverify = \"full\"\npreserve = [\"li_local.*\"]\nempty = [\"public.login\"]\n\
+             mask.\"public.users.password_hash\" = \"hash\"\nmask.\"public.item.v\" = \"sql:upper(v)\"\n\
+             [pipeline.li.snapshot.preserve_rows.\"public.users\"]\ncolumns = [\"admin\"]",
+        );
+        pgdiode.set("PGDIODE_PG_DUMP", &ground.target.tools().path("pg_dump").display().to_string());
+        assert_eq!(told(&pgdiode)["discarded"], serde_json::json!([]), "{source:?} {target:?}");
+        assert_eq!(ground.target.psql("li", "select v from item where id = 7"), "V7");
+        ground.target.psql(
+            "li",
+            "create role viewer; create role li_app superuser; update users set admin = 1 where name = '@u7'; update item set v = '' where id < 3;
+             create table own (id int primary key); create index on item (v); grant select on stamp to viewer",
+        );
+        ground.target.psql("li", LOCAL);
+        let told = told(&pgdiode);
+        let discarded = told["discarded"].as_array().unwrap().iter();
+        let discarded: Vec<_> = discarded
+            .map(|one| {
+                format!(
+                    "{} {} {}",
+                    one["object"].as_str().unwrap(),
+                    one["what"].as_str().unwrap(),
+                    one["rows_written"]
+                )
+            })
+            .collect();
+        let expected = [
+            "index public.item_v_idx added 0",
+            "table public.item rows 2",
+            "table public.own added 0",
+            "table public.stamp granted to viewer 0",
+        ];
+        assert_eq!(discarded, expected, "{source:?} {target:?}");
+        let kept = "select (select count(*) from li_local.note), (select sum(admin) from users), (select count(*) from login)";
+        assert_eq!(ground.target.psql("li", kept), "5|1|0", "{source:?} {target:?}");
+    }
+}
