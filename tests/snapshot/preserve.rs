@@ -135,40 +135,49 @@ fn what_is_declared_goes_over_and_nothing_else() {
     assert_eq!(ground.target.psql("li", "select count(*) from li_local.note"), "6");
 }
 
-/// Between the carrying over and the swap a writer waits, and learns that it did not write.
-#[test]
-fn no_write_is_acknowledged_and_lost() {
-    let ground = ground();
+/// A replica whose `li_local.t` is kept, and a sync of it that waits in its grants, when all has been carried over.
+fn held_before_the_swap(ground: &Ground) -> (PgdiodeRun, Running) {
     let grants = "grants = \"wait.sql\"\n    empty";
-    let pgdiode = pgdiode(&ground, &PRESERVE.replace("empty", grants));
+    let pgdiode = pgdiode(ground, &PRESERVE.replace("empty", grants));
     std::fs::write(
         pgdiode.directory().join("wait.sql"),
         "do $$ begin while exists (select from pg_roles where rolname = 'hold') loop perform pg_sleep(0.02); end loop; end $$",
     )
     .unwrap();
     sync(&pgdiode).success();
-    ground.target.psql("li", "create schema li_local; create table li_local.t (id int); insert into li_local.t values (1);
-                              alter schema li_local owner to li_owner; alter table li_local.t owner to li_owner; create role hold");
-    let mut running = pgdiode.spawn(&["sync"]);
+    ground.target.psql(
+        "li",
+        "create schema li_local; create table li_local.t (id int); insert into li_local.t values (1);
+         alter schema li_local owner to li_owner; alter table li_local.t owner to li_owner; create role hold",
+    );
+    let running = pgdiode.spawn(&["sync"]);
     ground.target.wait_until(
         "postgres",
         "select exists (select from pg_stat_activity where datname like 'li_shadow%' and wait_event = 'PgSleep')",
         "the grants",
     );
+    (pgdiode, running)
+}
+
+fn wait_for_writers(ground: &Ground, number: u32) {
+    let sql = format!(
+        "select count(*) = {number} from pg_stat_activity where datname = 'li' and wait_event_type = 'Lock'"
+    );
+    ground.target.wait_until("postgres", &sql, "writers that wait");
+}
+
+/// Between the carrying over and the swap a writer waits, and learns that it did not write.
+#[test]
+fn no_write_is_acknowledged_and_lost() {
+    let ground = ground();
+    let (_pgdiode, mut running) = held_before_the_swap(&ground);
     let conninfo = ground.target.conninfo_as("li_owner", "li");
     let writers: Vec<_> =
         (0..8).map(|_| ground.target.spawn_psql_at(&conninfo, "insert into li_local.t values (2)")).collect();
     let of_rows = ground.target.spawn_psql_at(&conninfo, "update users set admin = 1 where name = '@u1'");
-    ground.target.wait_until(
-        "postgres",
-        "select count(*) = 9 from pg_stat_activity where datname = 'li' and wait_event_type = 'Lock'",
-        "writers that wait",
-    );
-    assert_eq!(
-        ground.target.psql("li", "select count(*) from li_local.t, users where name = '@u1'"),
-        "1",
-        "readers do not"
-    );
+    wait_for_writers(&ground, 9);
+    let read = "select count(*) from li_local.t, users where name = '@u1'";
+    assert_eq!(ground.target.psql("li", read), "1", "readers do not wait");
     ground.target.psql("postgres", "drop role hold");
     assert!(running.wait().success(), "{}", running.stderr());
     for writer in writers {
@@ -181,6 +190,22 @@ fn no_write_is_acknowledged_and_lost() {
     );
     assert!(of_rows.wait().unwrap_err().contains("terminating connection"));
     assert_eq!(ground.target.psql("li", "select string_agg(id::text, ' ') from li_local.t"), "1");
+}
+
+/// A writer that the target's user may not end gets its turn when the sync has given up, in the copy that still serves.
+#[test]
+fn who_cannot_be_ended_does_not_write_what_is_gone() {
+    let ground = ground();
+    let (_pgdiode, mut running) = held_before_the_swap(&ground);
+    let writer = ground.target.spawn_psql("li", "insert into li_local.t values (2)");
+    wait_for_writers(&ground, 1);
+    ground.target.psql("postgres", "drop role hold");
+    assert_eq!(running.wait().code(), Some(4));
+    let said = running.stderr();
+    assert!(said.contains("of postgres (psql)") && !said.contains("(pgdiode"), "{said}");
+    writer.wait().unwrap();
+    assert_eq!(ground.target.psql("li", "select string_agg(id::text, ' ') from li_local.t"), "1 2");
+    assert_eq!(ground.databases(), "li li_pgdiode");
 }
 
 #[test]
