@@ -154,16 +154,18 @@ async fn rows(
         // Of the rows that were written some may be kept.
         let kept = preserve.rows.iter().find(|(kept, _)| *kept == table).map(|(_, keys)| keys);
         let written = younger.is("xmin");
-        let lost = match kept.map(|keys| keys.rows.as_deref()) {
-            None => "true".to_owned(),
-            Some(None) => "false".to_owned(),
-            Some(Some(rows)) => format!("(\n{rows}\n) is not true"),
+        let name = quote::table(&table);
+        let sql = match kept.map(|keys| keys.rows.as_deref()) {
+            None => format!(
+                "select r.now, r.written, r.written
+                   from (select pg_catalog.count(*), pg_catalog.count(*) filter (where {written}) from only {name}) as r (now, written)"
+            ),
+            Some(rows) => format!(
+                "select pg_catalog.count(*), pg_catalog.count(*) filter (where {written}),
+                        pg_catalog.count(*) filter (where {written} and {}) from only {name}",
+                rows.map_or_else(|| "false".to_owned(), |rows| format!("(\n{rows}\n) is not true"))
+            ),
         };
-        let sql = format!(
-            "select pg_catalog.count(*), pg_catalog.count(r.is_lost), pg_catalog.count(*) filter (where r.is_lost)
-               from (select case when {written} then {lost} end as is_lost from only {} offset 0) r",
-            quote::table(&table)
-        );
         let (now, written, lost) = match serving.one(&sql).await {
             Ok(row) => (row.get::<u64>(0)?, row.get::<u64>(1)?, row.get::<u64>(2)?),
             Err(error) if error.retries() => return Err(error),
