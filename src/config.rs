@@ -9,6 +9,7 @@
 mod endpoint;
 mod file;
 mod nearest;
+mod preserve;
 mod preset;
 mod redaction;
 pub mod reference;
@@ -25,6 +26,7 @@ use crate::schedule::Schedule;
 
 pub use endpoint::{Conninfo, Endpoint};
 pub use nearest::nearest;
+pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
@@ -54,6 +56,8 @@ pub struct Pipeline {
     pub snapshot: SnapshotOptions,
     /// What of the source a snapshot leaves out or replaces; the preset's part included.
     pub redaction: Redaction,
+    /// What of the replica goes over into a fresh copy.
+    pub preserve: Preserve,
     pub limits: Limits,
     pub retry: Retry,
     pub audit: Audit,
@@ -93,7 +97,7 @@ macro_rules! section {
         }
     ) => {
         $(#[doc = $about])+
-        #[derive(Debug, Clone, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name { $($(#[doc = $text])+ pub $key: $type),+ }
 
@@ -329,6 +333,13 @@ section! {
         /// A file of SQL that runs in each fresh copy before it serves, in one transaction, as the target's user: who may
         /// read it. A copy in which it fails does not serve.
         grants: Option<PathBuf> = None, Shape::Path, r#""readers.sql""#;
+        /// Tables that only the replica has and that each fresh copy takes over from the one that serves, as they are:
+        /// patterns as in `tables`. Where a pattern takes in a whole schema (`li_local.*`), its views, functions and
+        /// types go along.
+        preserve: Vec<String> = Vec::new(), Shape::Texts, r#"["li_local.*"]"#;
+        /// Rows of the source's tables in which the replica's values are put into each fresh copy, by table; rows are told
+        /// by the primary key, else by a unique index.
+        preserve_rows: BTreeMap<String, PreservedRows> = BTreeMap::new(), Shape::Named(PreservedRows::keys), r#"{ "public.users" = { columns = ["password_hash"] } }"#;
         /// The database on the target's server that holds the lock, the history and the list of copies. Left out: the
         /// target's name and `_pgdiode`.
         control_database: Option<String> = None, Shape::Text, r#""mirror_pgdiode""#;
@@ -344,6 +355,17 @@ section! {
         time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
         /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
         catch_up: bool = true, Shape::Switch;
+    }
+}
+
+section! {
+    /// Rows of the source's tables in which the replica's values are kept.
+    PreservedRows {
+        /// The columns that are kept, in rows that the source still has. Left out: whole rows, and those too that the
+        /// source does not have.
+        columns: Vec<String> = Vec::new(), Shape::Texts, r#"["password_hash"]"#;
+        /// SQL over a row's columns for which rows it is. Left out: those that were inserted or changed in the replica.
+        rows: Option<String> = None, Shape::Text, r#""name like '@li-%'""#;
     }
 }
 
@@ -470,6 +492,7 @@ shown! {
     Option<Endpoint>: |_| None,
     Option<Preset>: |_| None,
     BTreeMap<String, String>: |_| None,
+    BTreeMap<String, PreservedRows>: |_| None,
     BTreeMap<String, PipelineKeys>: |_| None,
     CopyOptions: |_| None,
     StreamOptions: |_| None,
@@ -749,7 +772,9 @@ impl Pipeline {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
         Schedule::of(&keys.snapshot).map_err(|error| error.context(at(&["snapshot"])))?;
-        let PipelineKeys { mode, copy, stream, snapshot, limits, retry, .. } = keys;
+        let PipelineKeys { mode, copy, stream, mut snapshot, limits, retry, .. } = keys;
+        let rows = std::mem::take(&mut snapshot.preserve_rows);
+        let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;
         Ok(Pipeline {
             name,
             mode,
@@ -762,6 +787,7 @@ impl Pipeline {
             stream,
             snapshot,
             redaction,
+            preserve,
             limits,
             retry,
             audit: Audit::default(),

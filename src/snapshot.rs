@@ -21,6 +21,7 @@ mod orphans;
 mod place;
 mod preparation;
 mod presence;
+mod preserve;
 mod redaction;
 mod report;
 mod scheduled;
@@ -45,6 +46,7 @@ use crate::snapshot::grants::Grants;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
 use crate::snapshot::preparation::Standing;
+use crate::snapshot::preserve::Keeping;
 use crate::snapshot::swap::Swap;
 use crate::source::postgres::stream::now_us;
 use crate::status::snapshot::Promoted;
@@ -215,7 +217,7 @@ struct Sync<'a> {
     meter: Arc<Meter>,
 }
 
-impl Sync<'_> {
+impl<'a> Sync<'a> {
     async fn work(&mut self) -> Result<Promoted> {
         let began = Instant::now();
         let place = self.place;
@@ -229,7 +231,7 @@ impl Sync<'_> {
 
         self.phase("copying").await?;
         let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
-        let left_out: Vec<String> =
+        let mut left_out: Vec<String> =
             left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
         for entry in &left_out {
             tracing::warn!(entry, "left out of the target's schema");
@@ -247,8 +249,7 @@ impl Sync<'_> {
             guards::compare(place, &ends, &mut exported),
             discarded::find(place, &self.standing, &made)
         );
-        let (contents, discarded) = (contents?, discarded?);
-        discarded::tell(&mut self.control, self.run, &discarded).await?;
+        let (contents, mut discarded) = (contents?, discarded?);
         if place.pipeline.snapshot.refuse_orphans {
             orphans::refuse_orphans(&mut exported.session, &mut filled).await?;
         }
@@ -256,15 +257,17 @@ impl Sync<'_> {
         // The source is let go of as early as can be.
         drop((exported.session, source));
         if !self.options.accept_losses {
-            let mut before = made.contents;
+            let mut before = made.contents.clone();
             guards::forget_emptied(&mut before, &exported.tables);
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
         guards::check(place, &mut filled).await?;
-        if let Some(grants) = Grants::read(place.pipeline)? {
-            grants.apply(&mut filled).await?;
+        let keeping = self.complete(&mut filled, &made).await?;
+        if let Some(keeping) = &keeping {
+            left_out.extend(keeping.left_out.iter().cloned());
+            discarded.extend(keeping.unmatched.iter().cloned());
         }
-        discarded::mark_filled(&mut self.control, &mut filled, self.run).await?;
+        discarded::tell(&mut self.control, self.run, &discarded).await?;
         drop(filled);
         if self.standing.exists {
             shadow::dress(&mut self.control, &place.database, &name).await?;
@@ -274,8 +277,10 @@ impl Sync<'_> {
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
+        let keeper = keeping.as_ref().map(Keeping::backend);
         let found = audited::found(place, &contents, version, rows, bytes);
-        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), found).await?;
+        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), keeper, found).await?;
+        let preserved = keeping.map(|keeping| keeping.preserved).unwrap_or_default();
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {
             tracing::warn!(error = error.chain(), "older generations stay until the next sync");
@@ -290,7 +295,26 @@ impl Sync<'_> {
             seconds: began.elapsed().as_secs_f64(),
             left_out,
             discarded,
+            preserved,
         })
+    }
+
+    /// Adds what is not the source's. Gives back what keeps the replica's own rows as they were carried over.
+    async fn complete(&mut self, filled: &mut Session, made: &Made) -> Result<Option<Keeping<'a>>> {
+        let mut keeping = Keeping::open(self.place, &self.standing).await?;
+        if let Some(keeping) = &mut keeping {
+            self.phase("preserving").await?;
+            keeping.tables(filled).await?;
+        }
+        if let Some(grants) = Grants::read(self.place.pipeline)? {
+            grants.apply(filled).await?;
+        }
+        discarded::mark_filled(&mut self.control, filled, self.run).await?;
+        if let Some(keeping) = &mut keeping {
+            keeping.rows(filled, made).await?;
+            keeping.tell(&mut self.control, self.run).await?;
+        }
+        Ok(keeping)
     }
 
     async fn phase(&mut self, phase: &str) -> Result<()> {
@@ -352,6 +376,7 @@ impl Sync<'_> {
         shadow: String,
         taken_at: &str,
         position: &str,
+        keeper: Option<i32>,
         mut found: Details,
     ) -> Result<(i64, Option<i64>)> {
         let place = self.place;
@@ -385,7 +410,7 @@ impl Sync<'_> {
             taken_at = quote::literal(taken_at),
         ));
         found.extend([("taken_at".into(), taken_at.into()), ("position".into(), position.into())]);
-        let swap = Swap { run: self.run, outgoing, incoming: shadow, record, entries: Vec::new() };
+        let swap = Swap { run: self.run, outgoing, incoming: shadow, record, keeper, entries: Vec::new() };
         audited::swap(&mut self.control, place, swap, self.journal, Action::Sync, found).await?;
         tracing::info!(run = self.run, generation = number, "swapped");
         Ok((number, previous))
@@ -455,7 +480,8 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
          update pgdiode.run set generation = {number} where id = {run}",
         number = chosen.number
     ));
-    let swap = Swap { run, outgoing, incoming: chosen.database.clone(), record, entries: Vec::new() };
+    let (incoming, entries) = (chosen.database.clone(), Vec::new());
+    let swap = Swap { run, outgoing, incoming, record, keeper: None, entries };
     let swapped = audited::swap(&mut control, &place, swap, &journal, Action::Rollback, details).await;
     if let Err(error) = swapped {
         drop(control);
@@ -482,6 +508,7 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         seconds: began.elapsed().as_secs_f64(),
         left_out: Vec::new(),
         discarded: Vec::new(),
+        preserved: Vec::new(),
     })
 }
 

@@ -20,7 +20,8 @@ use crate::status::Progress;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: replaces the target database; what was changed in it since is no longer seen. The one that served is kept as \
+Changes: replaces the target database; what was changed in it since is listed, and no longer seen but for what \
+snapshot.preserve and preserve_rows name. The one that served is kept as \
 a generation for `pgdiode rollback`, older ones are dropped. The history is in a control database of the target's \
 server. Nothing is written at the source.
 

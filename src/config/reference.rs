@@ -110,6 +110,9 @@ fn markdown_section(text: &mut String, name: &str, keys: &[Key], about: &str) {
         if let Shape::Section(keys, about) = key.shape {
             markdown_section(text, &format!("{name}.{}", key.name), &keys(), about);
         }
+        if let Shape::Named(keys) = key.shape {
+            markdown_section(text, &format!("{name}.{}.NAME", key.name), &keys(), key.text);
+        }
     }
 }
 

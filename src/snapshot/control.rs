@@ -45,7 +45,8 @@ create table if not exists pgdiode.run (
     tables jsonb,
     left_out jsonb,
     filled_xid int8,
-    discarded jsonb
+    discarded jsonb,
+    preserved jsonb
 );
 create table if not exists pgdiode.generation (
     target text not null,

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use crate::change::TableName;
+use crate::config::Preserve;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
@@ -66,7 +67,8 @@ pub(super) struct Younger {
 impl Younger {
     /// SQL for whether `xmin`, qualified as need be, is.
     pub(super) fn is(self, xmin: &str) -> String {
-        format!("pg_catalog.age({xmin}) < pg_catalog.age('{}'::pg_catalog.xid)", self.xid)
+        // A subquery is evaluated once, and not for each row.
+        format!("pg_catalog.age({xmin}) < (select pg_catalog.age('{}'::pg_catalog.xid))", self.xid)
     }
 }
 
@@ -89,10 +91,16 @@ pub(super) async fn find(place: &Place<'_>, standing: &Standing, made: &Made) ->
         };
         return Ok(vec![Discarded::of(format!("database {}", quote::identifier(&place.database)), what)]);
     };
-    let mut all = rows(&mut serving, made, younger).await?;
+    let preserve = &place.pipeline.preserve;
+    let mut all = rows(&mut serving, made, preserve, younger).await?;
     let added: BTreeSet<String> =
         all.iter().filter(|one| one.what == "added").map(|one| one.object.clone()).collect();
-    all.extend(objects(&mut serving, younger).await?.into_iter().filter(|one| !added.contains(&one.object)));
+    all.extend(
+        objects(&mut serving, preserve, younger)
+            .await?
+            .into_iter()
+            .filter(|one| !added.contains(&one.object)),
+    );
     all.sort_by(|one, other| one.object.cmp(&other.object));
     Ok(all)
 }
@@ -125,7 +133,12 @@ const TABLES: &str = "
      order by 1, 2";
 
 /// Tables whose rows are not what they were, and tables that are new or gone.
-async fn rows(serving: &mut Session, made: &Made, younger: Younger) -> Result<Vec<Discarded>> {
+async fn rows(
+    serving: &mut Session,
+    made: &Made,
+    preserve: &Preserve,
+    younger: Younger,
+) -> Result<Vec<Discarded>> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     let tables = serving.query(&TABLES.replace("{YOUNGER}", &younger.is("a.xmin"))).await?;
@@ -134,14 +147,27 @@ async fn rows(serving: &mut Session, made: &Made, younger: Younger) -> Result<Ve
         let object = format!("table {}", row.string(2));
         let before = made.contents.get(&table.to_string()).map(|content| content.rows);
         seen.insert(table.to_string());
+        if preserve.whole.match_table(&table) {
+            continue;
+        }
         let is_added = row.bool(3);
-        let sql = format!(
-            "select pg_catalog.count(*), pg_catalog.count(*) filter (where {}) from only {}",
-            younger.is("xmin"),
-            quote::table(&table)
-        );
-        let (now, written) = match serving.one(&sql).await {
-            Ok(row) => (row.get::<u64>(0)?, row.get::<u64>(1)?),
+        // Of the rows that were written some may be kept.
+        let kept = preserve.rows.iter().find(|(kept, _)| *kept == table).map(|(_, keys)| keys);
+        let written = younger.is("xmin");
+        let name = quote::table(&table);
+        let sql = match kept.map(|keys| keys.rows.as_deref()) {
+            None => format!(
+                "select r.now, r.written, r.written
+                   from (select pg_catalog.count(*), pg_catalog.count(*) filter (where {written}) from only {name}) as r (now, written)"
+            ),
+            Some(rows) => format!(
+                "select pg_catalog.count(*), pg_catalog.count(*) filter (where {written}),
+                        pg_catalog.count(*) filter (where {written} and {}) from only {name}",
+                rows.map_or_else(|| "false".to_owned(), |rows| format!("(\n{rows}\n) is not true"))
+            ),
+        };
+        let (now, written, lost) = match serving.one(&sql).await {
+            Ok(row) => (row.get::<u64>(0)?, row.get::<u64>(1)?, row.get::<u64>(2)?),
             Err(error) if error.retries() => return Err(error),
             // Somebody else's table, or one that has just been dropped.
             Err(_) => {
@@ -153,8 +179,10 @@ async fn rows(serving: &mut Session, made: &Made, younger: Younger) -> Result<Ve
             None if is_added || now > 0 => Discarded { rows_written: now, ..Discarded::of(object, "added") },
             None => continue,
             Some(before) => {
-                let rows_gone = before.saturating_sub(now - written);
-                Discarded { rows_written: written, rows_gone, ..Discarded::of(object, "rows") }
+                let gone = before.saturating_sub(now - written);
+                // What is kept was changed, as far as that can be.
+                let rows_gone = gone.saturating_sub(written - lost);
+                Discarded { rows_written: lost, rows_gone, ..Discarded::of(object, "rows") }
             }
         };
         if one.what == "added" || one.rows_written + one.rows_gone > 0 {
@@ -177,11 +205,11 @@ const OBJECTS: &str = "
                not exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and not ({a})) as is_new
           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
          where c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'),
-    object (class, oid, what) as (
-        select 'pg_catalog.pg_namespace'::pg_catalog.regclass, n.oid, 'changed' from pg_catalog.pg_namespace n
+    object (class, oid, what, relation) as (
+        select 'pg_catalog.pg_namespace'::pg_catalog.regclass, n.oid, 'changed', null::pg_catalog.oid from pg_catalog.pg_namespace n
          where n.nspname !~ '^pg_' and {n}
         union all
-        select 'pg_catalog.pg_class'::pg_catalog.regclass, r.oid, case when r.is_new then 'added' else 'changed' end
+        select 'pg_catalog.pg_class'::pg_catalog.regclass, r.oid, case when r.is_new then 'added' else 'changed' end, r.oid
           from relation r
          where r.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
            and (r.is_new or exists (select from pg_catalog.pg_attribute a where a.attrelid = r.oid and a.attnum > 0 and {a})
@@ -190,49 +218,60 @@ const OBJECTS: &str = "
                             where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = r.oid
                               and d.deptype in ('a', 'i') and r.relkind = 'S' and o.is_new)
         union all
-        select 'pg_catalog.pg_class'::pg_catalog.regclass, r.oid, 'added'
+        select 'pg_catalog.pg_class'::pg_catalog.regclass, r.oid, 'added', t.oid
           from relation r join pg_catalog.pg_index i on i.indexrelid = r.oid join relation t on t.oid = i.indrelid
          where r.is_new and not t.is_new
            and not exists (select from pg_catalog.pg_constraint c where c.conindid = r.oid)
         union all
-        select 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'changed' from pg_catalog.pg_proc p where {p}
+        select 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 'changed', null from pg_catalog.pg_proc p where {p}
         union all
-        select 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 'changed' from pg_catalog.pg_type t
+        select 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 'changed', null from pg_catalog.pg_type t
          where t.typtype in ('e', 'd', 'r') and ({t}
             or exists (select from pg_catalog.pg_enum e where e.enumtypid = t.oid and {e}))
         union all
-        select 'pg_catalog.pg_constraint'::pg_catalog.regclass, c.oid, 'changed'
+        select 'pg_catalog.pg_constraint'::pg_catalog.regclass, c.oid, 'changed', r.oid
           from pg_catalog.pg_constraint c join relation r on r.oid = c.conrelid where not r.is_new and {c}
         union all
-        select 'pg_catalog.pg_trigger'::pg_catalog.regclass, g.oid, 'changed'
+        select 'pg_catalog.pg_trigger'::pg_catalog.regclass, g.oid, 'changed', r.oid
           from pg_catalog.pg_trigger g join relation r on r.oid = g.tgrelid
          where not g.tgisinternal and not r.is_new and {g}
         union all
-        select 'pg_catalog.pg_policy'::pg_catalog.regclass, y.oid, 'changed'
+        select 'pg_catalog.pg_policy'::pg_catalog.regclass, y.oid, 'changed', r.oid
           from pg_catalog.pg_policy y join relation r on r.oid = y.polrelid where not r.is_new and {y}
         union all
-        select 'pg_catalog.pg_extension'::pg_catalog.regclass, x.oid, 'changed' from pg_catalog.pg_extension x where {x})
-    select i.type || ' ' || i.identity, object.what
+        select 'pg_catalog.pg_extension'::pg_catalog.regclass, x.oid, 'changed', null from pg_catalog.pg_extension x where {x})
+    select i.type || ' ' || i.identity, object.what, case i.type when 'schema' then i.name else i.schema end,
+           n.nspname, k.relname
       from object cross join lateral pg_catalog.pg_identify_object(object.class, object.oid, 0) i
+      left join pg_catalog.pg_class k on k.oid = object.relation
+      left join pg_catalog.pg_namespace n on n.oid = k.relnamespace
      where coalesce(i.schema, '') !~ '^pg_' and coalesce(i.schema, '') <> 'information_schema'
        and not exists (select from pg_catalog.pg_depend d
                         where d.classid = object.class and d.objid = object.oid and d.deptype = 'e')
     union all
-    select i.type || ' ' || i.identity, 'granted to ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(s.refobjid))
+    select i.type || ' ' || i.identity, 'granted to ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(s.refobjid)),
+           case i.type when 'schema' then i.name else i.schema end, n.nspname, k.relname
       from pg_catalog.pg_shdepend s
       left join relation r on r.oid = s.objid and s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      left join pg_catalog.pg_class k on k.oid = r.oid
+      left join pg_catalog.pg_namespace n on n.oid = k.relnamespace
      cross join lateral pg_catalog.pg_identify_object(s.classid, s.objid, 0) i
      where s.deptype = 'a' and {s} and not coalesce(r.is_new, false)
        and s.dbid = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
     union all
-    select 'large objects', 'written ' || pg_catalog.count(*) from pg_catalog.pg_largeobject_metadata l where {l}
+    select 'large objects', 'written ' || pg_catalog.count(*), null, null, null from pg_catalog.pg_largeobject_metadata l where {l}
     having pg_catalog.count(*) > 0";
 
-async fn objects(serving: &mut Session, younger: Younger) -> Result<Vec<Discarded>> {
+async fn objects(serving: &mut Session, preserve: &Preserve, younger: Younger) -> Result<Vec<Discarded>> {
     let mut sql = OBJECTS.to_owned();
     for alias in ["a", "n", "w", "p", "t", "e", "c", "g", "y", "x", "s", "l"] {
         sql = sql.replace(&format!("{{{alias}}}"), &younger.is(&format!("{alias}.xmin")));
     }
-    let read = |row: &Row| Discarded::of(row.string(0), &row.string(1));
-    Ok(serving.query(&sql).await?.iter().map(read).collect())
+    let is_kept = |row: &Row| match (row.text(3), row.text(4)) {
+        (Some(schema), Some(name)) => preserve.whole.match_table(&TableName::new(schema, name)),
+        _ => row.text(2).is_some_and(|schema| preserve.holds_schema(schema)),
+    };
+    let rows = serving.query(&sql).await?;
+    let lost = rows.iter().filter(|row| !is_kept(row));
+    Ok(lost.map(|row| Discarded::of(row.string(0), &row.string(1))).collect())
 }

@@ -9,7 +9,7 @@ use crate::pg::session::Session;
 use crate::snapshot::control::{self, Generation};
 use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
-use crate::snapshot::redaction;
+use crate::snapshot::{preserve, redaction};
 use crate::status::CheckReport;
 
 /// What stands under the target's name.
@@ -50,6 +50,7 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
             .hint(format!("As a superuser there: alter role {role} createdb")));
     }
     redaction::resolve(&mut source, &place.pipeline.redaction).await?;
+    preserve::refuse_impossible(&mut source, place.pipeline).await?;
     stands(place, &mut server, adopt).await
 }
 
@@ -113,9 +114,13 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
     if report.refusal.is_some() {
         return Ok(report);
     }
-    if let Err(error) = redaction::resolve(&mut place.ends.source().await?, &pipeline.redaction).await {
-        report.fail(&error);
-        return Ok(report);
+    match redaction::resolve(&mut place.ends.source().await?, &pipeline.redaction).await {
+        Ok(_) if pipeline.redaction.is_empty() => {}
+        Ok(redacted) => report.ok(redacted.summary()),
+        Err(error) => {
+            report.fail(&error);
+            return Ok(report);
+        }
     }
     check_readable(&place, &mut report).await?;
     crate::snapshot::capacity::check(&place, &mut report).await?;

@@ -22,6 +22,12 @@ pub(super) struct Redacted {
 }
 
 impl Redacted {
+    /// One line for a check.
+    pub(super) fn summary(&self) -> String {
+        let columns: usize = self.masks.values().map(BTreeMap::len).sum();
+        format!("{} tables of the source come empty, {columns} columns masked", self.emptied.len())
+    }
+
     /// Marks tables for the copy.
     pub(super) fn mark(&mut self, tables: &mut [SourceTable]) {
         for table in tables {

@@ -5,6 +5,7 @@
 //! renamed, once, and finds the new one at the next attempt. A crash before the commit leaves all as it was, and after
 //! it nothing is left to do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::audit::{self, Entry, LOCK_WAIT};
@@ -25,6 +26,9 @@ pub(super) struct Swap {
     pub(super) incoming: String,
     /// The statements that record it.
     pub(super) record: String,
+    /// The backend in the serving database whose locks keep writers waiting; it is ended after all others, so that none
+    /// of them gets to write.
+    pub(super) keeper: Option<i32>,
     /// What the audit log says of it: without them there is no swap.
     pub(super) entries: Vec<Entry>,
 }
@@ -33,7 +37,12 @@ pub(super) struct Swap {
 pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
     let mut terminator = place.session(&place.control).await?;
     let mut last = None;
+    let keeper_ended = AtomicBool::new(false);
     for _ in 0..ATTEMPTS_MAX {
+        if keeper_ended.load(Ordering::Acquire) {
+            // What is kept could be written again, and has been carried over already.
+            break;
+        }
         // Before anybody's session ends: should another writer of the log keep us waiting, readers read on.
         let numbers = match claim(control, swap).await {
             Ok(numbers) => numbers,
@@ -47,7 +56,7 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
         let renamed = tokio::select! {
             renamed = rename(control, place, swap) => renamed,
             // The transaction is given up with its session.
-            error = end_sessions(&mut terminator, databases) => return Err(error),
+            error = end_sessions(&mut terminator, databases, swap.keeper, &keeper_ended) => return Err(error),
         };
         let Err(error) = renamed else { return Ok(numbers) };
         let is_in_use = error.sqlstate() == Some("55006");
@@ -65,7 +74,7 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
         }
         last = Some(error);
     }
-    let hint = who_stays(control, place).await?;
+    let hint = who_stays(control, place, swap.keeper).await?;
     let error =
         not_promoted(format!("\"{}\" is still in use: it was not replaced", place.database)).hint(hint);
     Err(match last {
@@ -109,31 +118,60 @@ async fn rename(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result
 }
 
 /// Ends sessions again and again until it is dropped, or cannot.
-async fn end_sessions(terminator: &mut Session, databases: [&str; 2]) -> Error {
-    let names = databases.map(quote::literal).join(", ");
-    let sql = format!("select pid from pg_catalog.pg_stat_activity where datname in ({names})");
+async fn end_sessions(
+    terminator: &mut Session,
+    databases: [&str; 2],
+    keeper: Option<i32>,
+    keeper_ended: &AtomicBool,
+) -> Error {
     loop {
-        let pids = match terminator.query(&sql).await {
-            Ok(pids) => pids,
-            Err(error) => return error,
-        };
-        for row in pids {
-            let terminate = format!("select pg_catalog.pg_terminate_backend({})", row.string(0));
-            match terminator.query(&terminate).await {
-                // A superuser's session is not ours to end; the rename says so in time.
-                Err(error) if error.sqlstate() != Some("42501") => return error,
-                _ => {}
-            }
+        if let Err(error) = end_those_there(terminator, databases, keeper, keeper_ended).await {
+            return error;
         }
         tokio::time::sleep(TERMINATE_EVERY).await;
     }
 }
 
-async fn who_stays(control: &mut Session, place: &Place<'_>) -> Result<String> {
-    let name = quote::literal(&place.database);
+async fn end_those_there(
+    terminator: &mut Session,
+    databases: [&str; 2],
+    keeper: Option<i32>,
+    keeper_ended: &AtomicBool,
+) -> Result<()> {
+    // Asked before who is there: once the rename has the name, nobody comes any more.
+    let is_barred = format!(
+        "select exists (
+             select from pg_catalog.pg_locks l join pg_catalog.pg_database d on d.oid = l.objid
+              where l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass and l.mode = 'AccessExclusiveLock'
+                and l.granted and d.datname = {})",
+        quote::literal(databases[0])
+    );
+    let is_barred = terminator.one(&is_barred).await?.bool(0);
+    let names = databases.map(quote::literal).join(", ");
+    let sql = format!("select pid from pg_catalog.pg_stat_activity where datname in ({names})");
+    let pids: Vec<i32> = terminator.query(&sql).await?.iter().map(|row| row.get(0)).collect::<Result<_>>()?;
+    let others = pids.iter().copied().filter(|pid| Some(*pid) != keeper);
+    let mut ended: Vec<i32> = others.collect();
+    if ended.is_empty() && is_barred {
+        keeper_ended.store(keeper.is_some(), Ordering::Release);
+        ended.extend(keeper.filter(|keeper| pids.contains(keeper)));
+    }
+    for pid in ended {
+        let terminate = format!("select pg_catalog.pg_terminate_backend({pid})");
+        match terminator.query(&terminate).await {
+            // A superuser's session is not ours to end; the rename says so in time.
+            Err(error) if error.sqlstate() != Some("42501") => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn who_stays(control: &mut Session, place: &Place<'_>, keeper: Option<i32>) -> Result<String> {
+    let (name, keeper) = (quote::literal(&place.database), keeper.unwrap_or(0));
     let sql = format!(
         "select 'backend ' || pid || ' of ' || coalesce(usename, backend_type) || coalesce(' (' || nullif(application_name, '') || ')', '')
-           from pg_catalog.pg_stat_activity where datname = {name}
+           from pg_catalog.pg_stat_activity where datname = {name} and pid <> {keeper}
          union all
          select 'prepared transaction \"' || gid || '\" of ' || owner from pg_catalog.pg_prepared_xacts where database = {name}"
     );

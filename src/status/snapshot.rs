@@ -113,6 +113,15 @@ pub struct Promoted {
     pub left_out: Vec<String>,
     /// What was changed in the replica since the sync before, and is in the kept generation alone.
     pub discarded: Vec<Discarded>,
+    /// What was taken over from the replica before.
+    pub preserved: Vec<Preserved>,
+}
+
+/// Rows that went over from the replica before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preserved {
+    pub table: String,
+    pub rows: u64,
 }
 
 impl SnapshotStatus {

@@ -10,6 +10,7 @@ mod guards;
 mod host;
 mod kills;
 mod objects;
+mod preserve;
 mod readers;
 mod redaction;
 mod refusals;

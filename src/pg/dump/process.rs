@@ -21,6 +21,8 @@ pub struct DumpOptions {
     /// Only these, each of which must exist; everything when empty. `pg_dump` then leaves out what tables need
     /// but do not own: schemas, types, functions, extensions.
     pub tables: Vec<TableName>,
+    /// Only these schemas, with all that is in them; counts where no tables are named.
+    pub schemas: Vec<String>,
     pub tablespaces: Tablespaces,
     /// How long `pg_dump` may queue for a table's lock; a queueing lock holds up everybody behind it.
     pub lock_wait_ms_max: Option<u64>,
@@ -116,10 +118,11 @@ fn arguments(options: &DumpOptions) -> Vec<String> {
     }
     arguments.extend(options.snapshot.iter().map(|snapshot| format!("--snapshot={snapshot}")));
     arguments.extend(options.lock_wait_ms_max.map(|wait| format!("--lock-wait-timeout={wait}")));
-    if !options.tables.is_empty() {
+    if !options.tables.is_empty() || !options.schemas.is_empty() {
         arguments.push("--strict-names".to_owned());
     }
     arguments.extend(options.tables.iter().map(|table| format!("--table={}", pattern(table))));
+    arguments.extend(options.schemas.iter().map(|schema| format!("--schema={}", quote::identifier(schema))));
     arguments
 }
 
