@@ -3,6 +3,7 @@
 mod failures;
 mod kills;
 mod objects;
+mod phases;
 mod readers;
 mod refusals;
 mod replaces;
