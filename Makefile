@@ -25,7 +25,7 @@ test: install ## all tests, against real servers
 chaos: install ## the long random tests; SEED=n repeats one
 	$(if $(SEED),PGDIODE_SEED=$(SEED) )$(CARGO) test --locked --test it chaos -- --ignored --nocapture
 
-bench: ## copy, catch-up and lag, measured against others, into docs/benchmarks.md
+bench: ## copy, catch-up, lag and replacement, measured against others, into docs/benchmarks.md
 	scripts/bench
 
 demo: ## two throw-away servers and a pipeline between them; STAY=1 keeps them

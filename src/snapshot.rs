@@ -72,6 +72,8 @@ pub struct SyncOptions {
     pub adopt: bool,
     /// Swap although tables have lost more rows than they may.
     pub accept_losses: bool,
+    /// Only if no sync that began since has succeeded, by the schedule that has it run.
+    pub due: Option<jiff::Timestamp>,
 }
 
 /// Makes a fresh copy serve; `None` when `stop` was ready before it did.
@@ -133,6 +135,7 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
         return Err(error);
     }
     let mut control = control::open(place).await?;
+    scheduled::refuse_done(&mut control, place, options.due).await?;
     control::clear_up(&mut control, place).await?;
     // What was looked at without the lock may have changed.
     let standing = preparation::refuse_unsafe(place, options.adopt).await?;

@@ -62,8 +62,12 @@ impl Sync {
             return Status::once(global).await.map(|()| Outcome::Done);
         }
         let pipeline = snapshot_pipeline(global)?;
-        let options =
-            SyncOptions { reason: self.reason, adopt: self.adopt, accept_losses: self.accept_losses };
+        let options = SyncOptions {
+            reason: self.reason,
+            adopt: self.adopt,
+            accept_losses: self.accept_losses,
+            ..SyncOptions::default()
+        };
         let mut signals = Signals::listen()?;
         let (mut first, mut second) = (None, None);
         let (sender, receiver) = watch::channel(Progress::default());

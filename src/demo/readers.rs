@@ -142,13 +142,17 @@ async fn read_once(replica: &ConnInfo, session: &mut Option<Session>, sql: &str)
         None => Session::connect(replica, Side::Target, &[]).await?,
     };
     let row = session.insert(open).one(sql).await?;
-    if row.text(1) == Some("t") && row.text(2) == Some("t") {
+    let holds = [row.text(1), row.text(2)];
+    let edition = row.string(0);
+    if is_whole(holds) {
         return row.get(0);
     }
-    Err(Error::new(
-        Kind::Difference,
-        format!("edition {} was seen in part, or mixed with another", row.string(0)),
-    ))
+    Err(Error::new(Kind::Difference, format!("edition {edition} was seen in part, or mixed with another")))
+}
+
+/// An answer of nothing, as from an empty table, is none either.
+fn is_whole(holds: [Option<&str>; 2]) -> bool {
+    holds == [Some("t"); 2]
 }
 
 #[cfg(test)]
@@ -167,6 +171,14 @@ mod tests {
         sum.add(&seen(4, 10, 2));
         let text = "7 reads, 2 reconnects, longest wait 20 ms, editions seen: 1, 2, each of them whole";
         assert_eq!(sum.text(), text);
+    }
+
+    #[test]
+    fn a_part_of_a_copy_is_seen() {
+        assert!(is_whole([Some("t"), Some("t")]));
+        for holds in [[Some("f"), Some("t")], [Some("t"), Some("f")], [None, Some("t")], [Some("t"), None]] {
+            assert!(!is_whole(holds), "{holds:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use super::{SyncOptions, sync};
 use crate::config::Pipeline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::pg::quote;
+use crate::pg::session::Session;
 use crate::pipeline::holder::ourselves;
 use crate::schedule::keeping::{self, Clock, WallClock};
 use crate::schedule::{Schedule, Timetable, utc};
@@ -101,33 +103,43 @@ async fn work(
         }
     };
     let mut stop = std::pin::pin!(stop);
-    let is_done = tokio::select! {
-        is_done = is_done_since(place, due) => is_done?,
-        () = &mut stop => return Ok(()),
+    let looked = async {
+        // Without a control database there has been no sync.
+        let Some(mut session) = place.session_if_there(&place.control).await? else { return Ok(()) };
+        refuse_done(&mut session, place, Some(due)).await
     };
-    if is_done {
-        tracing::info!("a sync has succeeded since {} already", utc(due));
-        return Ok(());
+    tokio::select! {
+        looked = looked => looked?,
+        () = &mut stop => return Ok(()),
     }
-    let options =
-        SyncOptions { reason: Some(format!("scheduled, due at {}", utc(due))), ..SyncOptions::default() };
+    let reason = Some(format!("scheduled, due at {}", utc(due)));
+    let options = SyncOptions { reason, due: Some(due), ..SyncOptions::default() };
     if let Some(promoted) = sync(place.pipeline, &options, progress, stop).await? {
         tracing::info!(run = promoted.run, "{}", promoted.text());
     }
     Ok(())
 }
 
-/// Whether a sync that has succeeded began at the due time or later. Both ages are taken by one clock each: the
-/// target's and ours need not agree.
-async fn is_done_since(place: &Place<'_>, due: Timestamp) -> Result<bool> {
-    let Some(mut session) = place.session_if_there(&place.control).await? else { return Ok(false) };
+/// Refuses a sync whose due time is done: under the lock too, so that of two processes that keep the schedule one syncs.
+/// Both ages are taken by one clock each: the target's and ours need not agree.
+pub(super) async fn refuse_done(
+    session: &mut Session,
+    place: &Place<'_>,
+    due: Option<Timestamp>,
+) -> Result<()> {
+    let Some(due) = due else { return Ok(()) };
     if session.one("select pg_catalog.to_regclass('pgdiode.run') is null").await?.bool(0) {
-        return Ok(false);
+        return Ok(());
     }
-    let sql = "select extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.max(started))::float8
-                 from pgdiode.run where target = $1 and verb = 'sync' and verdict = 'done'";
-    let rows = session.query_with(sql, &[Some(&place.database)]).await?;
-    let age = rows.first().map(|row| row.optional::<f64>(0)).transpose()?.flatten();
     let passed = WallClock.now().duration_since(due).as_secs_f64();
-    Ok(age.is_some_and(|age| age <= passed))
+    // One of the future began before the target's clock was set back: it says nothing.
+    let sql = format!(
+        "select exists (select from pgdiode.run where target = {} and verb = 'sync' and verdict = 'done'
+            and started between pg_catalog.clock_timestamp() - {passed} * interval '1 second' and pg_catalog.clock_timestamp())",
+        quote::literal(&place.database)
+    );
+    if !session.one(&sql).await?.bool(0) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Locked, format!("a sync has succeeded since {} already", utc(due))))
 }

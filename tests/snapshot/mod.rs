@@ -10,6 +10,7 @@ mod guards;
 mod host;
 mod kills;
 mod objects;
+mod phases;
 mod preserve;
 mod readers;
 mod redaction;

@@ -49,6 +49,13 @@ fn a_start_makes_up_for_what_was_missed_and_stops_at_once() {
     assert_eq!(runs(&ground), "1");
     running.terminate();
     running.wait();
+
+    // One that began in the future, by a clock that has been set back, does not keep the next from coming.
+    ground.control("update pgdiode.run set started = started + interval '1 year'");
+    let mut running = pgdiode.spawn(&["start"]);
+    running.wait_for_log("generation 2 serves");
+    running.terminate();
+    running.wait();
 }
 
 #[test]
@@ -141,6 +148,26 @@ fn a_target_that_is_away_is_tried_again_and_another_sync_is_let_be() {
     running.wait_for_log("generation 2 serves");
     running.terminate();
     assert_eq!(running.wait().code(), Some(143));
+}
+
+/// The second waits for the lock of the first, and then finds that its due time is done.
+#[test]
+fn of_two_that_keep_a_schedule_one_syncs() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode(YEARLY);
+    let mut first = ground.held_start(&pgdiode);
+    let sessions = "select count(*) from pg_stat_activity where datname = 'li_pgdiode'";
+    let before = ground.target.psql("postgres", sessions).parse::<u32>().unwrap();
+    let mut second = pgdiode.spawn(&["start"]);
+    ground.target.wait_until("postgres", &format!("select ({sessions}) > {before}"), "the second");
+    ground.let_copy_go();
+    first.wait_for_log("generation 1 serves");
+    second.wait_for_log("skipped: a sync ");
+    assert_eq!(runs(&ground), "1");
+    assert_eq!(json(&pgdiode)["kept_by"].as_array().unwrap().len(), 2);
+    let said = pgdiode.run(&["stop"]);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!((first.wait().code(), second.wait().code()), (Some(0), Some(0)));
 }
 
 #[test]
