@@ -160,7 +160,11 @@ async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -
     }
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
-    let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
+    let reason = options.reason.as_deref();
+    if control::failed_again(&mut control, place, reason, error).await? {
+        return Ok(());
+    }
+    let run = control::begin(&mut control, place, "sync", reason).await?;
     control::end(&mut control, run, "failed", error).await.map(drop)
 }
 
