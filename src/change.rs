@@ -3,7 +3,9 @@
 //! A [`Tuple`] keeps the encoding that it arrived in (`TupleData` of PostgreSQL's logical replication protocol), so
 //! that nothing is allocated per column and a value is copied once, into the statement that applies it.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -44,6 +46,36 @@ impl TableName {
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// A map by small numbers of one server or of our own, such as OIDs: every change is looked up in several.
+pub type ByNumber<N, T> = HashMap<N, T, BuildHasherDefault<NumberHasher>>;
+
+/// Spreads a number by one multiplication; nobody chooses these numbers to collide.
+#[derive(Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+        self.0 = (self.0 ^ number).wrapping_mul(ODD).rotate_left(32);
     }
 }
 
@@ -88,6 +120,30 @@ pub enum Value<'a> {
 pub struct Tuple {
     data: Bytes,
     columns: u16,
+    kinds: Kinds,
+}
+
+/// Which kinds of values a tuple has, so that nobody needs to look at each of them again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Kinds(u8);
+
+impl Kinds {
+    const UNCHANGED: Kinds = Kinds(1);
+    const TEXT: Kinds = Kinds(2);
+    const BINARY: Kinds = Kinds(4);
+
+    fn add(&mut self, value: Value<'_>) {
+        self.0 |= match value {
+            Value::Null => 0,
+            Value::Unchanged => Kinds::UNCHANGED.0,
+            Value::Text(_) => Kinds::TEXT.0,
+            Value::Binary(_) => Kinds::BINARY.0,
+        };
+    }
+
+    fn has(self, kind: Kinds) -> bool {
+        self.0 & kind.0 != 0
+    }
 }
 
 impl Tuple {
@@ -99,8 +155,21 @@ impl Tuple {
 
     /// Takes `columns` encoded values off the front of `data`; `None`, and `data` as it was, when they are not there.
     pub fn split(data: &mut Bytes, columns: u16) -> Option<Tuple> {
-        let length = values_length(data, columns)?;
-        Some(Tuple { data: data.split_to(length), columns })
+        let (length, kinds) = measure(data, columns)?;
+        Some(Tuple { data: data.split_to(length), columns, kinds })
+    }
+
+    /// Whether some value was left alone by an update and is not here.
+    pub fn has_unchanged(&self) -> bool {
+        self.kinds.has(Kinds::UNCHANGED)
+    }
+
+    pub fn has_text(&self) -> bool {
+        self.kinds.has(Kinds::TEXT)
+    }
+
+    pub fn has_binary(&self) -> bool {
+        self.kinds.has(Kinds::BINARY)
     }
 
     /// The values in column order.
@@ -127,8 +196,10 @@ impl<'a> FromIterator<Value<'a>> for Tuple {
     fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Tuple {
         let mut data = BytesMut::new();
         let mut columns = 0;
+        let mut kinds = Kinds::default();
         for value in values {
             columns += 1;
+            kinds.add(value);
             match value {
                 Value::Null => data.put_u8(b'n'),
                 Value::Unchanged => data.put_u8(b'u'),
@@ -136,7 +207,7 @@ impl<'a> FromIterator<Value<'a>> for Tuple {
                 Value::Binary(bytes) => put_sized(&mut data, b'b', bytes),
             }
         }
-        Tuple { data: data.freeze(), columns }
+        Tuple { data: data.freeze(), columns, kinds }
     }
 }
 
@@ -146,13 +217,17 @@ fn put_sized(data: &mut BytesMut, kind: u8, bytes: &[u8]) {
     data.put_slice(bytes);
 }
 
-/// How many bytes of `data` its first `columns` values take. Every value of every change passes here once.
-fn values_length(data: &[u8], columns: u16) -> Option<usize> {
+/// How many bytes of `data` its first `columns` values take, and of which kinds they are. Every value of every change
+/// passes here once.
+fn measure(data: &[u8], columns: u16) -> Option<(usize, Kinds)> {
     let mut rest = data;
+    let mut kinds = Kinds::default();
     for _ in 0..columns {
-        (_, rest) = split_value(rest)?;
+        let value;
+        (value, rest) = split_value(rest)?;
+        kinds.add(value);
     }
-    Some(data.len() - rest.len())
+    Some((data.len() - rest.len(), kinds))
 }
 
 /// The first encoded value of `data`, and what follows it.
@@ -308,6 +383,9 @@ mod tests {
         assert_eq!(tuple.values().collect::<Vec<_>>(), values);
         assert_eq!(Tuple::parse(tuple.data.clone(), 5), Some(tuple.clone()));
         assert_eq!(format!("{tuple:?}"), r#"[null, "", unchanged, 0x00ff, "a"]"#);
+        assert!(tuple.has_unchanged() && tuple.has_text() && tuple.has_binary());
+        let nulls: Tuple = [Value::Null].into_iter().collect();
+        assert!(!nulls.has_unchanged() && !nulls.has_text() && !nulls.has_binary());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::change::{Relation, TableName};
+use crate::change::{ByNumber, Relation, TableName};
 use crate::position::Lsn;
 
 /// What is known of one table.
@@ -42,7 +42,7 @@ pub struct Plan {
     joins: Joins,
     /// `rules` by the source's OID and the name that it had then, filled as relations are met. A table that is renamed
     /// keeps its OID and falls under another rule.
-    met: HashMap<u32, (TableName, Met)>,
+    met: ByNumber<u32, (TableName, Met)>,
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ enum Met {
 
 impl Plan {
     pub fn new(rules: impl IntoIterator<Item = (TableName, Rule)>, joins: Joins) -> Plan {
-        Plan { rules: rules.into_iter().collect(), joins, met: HashMap::new() }
+        Plan { rules: rules.into_iter().collect(), joins, met: ByNumber::default() }
     }
 
     /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.

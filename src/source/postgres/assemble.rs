@@ -4,14 +4,14 @@
 //! progress, in segments that interleave; those wait in a [`Spool`] each until their commit or abort is known.
 //! No socket here: messages in, events out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::change::{Change, Event, Relation, Transaction};
+use crate::change::{ByNumber, Change, Event, Relation, Transaction};
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::source::postgres::pgoutput::{self, Message};
@@ -36,9 +36,9 @@ impl Chunk {
 
 pub struct Assembler {
     /// What the server last said of each relation, by its OID.
-    relations: HashMap<u32, Arc<Relation>>,
+    relations: ByNumber<u32, Arc<Relation>>,
     /// In-progress transactions by top-level transaction id.
-    spools: HashMap<u32, Spool>,
+    spools: ByNumber<u32, Spool>,
     /// The in-progress transaction whose segment we are in.
     segment: Option<u32>,
     /// Between Begin and Commit.
@@ -59,8 +59,8 @@ struct Replay {
 impl Assembler {
     pub fn new(spool_memory_max: usize, spool_directory: PathBuf) -> Assembler {
         Assembler {
-            relations: HashMap::new(),
-            spools: HashMap::new(),
+            relations: ByNumber::default(),
+            spools: ByNumber::default(),
             segment: None,
             in_transaction: false,
             replay: None,
@@ -84,31 +84,37 @@ impl Assembler {
     }
 
     /// Takes one message.
-    pub fn message(&mut self, body: &Bytes, out: &mut Chunk) -> Result<()> {
+    pub fn message(&mut self, body: Bytes, out: &mut Chunk) -> Result<()> {
         assert!(self.replay.is_none(), "a message was given before the replay ended");
-        let message = pgoutput::decode(body.clone(), self.segment.is_some())?;
-        match (self.segment, message) {
-            (Some(_), Message::StreamStop) => self.segment = None,
-            (Some(xid), message) => return self.spool(xid, body, message),
-            (None, Message::StreamStart { xid, .. }) => {
+        if let Some(xid) = self.segment {
+            return match pgoutput::decode(body.clone(), true)? {
+                Message::StreamStop => {
+                    self.segment = None;
+                    Ok(())
+                }
+                message => self.spool(xid, &body, message),
+            };
+        }
+        match pgoutput::decode(body, false)? {
+            Message::StreamStart { xid, .. } => {
                 self.segment = Some(xid);
                 self.spools.entry(xid).or_default();
             }
-            (None, Message::StreamCommit { xid, commit_lsn, end_lsn, committed_at_us }) => {
+            Message::StreamCommit { xid, commit_lsn, end_lsn, committed_at_us } => {
                 let messages = self.take_spool(xid).into_messages().map_err(spool_failed)?;
                 out.push(Event::Begin(Transaction { xid, commit_lsn, committed_at_us }));
                 self.replay = Some(Replay { messages, end_lsn });
             }
-            (None, Message::StreamAbort { xid, subxid, .. }) => self.abort(xid, subxid)?,
-            (None, Message::Begin { final_lsn, committed_at_us, xid }) => {
+            Message::StreamAbort { xid, subxid, .. } => self.abort(xid, subxid)?,
+            Message::Begin { final_lsn, committed_at_us, xid } => {
                 self.in_transaction = true;
                 out.push(Event::Begin(Transaction { xid, commit_lsn: final_lsn, committed_at_us }));
             }
-            (None, Message::Commit { end_lsn, .. }) => {
+            Message::Commit { end_lsn, .. } => {
                 self.in_transaction = false;
                 out.push(Event::Commit(end_lsn));
             }
-            (None, message) => self.emit(message, out)?,
+            message => self.emit(message, out)?,
         }
         Ok(())
     }
@@ -268,7 +274,7 @@ mod tests {
         let mut assembler = Assembler::new(1024, std::env::temp_dir());
         let said_idle = |message: &Bytes| {
             let mut chunk = Chunk::default();
-            assembler.message(message, &mut chunk).unwrap();
+            assembler.message(message.clone(), &mut chunk).unwrap();
             chunk.events.clear();
             assembler.keepalive(Lsn(1000), false, &mut chunk);
             let is_idle = !chunk.events.is_empty();

@@ -1,13 +1,16 @@
-//! The socket's own task: it reads, decodes and answers the server for as long as the pipeline runs.
+//! The socket's own thread: it reads, decodes and answers the server for as long as the pipeline runs.
 //!
-//! A task of its own because the server must hear from us within `wal_sender_timeout` even while the target is busy
-//! for an hour. Back-pressure is the bounded channel: when it is full the socket is not read, and the server waits.
+//! On its own because the server must hear from us within `wal_sender_timeout` even while the target is busy for an
+//! hour. Back-pressure is the bounded channel: when it is full the socket is not read, and the server waits.
+//!
+//! A thread and not a task because of the pauses between two reads: the server sends each message by itself, and whoever
+//! waits for the socket is woken for each, at the server's cost too. In a pause this thread sleeps and nobody waits.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::change::Event;
@@ -69,33 +72,51 @@ pub struct PostgresSource {
     current: Chunk,
     confirmed: watch::Sender<Lsn>,
     server_end: watch::Receiver<Lsn>,
-    task: JoinHandle<Result<()>>,
+    /// How the thread ended; nothing if it failed.
+    ended: oneshot::Receiver<Result<()>>,
+    /// A pipeline owns its threads: dropping this ends the socket's.
+    _owner: oneshot::Sender<Infallible>,
 }
 
 impl PostgresSource {
     /// Connects and starts streaming from the slot.
     pub async fn start(conninfo: &ConnInfo, options: StreamOptions) -> Result<PostgresSource> {
-        let mut session = Session::connect_replication(conninfo).await?;
-        let plugin_options = plugin_options(session.server_major(), &options);
-        let silence_max = silence_max(&mut session).await?;
-        session.start_replication(&options.slot, options.from, &plugin_options).await?;
         let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let (confirmed, confirmed_receiver) = watch::channel(options.from);
         let (server_end_sender, server_end) = watch::channel(options.from);
-        let socket = Socket {
-            session,
-            assembler: Assembler::new(options.spool_memory_max, options.spool_directory),
-            chunk: Chunk::default(),
-            confirmed: confirmed_receiver,
-            received: options.from,
-            server_end: server_end_sender,
-            status_due: Instant::now(),
-            heard: Instant::now(),
-            read_due: Instant::now(),
-            silence_max,
+        let (started_sender, started) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let (owner, owned) = oneshot::channel::<Infallible>();
+        let conninfo = conninfo.clone();
+        let stream = async move {
+            match Socket::start(&conninfo, options, confirmed_receiver, server_end_sender).await {
+                Ok(socket) => {
+                    // Whoever does not wait for this any more has let go of the thread as well.
+                    let _ = started_sender.send(Ok(()));
+                    socket.run(chunk_sender).await
+                }
+                Err(error) => {
+                    let _ = started_sender.send(Err(error));
+                    Ok(())
+                }
+            }
         };
-        let task = tokio::spawn(socket.run(chunk_sender));
-        Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, task })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| thread_failed().because(error))?;
+        let work = move || {
+            let ended = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    _ = owned => Ok(()),
+                    ended = stream => ended,
+                }
+            });
+            let _ = ended_sender.send(ended);
+        };
+        let thread = std::thread::Builder::new().name("source".into()).spawn(work);
+        thread.map_err(|error| thread_failed().because(error))?;
+        started.await.map_err(|_| thread_failed())??;
+        Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, ended, _owner: owner })
     }
 
     /// How far the server had sent when it last spoke: `confirmed <= committed <= received <= server end`.
@@ -106,27 +127,24 @@ impl PostgresSource {
     /// Tells the server what is confirmed and ends the stream: what it knows it need not read again for us. Best
     /// effort and bounded; a server that does not hear it repeats what the target will recognize.
     pub async fn finish(mut self) {
-        // Without a sender the socket's task says its last word and ends.
+        // Without a sender the socket's thread says its last word and ends.
         drop(std::mem::replace(&mut self.confirmed, watch::channel(Lsn::ZERO).0));
-        if tokio::time::timeout(FINISH_MAX, &mut self.task).await.is_err() {
+        if tokio::time::timeout(FINISH_MAX, &mut self.ended).await.is_err() {
             tracing::debug!("the source did not take the last confirmation in time");
         }
     }
 
     async fn ended(&mut self) -> Error {
-        match (&mut self.task).await {
+        match (&mut self.ended).await {
             Ok(Err(error)) => error,
             Ok(Ok(())) => Error::unexpected("the replication stream ended by itself"),
-            Err(panic) => Error::unexpected("the replication task failed").because(panic),
+            Err(_) => thread_failed(),
         }
     }
 }
 
-/// A pipeline owns its tasks: dropping the source ends the socket's.
-impl Drop for PostgresSource {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+fn thread_failed() -> Error {
+    Error::unexpected("the thread of the replication stream failed")
 }
 
 impl Source for PostgresSource {
@@ -200,6 +218,31 @@ struct Socket {
 }
 
 impl Socket {
+    async fn start(
+        conninfo: &ConnInfo,
+        options: StreamOptions,
+        confirmed: watch::Receiver<Lsn>,
+        server_end: watch::Sender<Lsn>,
+    ) -> Result<Socket> {
+        let mut session = Session::connect_replication(conninfo).await?;
+        let plugin_options = plugin_options(session.server_major(), &options);
+        let silence_max = silence_max(&mut session).await?;
+        session.start_replication(&options.slot, options.from, &plugin_options).await?;
+        let now = Instant::now();
+        Ok(Socket {
+            session,
+            assembler: Assembler::new(options.spool_memory_max, options.spool_directory),
+            chunk: Chunk::default(),
+            confirmed,
+            received: options.from,
+            server_end,
+            status_due: now,
+            heard: now,
+            read_due: now,
+            silence_max,
+        })
+    }
+
     async fn run(mut self, chunks: mpsc::Sender<Chunk>) -> Result<()> {
         loop {
             self.fill_chunk()?;
@@ -207,8 +250,9 @@ impl Socket {
             let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.assembler.is_replaying();
             if !wants_more {
                 self.heard = Instant::now();
+            } else if !self.pause(&chunks) {
+                return Ok(());
             }
-            let may_read = Instant::now() >= self.read_due;
             // In this order: keep the connection alive, hand on what is here, then read more.
             tokio::select! {
                 biased;
@@ -221,16 +265,33 @@ impl Socket {
                     Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),
                     Err(_) => return Ok(()),
                 },
-                received = self.session.receive(), if wants_more && may_read => {
+                received = self.session.receive(), if wants_more => {
                     received?;
                     self.heard = Instant::now();
                     if self.session.received().len() < READ_BYTES_FULL {
                         self.read_due = self.heard + READ_PAUSE;
                     }
                 }
-                () = sleep_until(self.read_due), if wants_more && !may_read => {}
             }
         }
+    }
+
+    /// Lets the time pass until the next read, once what is here has been handed on as far as there is room; false when
+    /// nobody takes it any more.
+    fn pause(&mut self, chunks: &mpsc::Sender<Chunk>) -> bool {
+        let pause = self.read_due.saturating_duration_since(Instant::now());
+        if pause.is_zero() {
+            return true;
+        }
+        if !self.chunk.events.is_empty() {
+            match chunks.try_reserve() {
+                Ok(permit) => permit.send(std::mem::take(&mut self.chunk)),
+                Err(mpsc::error::TrySendError::Full(())) => {}
+                Err(mpsc::error::TrySendError::Closed(())) => return false,
+            }
+        }
+        std::thread::sleep(pause);
+        true
     }
 
     /// Decodes what has been received, as far as the chunk has room.
@@ -244,7 +305,7 @@ impl Socket {
             match pgoutput::decode_frame(frame)? {
                 Frame::XLogData { start, end, body, .. } => {
                     self.received = self.received.max(end).max(start);
-                    self.assembler.message(&body, &mut self.chunk)?;
+                    self.assembler.message(body, &mut self.chunk)?;
                 }
                 Frame::Keepalive { end, reply_requested, .. } => {
                     self.received = self.received.max(end);

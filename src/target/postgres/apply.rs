@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use postgres_protocol::message::frontend;
 
-use crate::change::{Change, Relation, TableName, Tuple, Value};
+use crate::change::{Change, Relation, TableName, Tuple};
 use crate::error::{Error, Result};
 use crate::pg::session::{Reply, Session};
 use crate::position::Lsn;
@@ -773,20 +773,14 @@ fn is_fatal(error: &Error) -> bool {
 
 /// The format that all values of a net effect share; `None` if they share none.
 fn copy_format(net: &NetEffect) -> Option<CopyFormat> {
-    let tuples =
+    let mut tuples =
         net.deletes.iter().chain(net.updates.iter().flat_map(|(_, tuples)| tuples)).chain(&net.inserts);
-    let mut format = None;
-    for value in tuples.flat_map(Tuple::values) {
-        let this = match value {
-            Value::Text(_) => CopyFormat::Text,
-            Value::Binary(_) => CopyFormat::Binary,
-            Value::Null | Value::Unchanged => continue,
-        };
-        if *format.get_or_insert(this) != this {
-            return None;
-        }
-    }
-    Some(format.unwrap_or(CopyFormat::Text))
+    let (_, binary) = tuples.try_fold((false, false), |(text, binary), tuple| {
+        let found = (text || tuple.has_text(), binary || tuple.has_binary());
+        (found != (true, true)).then_some(found)
+    })?;
+    // Without any value it does not matter.
+    Some(if binary { CopyFormat::Binary } else { CopyFormat::Text })
 }
 
 /// A part of a COPY's rows that is encoded before it is sent.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::change::{Change, TableName};
+use crate::change::{ByNumber, Change, TableName};
 use crate::position::Lsn;
 use crate::target::Counts;
 use crate::target::postgres::merge::{Merge, NetEffect};
@@ -76,7 +76,7 @@ pub enum Segment {
 pub struct Batch {
     pub segments: Vec<Segment>,
     /// In the last segment, where each table's rows are, by the table's number.
-    places: HashMap<usize, usize>,
+    places: ByNumber<usize, usize>,
     pub bytes: usize,
     pub transactions: u64,
     /// Commit end LSN and source commit time of the last whole transaction.

@@ -200,11 +200,7 @@ impl Rows {
     fn move_key(&mut self, table: &Table, old: &Tuple, new: &Tuple) -> Result<(), Unmergeable> {
         let known = self.delete(table, old)?;
         let whole = known.map_or_else(|| new.clone(), |known| overlaid(&known, new));
-        if whole.values().any(|value| value == Value::Unchanged) {
-            Err(Unmergeable)
-        } else {
-            self.insert(table, whole)
-        }
+        if whole.has_unchanged() { Err(Unmergeable) } else { self.insert(table, whole) }
     }
 
     /// Rows that are there are visited in the order of their keys, so that neighbours are met together; new ones are
@@ -265,6 +261,9 @@ impl NetEffect {
 
 /// The table's columns that `tuple` leaves alone.
 fn unchanged(table: &Table, tuple: &Tuple) -> Vec<usize> {
+    if !tuple.has_unchanged() {
+        return Vec::new();
+    }
     tuple
         .values()
         .zip(&table.by_source)
@@ -275,7 +274,7 @@ fn unchanged(table: &Table, tuple: &Tuple) -> Vec<usize> {
 
 /// `new` with the values that it leaves alone taken from `before`.
 fn overlaid(before: &Tuple, new: &Tuple) -> Tuple {
-    if !new.values().any(|value| value == Value::Unchanged) {
+    if !new.has_unchanged() {
         return new.clone();
     }
     let pairs = before.values().zip(new.values());

@@ -13,7 +13,7 @@ pub mod shown;
 pub mod statement;
 pub mod table;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
-use crate::change::{Change, Relation, TableName};
+use crate::change::{ByNumber, Change, Relation, TableName};
 use crate::error::{Error, Result};
 use crate::position::Lsn;
 use crate::target::postgres::apply::Applier;
@@ -56,7 +56,7 @@ pub struct PostgresTarget {
     batch: Batch,
     batch_bytes_max: usize,
     /// By the source's OID: the shape that its changes come in, and what they are applied to.
-    tables: HashMap<u32, Known>,
+    tables: ByNumber<u32, Known>,
     tables_seen: usize,
     finished: VecDeque<Flushed>,
     follow: FollowSchema,
@@ -82,7 +82,7 @@ impl PostgresTarget {
             applier: Seat::Here(Box::new(applier)),
             batch: Batch::default(),
             batch_bytes_max,
-            tables: HashMap::new(),
+            tables: ByNumber::default(),
             tables_seen: 0,
             finished: VecDeque::new(),
             follow,
