@@ -278,7 +278,8 @@ impl Sync<'_> {
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
-        let found = audited::found(place, &contents, version, rows, bytes);
+        let mut found = audited::found(place, &contents, version, rows, bytes);
+        audited::tell_discarded(&mut found, &discarded);
         let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), found).await?;
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {
