@@ -165,7 +165,11 @@ async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -
     }
     let mut control = control::open(place).await?;
     control::clear_up(&mut control, place).await?;
-    let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
+    let reason = options.reason.as_deref();
+    if control::failed_again(&mut control, place, reason, error).await? {
+        return Ok(());
+    }
+    let run = control::begin(&mut control, place, "sync", reason).await?;
     control::end(&mut control, run, "failed", error).await.map(drop)
 }
 
@@ -281,7 +285,8 @@ impl<'a> Sync<'a> {
 
         self.phase("swapping").await?;
         let keeper = keeping.as_ref().map(Keeping::backend);
-        let found = audited::found(place, &contents, version, rows, bytes);
+        let mut found = audited::found(place, &contents, version, rows, bytes);
+        audited::tell_discarded(&mut found, &discarded);
         let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), keeper, found).await?;
         let preserved = keeping.map(|keeping| keeping.preserved).unwrap_or_default();
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.

@@ -16,12 +16,14 @@ use crate::snapshot::control::{self, Generation};
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database};
 use crate::snapshot::swap::{self, Swap};
+use crate::status::snapshot::Discarded;
 
 pub(super) type Details = Map<String, Value>;
 
 /// Tables are listed one by one up to this; an entry has a bound, and their digest stands for more of them.
 const TABLES_BYTES_MAX: usize = 32 * 1024;
 const VERSION_CHARACTERS_MAX: usize = 1000;
+const DISCARDED_BYTES_MAX: usize = 16 * 1024;
 
 /// Announces what is about to be done. On an error it must not be, and the run has ended.
 pub(super) async fn begin(
@@ -76,6 +78,18 @@ pub(super) fn found(
         found.insert("tables_sha256".into(), digest.into());
     }
     found
+}
+
+/// What of the replica's own the swap takes out of sight; `pgdiode.run` has all of it in any case.
+pub(super) fn tell_discarded(found: &mut Details, discarded: &[Discarded]) {
+    if discarded.is_empty() {
+        return;
+    }
+    found.insert("discarded_count".into(), discarded.len().into());
+    let all = json!(discarded);
+    if all.to_string().len() <= DISCARDED_BYTES_MAX {
+        found.insert("discarded".into(), all);
+    }
 }
 
 /// Where a rollback goes.

@@ -212,6 +212,21 @@ pub(super) async fn begin(
     rows.first().ok_or_else(|| Error::unexpected("the run was not noted"))?.get(0)
 }
 
+/// Whether the last run could not begin for the same reason and error, as when one due time is tried again and again:
+/// then it has only gone on until now.
+pub(super) async fn failed_again(
+    session: &mut Session,
+    place: &Place<'_>,
+    reason: Option<&str>,
+    error: &Error,
+) -> Result<bool> {
+    let sql = "update pgdiode.run set ended = clock_timestamp()
+                where id = (select max(id) from pgdiode.run where target = $1) and verdict = 'failed'
+                  and phase = 'starting' and error = $2 and reason = $3 returning id";
+    let rows = session.query_with(sql, &[Some(&place.database), Some(&error.chain()), reason]).await?;
+    Ok(!rows.is_empty())
+}
+
 /// How a run ended that was not promoted. A run whose swap was committed stays done: then false.
 pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &Error) -> Result<bool> {
     let rows = session

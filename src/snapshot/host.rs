@@ -33,10 +33,12 @@ pub(super) async fn recorded(
     pipeline: &Pipeline,
     sync: impl Future<Output = Result<Option<Promoted>>>,
 ) -> Result<Option<Promoted>> {
+    let checkpoint_file = pipeline.snapshot.checkpoint_file.as_deref();
+    // Now, since a sync that has succeeded does not fail for want of it; and before the lock, whose directory would be
+    // nobody else's.
+    checkpoint_file.map_or(Ok(()), checkpoint::prove_writable)?;
     let _lock = lock(pipeline, "sync")?;
-    let Some(path) = &pipeline.snapshot.checkpoint_file else { return sync.await };
-    // Now, since a sync that has succeeded does not fail for want of it.
-    checkpoint::prove_writable(path)?;
+    let Some(path) = checkpoint_file else { return sync.await };
     let began = Instant::now();
     let synced = sync.await;
     let is_another_running = matches!(&synced, Err(error) if error.kind() == Kind::Locked);

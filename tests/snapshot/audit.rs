@@ -93,6 +93,22 @@ fn the_chain_grows_with_each_verb_of_a_snapshot() {
     assert!(pgdiode.run(&["audit", "verify"]).failure(4).contains("broken at entry 2"));
 }
 
+#[test]
+fn what_a_swap_takes_out_of_sight_is_audited() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    sync(&pgdiode).success();
+    ground.target.psql("li", "insert into item values (5000, 'own'); create table own (id int)");
+    sync(&pgdiode).success();
+    let details = ground.control("select details from pgdiode.audit where action = 'sync' and verdict = 'done' order by number desc limit 1");
+    let details: serde_json::Value = serde_json::from_str(&details).unwrap();
+    let told =
+        |object: &str| details["discarded"].as_array().unwrap().iter().any(|one| one["object"] == object);
+    assert!(told("table public.item") && told("table public.own"), "{details}");
+    let first = ground.control("select details ? 'discarded' from pgdiode.audit where action = 'sync' and verdict = 'done' order by number limit 1");
+    assert_eq!(first, "f", "nothing of anybody's was there");
+}
+
 /// The owner of the replica, who may do everything there but write the log.
 fn without_insert(ground: &Ground) -> PgdiodeRun {
     ground.target.psql("postgres", "create role li_owner login createdb");

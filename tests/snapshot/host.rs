@@ -1,6 +1,7 @@
 //! What a sync keeps on its host: the lock file and the checkpoint file.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -64,6 +65,8 @@ fn the_checkpoint_file_says_how_the_last_sync_ended() {
     sync(&pgdiode).success();
     let first = is(&path, "success", 1, 0);
     assert!(first["last_dump_size_mb"].as_f64().unwrap() > 5.0, "{first}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!((mode(path.parent().unwrap()) & 0o5, mode(&path) & 0o7), (0o5, 0o4), "others may look");
     assert!(lock.exists() && fs::read(&lock).unwrap().is_empty(), "the lock is free");
 
     ground.source.stop_fast();
@@ -155,6 +158,7 @@ fn a_lock_file_that_was_named_must_be_writable_and_the_usual_one_need_not() {
 
 /// Two start at the same moment, again and again: one syncs, and the other is told who.
 fn race(ground: &Ground, two: [&PgdiodeRun; 2], says: &str) {
+    sync(two[0]).success();
     for _ in 0..3 {
         ground.hold_copy();
         let mut runs = two.map(|one| one.spawn(&["sync"]));
@@ -169,7 +173,7 @@ fn race(ground: &Ground, two: [&PgdiodeRun; 2], says: &str) {
     }
     let verdicts =
         ground.control("select count(*), count(*) filter (where verdict = 'done') from pgdiode.run");
-    assert_eq!(verdicts, "3|3");
+    assert_eq!(verdicts, "4|4");
 }
 
 #[test]

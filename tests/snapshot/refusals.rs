@@ -146,3 +146,26 @@ fn an_end_that_does_not_let_us_in_is_named() {
     assert_eq!(noted, "done|\nfailed|t", "what the target let in is in its history");
     assert_eq!(ground.stamp(), "1");
 }
+
+/// A source that is away must not look like a replica that is renewed; one due time that is tried again and again is one
+/// run.
+#[test]
+fn a_sync_that_cannot_begin_is_in_the_history() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    sync(&pgdiode).success();
+    ground.source.stop_fast();
+    for arguments in [&["sync"][..], &["sync"], &["sync", "--reason", "due"], &["sync", "--reason", "due"]] {
+        pgdiode.run(arguments).failure(6);
+    }
+    let noted = ground.control(
+        "select string_agg(concat_ws(' ', verdict, reason), ', ' order by id), bool_and(error ~ 'cannot connect')
+           from pgdiode.run",
+    );
+    assert_eq!(noted, "done, failed, failed, failed due|t");
+    let status = pgdiode.run(&["status"]).success();
+    assert!(status.contains("sync 4 failed") && status.contains("source: cannot connect to"), "{status}");
+    ground.source.start_again();
+    sync(&pgdiode).success();
+    assert_eq!(ground.last_verdict(), "done");
+}
