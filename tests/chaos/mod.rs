@@ -114,7 +114,7 @@ fn prepared(rng: &mut Rng) -> String {
     let id = rng.u32(..1_000_000_000);
     let end = if rng.bool() { "commit" } else { "rollback" };
     format!(
-        "begin; insert into chaos.prepared select {id} + n, 'p' from generate_series(1, {}) n; delete from chaos.prepared where id % 7 = {};
+        "set lock_timeout = '1s'; begin; insert into chaos.prepared select {id} + n, 'p' from generate_series(1, {}) n; delete from chaos.prepared where id % 7 = {};
          prepare transaction 'chaos {id}'; call chaos.run(0, {id}, 2); {end} prepared 'chaos {id}'",
         if rng.bool() { 2 } else { 2000 },
         id % 7
