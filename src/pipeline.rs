@@ -14,6 +14,7 @@ mod report;
 mod reset;
 pub mod run;
 pub mod selection;
+pub mod shadow_schemas;
 mod setup;
 mod step;
 mod stop;

@@ -9,6 +9,7 @@
 //! Until the swap commits, the serving database is only read: a run that fails, is killed or loses a server leaves it as
 //! it was. [`control`] holds what must outlive every swap.
 
+mod by_schema;
 mod control;
 mod guards;
 mod place;
@@ -26,6 +27,7 @@ use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::control::Generation;
 use crate::snapshot::guards::Contents;
@@ -106,6 +108,9 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
 async fn clear_up(place: &Place<'_>, run: i64, verdict: &str, error: &Error) -> Result<()> {
     let mut session = place.session(&place.control).await?;
     control::end(&mut session, run, verdict, error).await?;
+    if place.is_by_schema() {
+        return by_schema::drop_shadow(&mut session, run).await;
+    }
     let sql = format!("select shadow from pgdiode.run where id = {run} and shadow is not null");
     if let Some(row) = session.query(&sql).await?.first() {
         drop_database(&mut session, &row.string(0)).await?;
@@ -158,8 +163,15 @@ impl Sync<'_> {
         let mut exported = shadow::export(place).await?;
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
         let mut source = place.ends.source().await?;
-        let name = self.create_shadow(&mut source).await?;
-        let ends = place.ends_to(&name);
+        let (name, ends) = if place.is_by_schema() {
+            let (run, outgoing) = (self.run, &self.standing.schemas);
+            let ends = by_schema::create(&mut self.control, place, &mut exported.session, run, outgoing).await?;
+            (String::new(), ends)
+        } else {
+            let name = self.create_shadow(&mut source).await?;
+            let ends = place.ends_to(&name);
+            (name, ends)
+        };
 
         self.phase("copying").await?;
         let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
@@ -170,10 +182,15 @@ impl Sync<'_> {
         }
         self.phase("refreshing").await?;
         let mut filled = ends.target().await?;
-        shadow::carry_large_objects(&mut exported.session, &mut filled).await?;
-        shadow::refresh(&mut source, &mut filled).await?;
+        if !place.is_by_schema() {
+            shadow::carry_large_objects(&mut exported.session, &mut filled).await?;
+        }
+        shadow::refresh(&ends, &mut source, &mut filled).await?;
         self.phase("analyzing").await?;
-        filled.query("analyze").await?;
+        match &ends.schemas {
+            Some(schemas) => by_schema::analyze(&mut filled, schemas).await?,
+            None => drop(filled.query("analyze").await?),
+        }
 
         self.phase("checking").await?;
         let contents = guards::compare(place, &ends, &mut exported).await?;
@@ -183,13 +200,13 @@ impl Sync<'_> {
             let before = self.contents_of_serving().await?;
             guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
         }
-        guards::check(place, &mut filled).await?;
+        guards::check(place, &ends, &mut filled).await?;
         drop(filled);
-        if self.standing.exists {
+        if self.standing.exists && !place.is_by_schema() {
             shadow::dress(&mut self.control, &place.database, &name).await?;
         }
         let rows = contents.values().map(|content| content.rows).sum();
-        let bytes = self.size_of(&name).await?;
+        let bytes = self.size_of(&name, &ends).await?;
         self.note_contents(&contents, &left_out, rows, bytes).await?;
 
         self.phase("swapping").await?;
@@ -248,8 +265,12 @@ impl Sync<'_> {
             .map_err(|error| Error::unexpected("pgdiode.run holds unreadable row counts").because(error))
     }
 
-    async fn size_of(&mut self, database: &str) -> Result<u64> {
-        let sql = format!("select pg_catalog.pg_database_size({})", quote::literal(database));
+    async fn size_of(&mut self, database: &str, ends: &Ends) -> Result<u64> {
+        let sql = match &ends.schemas {
+            Some(schemas) => by_schema::size_of(&by_schema::oids_of_shadow(schemas)),
+            None => format!("pg_catalog.pg_database_size({})", quote::literal(database)),
+        };
+        let sql = format!("select {sql}");
         self.control.one(&sql).await?.get(0)
     }
 
@@ -284,9 +305,17 @@ impl Sync<'_> {
         // What was there before the first sync is a generation too.
         let (previous, number) = match (&self.standing.serving, self.standing.exists) {
             (Some(serving), _) => (Some(serving.number), next),
+            // A database is never without schemas: empty ones are gone right after.
+            (None, true) if place.is_by_schema() && self.standing.was_empty && next == 1 => (Some(0), next),
             (None, true) => (Some(next), next + 1),
             (None, false) => (None, next),
         };
+        if place.is_by_schema() {
+            let recorded = by_schema::Recorded { run: self.run, number, previous, taken_at, position };
+            by_schema::swap(&mut self.control, place, &self.standing.schemas, &recorded).await?;
+            tracing::info!(run = self.run, generation = number, "swapped");
+            return Ok((number, previous));
+        }
         let outgoing = previous.map(|number| place.generation(number));
         let mut record = String::new();
         if let (Some(number), Some(outgoing)) = (previous, &outgoing) {
@@ -316,12 +345,19 @@ impl Sync<'_> {
     async fn tidy_up(&mut self, previous: Option<i64>) -> Result<()> {
         let place = self.place;
         if let (None, Some(number), true) = (&self.standing.serving, previous, self.standing.was_empty) {
-            let name = place.generation(number);
-            let mut session = place.session(&name).await?;
-            let still_empty = is_empty(&mut session).await?;
-            drop(session);
-            if still_empty {
-                drop_database(&mut self.control, &name).await?;
+            let gone = if place.is_by_schema() {
+                by_schema::drop_if_empty(&mut self.control, &self.standing.schemas, number).await?
+            } else {
+                let name = place.generation(number);
+                let mut session = place.session(&name).await?;
+                let still_empty = is_empty(&mut session).await?;
+                drop(session);
+                if still_empty {
+                    drop_database(&mut self.control, &name).await?;
+                }
+                still_empty
+            };
+            if gone {
                 let sql = format!(
                     "delete from pgdiode.generation where target = {} and number = {number}",
                     quote::literal(&place.database)
@@ -346,7 +382,11 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
     let serving = generations.iter().find(|one| one.is_serving);
     let chosen = choose(&generations, serving, to)?;
     for one in serving.into_iter().chain([chosen]) {
-        if oid_of(&mut control, &one.database).await? != Some(one.oid) {
+        let is_intact = match one.schemas.is_empty() {
+            true => oid_of(&mut control, &one.database).await? == Some(one.oid),
+            false => by_schema::is_intact(&mut control, one).await?,
+        };
+        if !is_intact {
             return Err(Error::refused(format!(
                 "database \"{}\" is not generation {} any more",
                 one.database, one.number
@@ -355,6 +395,47 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         }
     }
     let run = control::begin(&mut control, &place, "rollback", reason).await?;
+    let swapped = if place.is_by_schema() {
+        by_schema::roll_back(&mut control, &place, run, serving, chosen).await
+    } else {
+        roll_back_database(&mut control, &place, run, serving, chosen).await
+    };
+    let bytes = match swapped {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            drop(control);
+            let verdict = if error.kind() == Kind::Difference { "not promoted" } else { "failed" };
+            clear_up(&place, run, verdict, &error).await?;
+            return Err(error);
+        }
+    };
+    let rows = match chosen.run {
+        Some(run) => {
+            let sql = format!("select coalesce(rows, 0) from pgdiode.run where id = {run}");
+            control.query(&sql).await?.first().map_or(Ok(0), |row| row.get(0))?
+        }
+        None => 0,
+    };
+    Ok(Promoted {
+        run,
+        generation: chosen.number,
+        database: place.database.clone(),
+        previous: serving.map(|serving| serving.number),
+        rows,
+        bytes,
+        seconds: began.elapsed().as_secs_f64(),
+        left_out: Vec::new(),
+    })
+}
+
+/// Swaps, and says the size of what serves then.
+async fn roll_back_database(
+    control: &mut Session,
+    place: &Place<'_>,
+    run: i64,
+    serving: Option<&Generation>,
+    chosen: &Generation,
+) -> Result<u64> {
     let target = quote::literal(&place.database);
     let outgoing = serving.map(|serving| place.generation(serving.number));
     let mut record = String::new();
@@ -373,31 +454,8 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         number = chosen.number
     ));
     let swap = Swap { run, outgoing, incoming: chosen.database.clone(), record };
-    if let Err(error) = swap::swap(&mut control, &place, &swap).await {
-        drop(control);
-        let verdict = if error.kind() == Kind::Difference { "not promoted" } else { "failed" };
-        clear_up(&place, run, verdict, &error).await?;
-        return Err(error);
-    }
-    let size = format!("select pg_catalog.pg_database_size({target})");
-    let bytes = control.one(&size).await?.get(0)?;
-    let rows = match chosen.run {
-        Some(run) => {
-            let sql = format!("select coalesce(rows, 0) from pgdiode.run where id = {run}");
-            control.query(&sql).await?.first().map_or(Ok(0), |row| row.get(0))?
-        }
-        None => 0,
-    };
-    Ok(Promoted {
-        run,
-        generation: chosen.number,
-        database: place.database.clone(),
-        previous: serving.map(|serving| serving.number),
-        rows,
-        bytes,
-        seconds: began.elapsed().as_secs_f64(),
-        left_out: Vec::new(),
-    })
+    swap::swap(control, place, &swap).await?;
+    control.one(&format!("select pg_catalog.pg_database_size({target})")).await?.get(0)
 }
 
 fn choose<'a>(
@@ -429,7 +487,14 @@ mod tests {
     use super::*;
 
     fn generation(number: i64, is_serving: bool) -> Generation {
-        Generation { number, database: format!("g{number}"), oid: 1, run: None, is_serving }
+        Generation {
+            number,
+            database: format!("g{number}"),
+            oid: 1,
+            run: None,
+            is_serving,
+            schemas: by_schema::Schemas::new(),
+        }
     }
 
     #[test]

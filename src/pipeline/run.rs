@@ -495,7 +495,7 @@ impl Run<'_> {
     }
 
     async fn last_sequences(&self, target: &mut Session) -> Result<()> {
-        copy::carry_sequences(&mut self.ends.source().await?, target).await.map(drop)
+        copy::carry_sequences(&self.ends, &mut self.ends.source().await?, target).await.map(drop)
     }
 
     fn plan(&self, stored: &Stored) -> Plan {

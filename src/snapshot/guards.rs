@@ -38,8 +38,9 @@ async fn compare_counts(ends: &Ends, exported: &mut Exported) -> Result<Contents
     let mut shadow = ends.target().await?;
     let mut contents = Contents::new();
     for table in &exported.tables {
-        let sql = format!("select pg_catalog.count(*) from only {}", quote::table(&table.table));
-        let (source, copied) = tokio::join!(exported.session.one(&sql), shadow.one(&sql));
+        let [at_source, here] = [&table.table, &ends.at_target(&table.table)]
+            .map(|table| format!("select pg_catalog.count(*) from only {}", quote::table(table)));
+        let (source, copied) = tokio::join!(exported.session.one(&at_source), shadow.one(&here));
         let (source, copied): (u64, u64) = (source?.get(0)?, copied?.get(0)?);
         if source != copied {
             return Err(differs(&table.table, &format!("{source} rows at the source, {copied} in its copy")));
@@ -96,11 +97,11 @@ pub(super) fn refuse_losses(now: &Contents, before: &Contents, percent_max: u64)
 }
 
 /// Runs the operator's queries.
-pub(super) async fn check(place: &Place<'_>, shadow: &mut Session) -> Result<()> {
+pub(super) async fn check(place: &Place<'_>, ends: &Ends, shadow: &mut Session) -> Result<()> {
     shadow.query("set search_path = \"$user\", public").await?;
     for check in &place.pipeline.snapshot.checks {
         let asked = check.trim().trim_end_matches(';');
-        shadow.query("begin read only").await?;
+        shadow.query(&format!("{}; set transaction read only", ends.begin_named())).await?;
         let answer = shadow.one(&format!("select (\n{asked}\n)::pg_catalog.bool")).await;
         shadow.query("rollback").await?;
         let failed = |how: &str| {

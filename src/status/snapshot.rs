@@ -39,6 +39,9 @@ pub struct GenerationStatus {
     pub run: Option<i64>,
     /// Size on disk; `None` when the database is gone.
     pub bytes: Option<u64>,
+    /// The schemas of the database that it consists of; none where it is the whole database.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
 }
 
 /// A sync or a rollback.
@@ -142,12 +145,13 @@ pub fn generations_text(generations: &[GenerationStatus], paint: Paint) -> Strin
     ];
     for one in generations {
         lines.push(format!(
-            "{:>6}  {:<8} {:<21} {:>10}  {}",
+            "{:>6}  {:<8} {:<21} {:>10}  {}{}",
             one.number,
             one.state,
             one.taken_at.as_deref().unwrap_or("before any sync"),
             one.bytes.map_or_else(|| "gone".into(), bytes),
-            printable(&one.database)
+            printable(&one.database),
+            printable(&one.schemas.iter().map(|schema| format!(" {schema}")).collect::<String>())
         ));
     }
     lines.join("\n") + "\n"

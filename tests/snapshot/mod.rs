@@ -1,5 +1,6 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
+mod by_schema;
 mod failures;
 mod kills;
 mod objects;
