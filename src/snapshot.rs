@@ -165,7 +165,8 @@ impl Sync<'_> {
         let mut source = place.ends.source().await?;
         let (name, ends) = if place.is_by_schema() {
             let (run, outgoing) = (self.run, &self.standing.schemas);
-            let ends = by_schema::create(&mut self.control, place, &mut exported.session, run, outgoing).await?;
+            let ends =
+                by_schema::create(&mut self.control, place, &mut exported.session, run, outgoing).await?;
             (String::new(), ends)
         } else {
             let name = self.create_shadow(&mut source).await?;

@@ -34,6 +34,7 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
+use crate::pipeline::shadow_schemas;
 use crate::position::Lsn;
 use crate::source::postgres::catalog::{self, SourceColumn, SourceTable};
 use crate::status::Phase;
@@ -75,6 +76,8 @@ struct Copy {
     carriage: Carriage,
     /// Both servers are new enough for binary values of one to be read by the other.
     may_be_binary: bool,
+    /// Tables, by OID, that are filled under the source's names, where the target's are others.
+    named: HashSet<u32>,
     tables: Vec<TableCopy>,
     queue: Queue<Work>,
     post_data: OnceCell<Dump>,
@@ -171,6 +174,10 @@ pub async fn run(
             tables.push(split(table, pipeline, fair_share, source_major));
         }
     }
+    let named = match &ends.schemas {
+        Some(_) => shadow_schemas::read_by_name(&mut source).await?,
+        None => HashSet::new(),
+    };
     drop(source);
     meter.copy_begins(tables.len(), tables.iter().map(|table| table.source.bytes).sum());
     meter.phase(Phase::Copying, "copying rows and building indexes");
@@ -181,6 +188,7 @@ pub async fn run(
         consistent_point,
         carriage,
         may_be_binary,
+        named,
         tables,
         queue: Queue::default(),
         post_data: OnceCell::new(),
@@ -519,8 +527,10 @@ impl Worker<'_> {
         let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
             unreachable!("connected")
         };
-        target.query("begin").await?;
-        let at_target = copy.ends.at_target(name);
+        let is_named = copy.named.contains(&table.source.oid);
+        let [begin, commit] = copy.transaction(is_named);
+        target.query(&begin).await?;
+        let at_target = if is_named { name.clone() } else { copy.ends.at_target(name) };
         let frozen = part == Part::Whole && empty(target, &at_target, table.source.is_partitioned).await?;
         let into = copy_into(&at_target, &table.source, format, frozen);
         let snapshot = quote::literal(&copy.snapshot);
@@ -542,7 +552,7 @@ impl Worker<'_> {
         if part == Part::Whole && is_as_of_snapshot() {
             copy.mark_copied(target, table).await?;
         }
-        target.query("commit").await?;
+        target.query(&commit).await?;
         // Only now: a piece whose commit fails must never let another one call the table copied.
         if table.parts_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             if part != Part::Whole && is_as_of_snapshot() {
@@ -610,6 +620,15 @@ impl Copy {
             Format::Auto => self.may_be_binary && table.is_binary_safe,
         };
         if binary { "binary" } else { "text" }
+    }
+
+    /// What begins and commits a transaction of the target, under the source's names if it is `named`.
+    fn transaction(&self, named: bool) -> [String; 2] {
+        if named {
+            [self.ends.begin_named(), self.ends.commit_named()]
+        } else {
+            ["begin".into(), "commit".into()]
+        }
     }
 
     async fn post_data(&self) -> Result<&Dump> {
@@ -778,7 +797,9 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
         .chain(&order.foreign_keys)
         .chain(&order.rest);
     let mut left_out = Vec::new();
-    for entry in entries.filter(|entry| !entry.stays_at_source() && is_carried(&copy.ends, &copy.pipeline, entry)) {
+    for entry in
+        entries.filter(|entry| !entry.stays_at_source() && is_carried(&copy.ends, &copy.pipeline, entry))
+    {
         let needs_uncarried =
             entry.referenced_table.as_ref().is_some_and(|table| !copy.pipeline.tables.match_table(table));
         if needs_uncarried {

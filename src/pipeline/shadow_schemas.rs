@@ -4,10 +4,12 @@
 //! operator's queries) run between [`ShadowSchemas::enter`] and [`ShadowSchemas::leave`], in one transaction that gives
 //! the shadow the plain names for as long as it lasts. The catalog is versioned like any table: nobody else sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::change::TableName;
+use crate::error::Result;
 use crate::pg::quote;
+use crate::pg::session::Session;
 
 #[derive(Debug, Clone)]
 pub struct ShadowSchemas {
@@ -69,6 +71,55 @@ impl ShadowSchemas {
     pub fn leave(&self) -> String {
         format!("{}commit", self.leave)
     }
+}
+
+/// Types whose values are written as names of other objects.
+pub const NAMING_TYPES: [&str; 10] = [
+    "regclass",
+    "regcollation",
+    "regconfig",
+    "regdictionary",
+    "regnamespace",
+    "regoper",
+    "regoperator",
+    "regproc",
+    "regprocedure",
+    "regtype",
+];
+
+/// The OIDs of the source's tables whose rows mean the same only under the source's names: values that are names, and
+/// functions that look names up when a row arrives, in constraints, domains and generated columns.
+pub async fn read_by_name(source: &mut Session) -> Result<HashSet<u32>> {
+    let types = NAMING_TYPES.map(quote::literal).join(", ");
+    let sql = format!(
+        "
+        with naming (oid) as (
+            select oid from pg_catalog.pg_type
+             where typnamespace = 'pg_catalog'::pg_catalog.regnamespace and typname in ({types})),
+        calling (class, object) as (
+            select d.classid, d.objid from pg_catalog.pg_depend d
+             where d.classid in ('pg_catalog.pg_constraint'::pg_catalog.regclass,
+                                 'pg_catalog.pg_attrdef'::pg_catalog.regclass)
+               and d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+               and not exists (select from pg_catalog.pg_depend m
+                                where m.classid = d.refclassid and m.objid = d.refobjid and m.deptype = 'e'))
+        select a.attrelid from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+         where a.attnum > 0 and (t.oid in (select oid from naming) or t.typelem in (select oid from naming)
+                                 or t.typbasetype in (select oid from naming))
+         union
+        select a.attrelid from pg_catalog.pg_attribute a
+          join pg_catalog.pg_constraint k on k.contypid = a.atttypid
+          join calling on calling.object = k.oid and calling.class = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+         union
+        select k.conrelid from pg_catalog.pg_constraint k
+          join calling on calling.object = k.oid and calling.class = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+         where k.conrelid <> 0
+         union
+        select e.adrelid from pg_catalog.pg_attrdef e
+          join calling on calling.object = e.oid and calling.class = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+          join pg_catalog.pg_attribute a on a.attrelid = e.adrelid and a.attnum = e.adnum and a.attgenerated <> ''"
+    );
+    source.query(&sql).await?.iter().map(|row| row.get(0)).collect()
 }
 
 /// Of the transactions that rename; any number that nobody else takes.

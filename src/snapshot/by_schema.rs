@@ -42,8 +42,9 @@ pub(super) fn generation(plain: &str, number: i64) -> String {
 /// As the control tables have them.
 pub(super) fn read(json: Option<&str>) -> Result<Schemas> {
     let Some(json) = json else { return Ok(Schemas::new()) };
-    serde_json::from_str(json)
-        .map_err(|error| Error::unexpected("schema pgdiode holds an unreadable list of schemas").because(error))
+    serde_json::from_str(json).map_err(|error| {
+        Error::unexpected("schema pgdiode holds an unreadable list of schemas").because(error)
+    })
 }
 
 pub(super) fn written(schemas: &Schemas) -> Result<String> {
@@ -144,7 +145,8 @@ async fn create_schema(control: &mut Session, plain: &str, shadow: &str) -> Resu
             "grant {privileges} on schema {name} to public; comment on schema {name} is 'standard public schema'"
         ))
         .await?;
-    let owner = "select pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(nspowner)) from pg_catalog.pg_namespace
+    let owner =
+        "select pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(nspowner)) from pg_catalog.pg_namespace
                   where nspname = 'public'";
     let Some(owner) = control.query(owner).await?.first().map(|row| row.string(0)) else { return Ok(()) };
     control.query("savepoint owner").await?;
@@ -230,7 +232,10 @@ pub(super) async fn drop_schemas(session: &mut Session, named: &Schemas) -> Resu
         return Err(error);
     }
     session
-        .query(&format!("begin; set local lock_timeout = '10s'; drop schema {} cascade; commit", found.join(", ")))
+        .query(&format!(
+            "begin; set local lock_timeout = '10s'; drop schema {} cascade; commit",
+            found.join(", ")
+        ))
         .await
         .map(drop)
 }
@@ -286,8 +291,10 @@ pub(super) async fn are_empty(session: &mut Session, schemas: &Schemas) -> Resul
 pub(super) async fn refuse_large_objects(source: &mut Session) -> Result<()> {
     let sql = "select exists (select from pg_catalog.pg_largeobject_metadata)";
     if source.one(sql).await?.bool(0) {
-        return Err(Error::refused("the source has large objects, which belong to a database and to no schema")
-            .hint("Use snapshot.method = \"database\", which carries them."));
+        return Err(Error::refused(
+            "the source has large objects, which belong to a database and to no schema",
+        )
+        .hint("Use snapshot.method = \"database\", which carries them."));
     }
     Ok(())
 }

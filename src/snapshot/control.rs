@@ -232,7 +232,12 @@ pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u6
             by_schema::drop_generation(session, &generation).await
         };
         if let Err(error) = gone {
-            tracing::warn!(number = generation.number, database = generation.database, error = error.chain(), "a generation stays");
+            tracing::warn!(
+                number = generation.number,
+                database = generation.database,
+                error = error.chain(),
+                "a generation stays"
+            );
             continue;
         }
         let sql = format!(

@@ -236,7 +236,8 @@ pub(super) async fn refresh(ends: &Ends, source: &mut Session, shadow: &mut Sess
         let mut unfilled = Vec::new();
         let mut last = None;
         for view in &waiting {
-            let refreshed = format!("savepoint view; refresh materialized view {view}; release savepoint view");
+            let refreshed =
+                format!("savepoint view; refresh materialized view {view}; release savepoint view");
             match shadow.query(&refreshed).await {
                 Ok(_) => {}
                 Err(error) if error.sqlstate() == Some("55000") => {

@@ -17,8 +17,7 @@ pub(in crate::snapshot) async fn refuse_unsafe(
     adopt: bool,
 ) -> Result<Standing> {
     super::refuse_large_objects(source).await?;
-    let serving =
-        control::generations(target, &place.database).await?.into_iter().find(|one| one.is_serving);
+    let serving = control::generations(target, &place.database).await?.into_iter().find(|one| one.is_serving);
     let mut serving = serving.filter(|one| !one.schemas.is_empty());
     if let Some(one) = &serving
         && !are_there(target, &one.schemas).await?
@@ -93,12 +92,16 @@ async fn refuse_privileges(target: &mut Session, outgoing: &Schemas) -> Result<(
     let Some(row) = target.query(&sql).await?.into_iter().next() else { return Ok(()) };
     let (what, owner) = (row.string(0), row.string(1));
     let hint = if owner == "pg_database_owner" {
-        format!("As the database's owner there: alter {what} owner to {user}; or make {user} the database's owner.")
+        format!(
+            "As the database's owner there: alter {what} owner to {user}; or make {user} the database's owner."
+        )
     } else {
         format!("As its owner or a superuser there: alter {what} owner to {user}")
     };
-    Err(Error::refused(format!("{what} of the target belongs to {owner}, so that the target's user may not move it"))
-        .hint(hint))
+    Err(Error::refused(format!(
+        "{what} of the target belongs to {owner}, so that the target's user may not move it"
+    ))
+    .hint(hint))
 }
 
 /// An extension is in a database once: its objects go along with the plain name, and must be able to.

@@ -78,7 +78,9 @@ pub(in crate::snapshot) async fn swap(
         position = recorded.position,
     ));
     let mut moves = Vec::new();
-    moves.extend(recorded.previous.into_iter().flat_map(|number| moved(outgoing, |plain| generation(plain, number))));
+    moves.extend(
+        recorded.previous.into_iter().flat_map(|number| moved(outgoing, |plain| generation(plain, number))),
+    );
     moves.extend(moved(&incoming, str::to_owned));
     exchange(control, place, &Exchange { run, outgoing, incoming: &incoming, moves, record }).await
 }
@@ -148,19 +150,21 @@ async fn exchange(control: &mut Session, place: &Place<'_>, exchange: &Exchange<
     for attempt in 0..PATIENT + DETERMINED {
         let ends_others = attempt >= PATIENT;
         // At last so long that the server ends what it does by itself, such as autovacuum.
-        let ms = if ends_others { 2 * deadlock_ms + 1000 } else { ATTEMPT_MS_MAX.min(deadlock_ms / 2).max(1) };
+        let ms =
+            if ends_others { 2 * deadlock_ms + 1000 } else { ATTEMPT_MS_MAX.min(deadlock_ms / 2).max(1) };
         let mut stuck_at = None;
         let done = tokio::select! {
             done = attempt_exchange(control, exchange, &tables, &sql, ms) => done,
             error = watch(&mut watcher, pid, ends_others, &mut stuck_at) => return Err(error),
         };
         let Err(error) = done else { return Ok(()) };
-        if error.retries() {
+        // A timeout, or a deadlock that was ours to lose.
+        let is_in_use = matches!(error.sqlstate(), Some("57014" | "55P03" | "40P01"));
+        if error.retries() && !is_in_use {
             return Err(error);
         }
         control.query("rollback").await?;
-        // A timeout, or a deadlock that was ours to lose.
-        if !matches!(error.sqlstate(), Some("57014" | "55P03" | "40P01")) {
+        if !is_in_use {
             if error.kind() == Kind::Difference {
                 return Err(error);
             }
@@ -175,8 +179,9 @@ async fn exchange(control: &mut Session, place: &Place<'_>, exchange: &Exchange<
         last = Some(error);
         tokio::time::sleep(PAUSE).await;
     }
-    let error = not_promoted(format!("the tables of \"{}\" are still in use: nothing was replaced", place.database))
-        .hint(who_stays(&mut watcher, exchange.outgoing).await?);
+    let error =
+        not_promoted(format!("the tables of \"{}\" are still in use: nothing was replaced", place.database))
+            .hint(who_stays(&mut watcher, exchange.outgoing).await?);
     Err(match last {
         Some(cause) => error.because(cause),
         None => error,
@@ -205,14 +210,19 @@ async fn lockable(control: &mut Session, outgoing: &Schemas) -> Result<Vec<Locka
           where c.relnamespace in ({oids}) and c.relkind in ('r', 'p', 'm') order by c.oid"
     );
     let rows = control.query(&sql).await?;
-    rows.iter().map(|row| Ok(Lockable { oid: row.get(0)?, name: row.string(1), view: row.text(2).map(str::to_owned) })).collect()
+    rows.iter()
+        .map(|row| {
+            Ok(Lockable { oid: row.get(0)?, name: row.string(1), view: row.text(2).map(str::to_owned) })
+        })
+        .collect()
 }
 
 /// The renames, and the extensions that go along with a plain name.
 async fn renames(control: &mut Session, exchange: &Exchange<'_>) -> Result<String> {
     let mut sql = String::new();
     for (oid, name) in &exchange.moves {
-        let named = format!("select pg_catalog.quote_ident(nspname) from pg_catalog.pg_namespace where oid = {oid}");
+        let named =
+            format!("select pg_catalog.quote_ident(nspname) from pg_catalog.pg_namespace where oid = {oid}");
         let Some(row) = control.query(&named).await?.into_iter().next() else {
             return Err(not_promoted(format!("schema \"{name}\" has gone"))
                 .hint("Somebody has dropped it: look at pgdiode generations, then sync again."));
@@ -259,7 +269,10 @@ async fn attempt_exchange(
         // The time is one statement's, however many locks it takes.
         control.query(&format!("set local statement_timeout = {left}; {lock}")).await?;
     }
-    control.query(&format!("set local statement_timeout = 5000; {renames}{}; commit", exchange.record)).await.map(drop)
+    control
+        .query(&format!("set local statement_timeout = 5000; {renames}{}; commit", exchange.record))
+        .await
+        .map(drop)
 }
 
 /// Notes what the swap waits for, and ends who holds it if it may; until it is dropped, or cannot.
@@ -310,7 +323,9 @@ async fn outlast_old_snapshots(control: &mut Session, watcher: &mut Session) -> 
                 "backends {} of the target's database read by a snapshot from before the copy was complete",
                 pids.join(", ")
             ))
-            .hint("End them, then sync again. With pg_signal_backend the target's user can end them by itself."));
+            .hint(
+                "End them, then sync again. With pg_signal_backend the target's user can end them by itself.",
+            ));
         }
         if began.elapsed() > SNAPSHOT_PATIENCE {
             for pid in pids {
