@@ -269,32 +269,116 @@ fn the_databases_owner_is_enough() {
         ground.target.psql("li", "select count(*) from item where c operator(extensions.=) 'c'"),
         "1000"
     );
+    // A transaction that has read holds its table until it ends.
     ground.target.psql("li", "grant select on stamp to viewer");
-    // A snapshot from before the copy was complete would find tables without rows.
-    let old = ground.target.spawn_psql_at(
-        &ground.target.conninfo_as("li_owner", "li"),
-        "begin isolation level repeatable read; select pg_backend_pid(); select pg_sleep(600)",
-    );
-    // A transaction that has read keeps its table until it ends.
-    let reader = ground.target.spawn_psql_at(
-        &ground.target.conninfo_as("viewer", "li"),
-        "begin; select * from stamp; select pg_sleep(600)",
-    );
-    ground.target.wait_until(
-        "postgres",
-        "select count(*) = 2 from pg_stat_activity where datname = 'li' and query like '%600%'",
-        "both",
-    );
+    let viewer = ground.target.conninfo_as("viewer", "li");
+    let reader = ground.target.spawn_psql_at(&viewer, "begin; select * from stamp;\n\\! sleep 30");
+    let reading = "select exists (select from pg_stat_activity where usename = 'viewer' and state = 'idle in transaction' and query ~ 'stamp')";
+    ground.target.wait_until("postgres", reading, "the reader");
     ground.source.psql("app", "update stamp set generation = 2");
     let said = sync(&pgdiode).failure(4);
-    assert!(said.contains("pg_signal_backend"), "{said}");
+    assert!(
+        said.contains("still in use") && said.contains("of viewer") && said.contains("pg_signal_backend"),
+        "{said}"
+    );
     assert_eq!((last_verdict(&ground).as_str(), ground.stamp().as_str()), ("not promoted", "1"));
     assert_eq!(schemas(&ground), "extensions pgdiode public");
-    assert!(old.wait().unwrap_err().contains("terminating connection"));
+
+    // A snapshot from before the copy was complete would find tables without rows.
+    let old = ground.target.spawn_psql_at(
+        &viewer,
+        "begin isolation level repeatable read; select count(*) from pg_class; select pg_sleep(600)",
+    );
+    let sleeps =
+        "select exists (select from pg_stat_activity where datname = 'li' and wait_event = 'PgSleep')";
+    ground.target.wait_until("postgres", sleeps, "the snapshot");
+    let said = sync(&pgdiode).failure(4);
+    assert!(said.contains("snapshot from before the copy") && said.contains("pg_signal_backend"), "{said}");
+    assert_eq!(ground.stamp(), "1");
+
     ground.target.psql("postgres", "grant pg_signal_backend to li_owner");
     sync(&pgdiode).success();
-    assert!(reader.wait().unwrap_err().contains("terminating connection"));
+    assert!(old.wait().unwrap_err().contains("terminating connection"));
+    assert_eq!(ground.target.psql("postgres", reading), "f");
+    reader.kill();
     assert_eq!(ground.stamp(), "2");
     pgdiode.run(&["rollback"]).success();
     assert_eq!(ground.stamp(), "1");
+}
+
+/// A sync that waits in its copy, for as long as the target has a role `hold`.
+fn held_sync(ground: &Ground, pgdiode: &PgdiodeRun) -> Running {
+    ground.source.psql(
+        "app",
+        "create or replace function wait() returns bool language plpgsql as $$ begin
+             while current_database() = 'li' and exists (select from pg_roles where rolname = 'hold') loop
+                 perform pg_sleep(0.02);
+             end loop;
+             return true;
+         end $$;
+         create table if not exists held (id int check (public.wait())); insert into held values (1)",
+    );
+    ground.target.psql("postgres", "create role hold");
+    let running = pgdiode.spawn(&["sync"]);
+    ground.target.wait_until(
+        "postgres",
+        "select exists (select from pg_stat_activity where datname = 'li' and query ilike 'copy %' and wait_event = 'PgSleep')",
+        "the copy",
+    );
+    running
+}
+
+#[test]
+fn a_killed_sync_leaves_the_schemas_as_they_were() {
+    let (ground, pgdiode) = prepared();
+    sync(&pgdiode).success();
+    ground.source.psql("app", "update stamp set generation = 2");
+
+    let mut running = held_sync(&ground, &pgdiode);
+    assert!(schemas(&ground).contains("public_shadow_2"), "{}", schemas(&ground));
+    let said = pgdiode.run(&["sync"]).failure(5);
+    assert!(said.contains("is running already: "), "{said}");
+    running.kill9();
+    assert_eq!(ground.stamp(), "1");
+    // What it left at work in the server is ended by the next one, which waits in its copy in turn.
+    ground.target.psql("postgres", "drop role hold");
+    let mut running = held_sync(&ground, &pgdiode);
+    assert_eq!(schemas(&ground), "pgdiode public public_shadow_3");
+    running.terminate();
+    assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
+    assert_eq!((last_verdict(&ground).as_str(), schemas(&ground).as_str()), ("killed", "pgdiode public"));
+
+    ground.target.psql("postgres", "drop role hold");
+    let mut running = held_sync(&ground, &pgdiode);
+    ground.target.kill9();
+    assert_eq!(running.wait().code(), Some(7), "{}", running.stderr());
+    ground.target.start_again();
+    ground.target.psql("postgres", "drop role hold");
+    assert_eq!(ground.stamp(), "1");
+    sync(&pgdiode).success();
+    assert_eq!(ground.stamp(), "2");
+    assert_eq!(schemas(&ground), "pgdiode public public_gen_1");
+}
+
+#[test]
+fn a_sync_killed_at_any_moment_hurts_nobody() {
+    let (ground, pgdiode) = prepared();
+    sync(&pgdiode).success();
+    let mut rng = crate::harness::Rng::from_environment_or(1);
+    for generation in 2..10 {
+        ground.source.psql("app", &format!("update stamp set generation = {generation}"));
+        let before = ground.stamp();
+        let mut running = pgdiode.spawn(&["sync"]);
+        let wait = u64::try_from(rng.i32(0..1500)).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        running.kill9();
+        let stamp = ground.stamp();
+        assert!(stamp == before || stamp == generation.to_string(), "{stamp} after {wait} ms");
+        assert_eq!(ground.target.psql("li", "select count(*) from item"), "1000");
+    }
+    sync(&pgdiode).success();
+    assert_eq!(ground.stamp(), "9");
+    let schemas = schemas(&ground);
+    assert!(!schemas.contains("shadow") && schemas.matches("public_gen").count() == 1, "{schemas}");
+    assert_eq!(ground.target.psql("li", "select count(*) from pgdiode.pipeline"), "0");
 }

@@ -276,7 +276,7 @@ async fn attempt_exchange(
 }
 
 /// Notes what the swap waits for, and ends who holds it if it may; until it is dropped, or cannot.
-async fn watch(watcher: &mut Session, pid: i32, ends_others: bool, stuck_at: &mut Option<u32>) -> Error {
+async fn watch(watcher: &mut Session, pid: i32, mut may_end: bool, stuck_at: &mut Option<u32>) -> Error {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let waits = format!("select relation from pg_catalog.pg_locks where pid = {pid} and not granted");
@@ -286,17 +286,21 @@ async fn watch(watcher: &mut Session, pid: i32, ends_others: bool, stuck_at: &mu
         };
         let Some(relation) = waits else { continue };
         *stuck_at = Some(relation);
-        if !ends_others {
+        if !may_end {
             continue;
         }
-        let end = format!(
-            "select pg_catalog.pg_terminate_backend(blocker)
-               from pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid})) blocker where blocker > 0"
-        );
-        match watcher.query(&end).await {
+        let blockers = format!("select pg_catalog.unnest(pg_catalog.pg_blocking_pids({pid}))");
+        let ended = async {
+            let blockers: Vec<String> =
+                watcher.query(&blockers).await?.iter().map(|row| row.string(0)).collect();
+            // 0 is a prepared transaction.
+            let pids: Vec<&str> = blockers.iter().map(String::as_str).filter(|pid| *pid != "0").collect();
+            end(watcher, &pids).await
+        };
+        match ended.await {
             // Somebody else's session is not ours to end; the swap says so in time.
-            Err(error) if error.sqlstate() != Some("42501") => return error,
-            _ => {}
+            Ok(ended) => may_end = ended,
+            Err(error) => return error,
         }
     }
 }
@@ -313,12 +317,16 @@ async fn outlast_old_snapshots(control: &mut Session, watcher: &mut Session) -> 
     );
     let mut old: Vec<String> = watcher.query(&all).await?.iter().map(|row| row.string(0)).collect();
     let began = Instant::now();
+    let mut may_end = true;
     while !old.is_empty() {
         tokio::time::sleep(LOOK_EVERY).await;
         let now: Vec<String> = watcher.query(&all).await?.iter().map(|row| row.string(0)).collect();
         old.retain(|one| now.contains(one));
         let pids: Vec<&str> = old.iter().filter_map(|one| one.split(':').next()).collect();
-        if began.elapsed() > SNAPSHOT_PATIENCE_MAX {
+        if pids.is_empty() || began.elapsed() < SNAPSHOT_PATIENCE {
+            continue;
+        }
+        if !may_end || began.elapsed() > SNAPSHOT_PATIENCE_MAX {
             return Err(not_promoted(format!(
                 "backends {} of the target's database read by a snapshot from before the copy was complete",
                 pids.join(", ")
@@ -327,16 +335,21 @@ async fn outlast_old_snapshots(control: &mut Session, watcher: &mut Session) -> 
                 "End them, then sync again. With pg_signal_backend the target's user can end them by itself.",
             ));
         }
-        if began.elapsed() > SNAPSHOT_PATIENCE {
-            for pid in pids {
-                match watcher.query(&format!("select pg_catalog.pg_terminate_backend({pid})")).await {
-                    Err(error) if error.sqlstate() != Some("42501") => return Err(error),
-                    _ => {}
-                }
-            }
-        }
+        may_end = end(watcher, &pids).await?;
     }
     Ok(())
+}
+
+/// Ends backends; whether it may.
+async fn end(session: &mut Session, pids: &[&str]) -> Result<bool> {
+    for pid in pids {
+        match session.query(&format!("select pg_catalog.pg_terminate_backend({pid})")).await {
+            Ok(_) => {}
+            Err(error) if error.sqlstate() == Some("42501") => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 async fn who_stays(session: &mut Session, outgoing: &Schemas) -> Result<String> {
