@@ -383,9 +383,10 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
     let serving = generations.iter().find(|one| one.is_serving);
     let chosen = choose(&generations, serving, to)?;
     for one in serving.into_iter().chain([chosen]) {
-        let is_intact = match one.schemas.is_empty() {
-            true => oid_of(&mut control, &one.database).await? == Some(one.oid),
-            false => by_schema::is_intact(&mut control, one).await?,
+        let is_intact = if one.schemas.is_empty() {
+            oid_of(&mut control, &one.database).await? == Some(one.oid)
+        } else {
+            by_schema::is_intact(&mut control, one).await?
         };
         if !is_intact {
             return Err(Error::refused(format!(

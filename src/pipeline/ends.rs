@@ -78,7 +78,13 @@ impl Ends {
     }
 
     pub async fn target(&self) -> Result<Session> {
-        Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+        if self.schemas.is_none() {
+            return Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)])
+                .await;
+        }
+        // The database serves, and its readers may be kept from writing by a setting of it.
+        let options = format!("{} -c default_transaction_read_only=off", progress::TARGET_OPTIONS);
+        Session::connect(&self.target, Side::Target, &[("options", &options)]).await
     }
 
     /// A target session for writing rows: no triggers, no foreign keys, stable text formats.

@@ -57,6 +57,11 @@ impl ShadowSchemas {
         }
     }
 
+    /// The shadow's names, by the source's.
+    pub fn names(&self) -> &BTreeMap<String, String> {
+        &self.names
+    }
+
     /// The shadow's own names.
     pub fn shadows(&self) -> impl Iterator<Item = &str> {
         self.names.values().map(String::as_str)

@@ -135,7 +135,7 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
             report.ok(format!("database \"{}\" is generation {}", place.database, serving.number));
         }
         Ok(_) if place.is_by_schema() => {
-            report.ok(format!("database \"{}\" is ready for a first sync", place.database))
+            report.ok(format!("database \"{}\" is ready for a first sync", place.database));
         }
         Ok(Standing { exists: true, .. }) => report.ok(format!("database \"{}\" is empty", place.database)),
         Ok(_) => report.ok(format!("database \"{}\" will be created", place.database)),

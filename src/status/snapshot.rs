@@ -144,14 +144,15 @@ pub fn generations_text(generations: &[GenerationStatus], paint: Paint) -> Strin
         paint.strong(&format!("{:>6}  {:<8} {:<21} {:>10}  database", "number", "state", "taken", "size")),
     ];
     for one in generations {
+        let place: Vec<&str> =
+            [one.database.as_str()].into_iter().chain(one.schemas.iter().map(String::as_str)).collect();
         lines.push(format!(
-            "{:>6}  {:<8} {:<21} {:>10}  {}{}",
+            "{:>6}  {:<8} {:<21} {:>10}  {}",
             one.number,
             one.state,
             one.taken_at.as_deref().unwrap_or("before any sync"),
             one.bytes.map_or_else(|| "gone".into(), bytes),
-            printable(&one.database),
-            printable(&one.schemas.iter().map(|schema| format!(" {schema}")).collect::<String>())
+            printable(&place.join(" "))
         ));
     }
     lines.join("\n") + "\n"

@@ -16,7 +16,15 @@ fn schemas(ground: &Ground) -> String {
 }
 
 fn prepared() -> (Ground, PgdiodeRun) {
-    let ground = Ground::new();
+    prepared_on(Version::V15)
+}
+
+/// The target's version is that; the source's is not newer.
+fn prepared_on(version: Version) -> (Ground, PgdiodeRun) {
+    let mut ground = Ground::new();
+    if version != Version::V15 {
+        ground.target = Cluster::start(version, &[("max_prepared_transactions", "5")]);
+    }
     ground.target.psql("postgres", "create database li");
     let pgdiode = ground.pgdiode(BY_SCHEMA);
     (ground, pgdiode)
@@ -28,7 +36,17 @@ fn last_verdict(ground: &Ground) -> String {
 
 #[test]
 fn a_sync_replaces_the_schemas_and_leaves_the_rest() {
-    let (ground, pgdiode) = prepared();
+    replaces(Version::V15);
+}
+
+#[test]
+fn it_does_so_on_newer_and_older_servers() {
+    replaces(Version::V18);
+    replaces(Version::V14);
+}
+
+fn replaces(version: Version) {
+    let (ground, pgdiode) = prepared_on(version);
     ground.source.psql("app", "create schema more; create table more.t (id int references public.item); insert into more.t values (1)");
     ground.target.psql(
         "li",
@@ -46,6 +64,7 @@ fn a_sync_replaces_the_schemas_and_leaves_the_rest() {
         "1000"
     );
 
+    ground.target.psql("li", "alter database li set default_transaction_read_only = on");
     ground.source.psql("app", "delete from item where id > 900; update stamp set generation = 2");
     let status = pgdiode.run(&["sync", "--json"]).success();
     let promoted: serde_json::Value = serde_json::from_str(&status).unwrap();

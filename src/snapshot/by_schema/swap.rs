@@ -137,8 +137,7 @@ struct Exchange<'a> {
 }
 
 async fn exchange(control: &mut Session, place: &Place<'_>, exchange: &Exchange<'_>) -> Result<()> {
-    let mut watcher = place.session(&place.control).await?;
-    outlast_old_snapshots(control, &mut watcher).await?;
+    outlast_old_snapshots(control, &mut place.session(&place.control).await?).await?;
     let sql = renames(control, exchange).await?;
     let pid = control.process_id();
     let deadlock_ms: u64 = control
@@ -153,6 +152,8 @@ async fn exchange(control: &mut Session, place: &Place<'_>, exchange: &Exchange<
         let ms =
             if ends_others { 2 * deadlock_ms + 1000 } else { ATTEMPT_MS_MAX.min(deadlock_ms / 2).max(1) };
         let mut stuck_at = None;
+        // Dropped in the middle of a question it would take the answer for that to the next one: a new one each time.
+        let mut watcher = place.session(&place.control).await?;
         let done = tokio::select! {
             done = attempt_exchange(control, exchange, &tables, &sql, ms) => done,
             error = watch(&mut watcher, pid, ends_others, &mut stuck_at) => return Err(error),
@@ -181,7 +182,7 @@ async fn exchange(control: &mut Session, place: &Place<'_>, exchange: &Exchange<
     }
     let error =
         not_promoted(format!("the tables of \"{}\" are still in use: nothing was replaced", place.database))
-            .hint(who_stays(&mut watcher, exchange.outgoing).await?);
+            .hint(who_stays(control, exchange.outgoing).await?);
     Err(match last {
         Some(cause) => error.because(cause),
         None => error,
@@ -277,6 +278,7 @@ async fn attempt_exchange(
 
 /// Notes what the swap waits for, and ends who holds it if it may; until it is dropped, or cannot.
 async fn watch(watcher: &mut Session, pid: i32, mut may_end: bool, stuck_at: &mut Option<u32>) -> Error {
+    let mut seen: Vec<String> = Vec::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let waits = format!("select relation from pg_catalog.pg_locks where pid = {pid} and not granted");
@@ -293,9 +295,12 @@ async fn watch(watcher: &mut Session, pid: i32, mut may_end: bool, stuck_at: &mu
         let ended = async {
             let blockers: Vec<String> =
                 watcher.query(&blockers).await?.iter().map(|row| row.string(0)).collect();
-            // 0 is a prepared transaction.
-            let pids: Vec<&str> = blockers.iter().map(String::as_str).filter(|pid| *pid != "0").collect();
-            end(watcher, &pids).await
+            // Who is seen twice stays; 0 is a prepared transaction.
+            let stays = |pid: &&str| *pid != "0" && seen.iter().any(|seen| seen == pid);
+            let pids: Vec<&str> = blockers.iter().map(String::as_str).filter(stays).collect();
+            let ended = end(watcher, &pids).await;
+            seen = blockers;
+            ended
         };
         match ended.await {
             // Somebody else's session is not ours to end; the swap says so in time.
@@ -309,7 +314,7 @@ async fn watch(watcher: &mut Session, pid: i32, mut may_end: bool, stuck_at: &mu
 async fn outlast_old_snapshots(control: &mut Session, watcher: &mut Session) -> Result<()> {
     let own = format!("{}, {}", control.process_id(), watcher.process_id());
     // From now on snapshots differ from those before, unless an older transaction still writes.
-    control.query("select pg_catalog.pg_current_xact_id()").await?;
+    control.query("select pg_catalog.txid_current()").await?;
     let all = format!(
         "select pid || ':' || backend_xmin from pg_catalog.pg_stat_activity
           where datname = pg_catalog.current_database() and usesysid is not null
