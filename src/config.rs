@@ -289,7 +289,7 @@ section! {
     SnapshotOptions {
         /// `database`: a new database is filled, and renamed to the target's name. `schema`: the target database
         /// stays, and the source's schemas in it are replaced: for servers where databases cannot be created or
-        /// renamed. See docs/operating.md for what differs.
+        /// renamed. The operating guide says what differs.
         method: SnapshotMethod = SnapshotMethod::Database, Shape::Choice(SnapshotMethod::WORDS);
         /// How many earlier copies stay beside the one that serves, for `pgdiode rollback`.
         keep: u64 = 1, Shape::Whole(0, 100);

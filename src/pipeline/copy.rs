@@ -377,8 +377,11 @@ async fn prepare(
 /// Whether an entry belongs to no table, or to one that the pipeline is to carry. What is a database's and not a
 /// schema's is not made again beside what is there.
 fn is_carried(ends: &Ends, pipeline: &Pipeline, entry: &Entry) -> bool {
-    if ends.schemas.is_some() && entry.is_of_database() {
-        return false;
+    if let Some(schemas) = &ends.schemas {
+        let is_there = entry.kind == EntryKind::Schema && schemas.names().contains_key(&entry.name);
+        if is_there || entry.is_of_database() {
+            return false;
+        }
     }
     entry.table.as_ref().is_none_or(|table| pipeline.tables.match_table(table))
 }

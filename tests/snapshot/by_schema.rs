@@ -48,6 +48,11 @@ fn it_does_so_on_newer_and_older_servers() {
 fn replaces(version: Version) {
     let (ground, pgdiode) = prepared_on(version);
     ground.source.psql("app", "create schema more; create table more.t (id int references public.item); insert into more.t values (1)");
+    ground.source.psql(
+        "app",
+        "create function to_point(int) returns point language sql immutable as 'select point($1, $1)';
+         create cast (int as point) with function to_point(int)",
+    );
     ground.target.psql(
         "li",
         "create schema li_local; create table li_local.own (id int); insert into li_local.own values (7)",
@@ -68,6 +73,8 @@ fn replaces(version: Version) {
     ground.source.psql("app", "delete from item where id > 900; update stamp set generation = 2");
     let status = pgdiode.run(&["sync", "--json"]).success();
     let promoted: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let left_out = promoted["left_out"].to_string();
+    assert!(left_out.contains("CAST (integer AS \\\"point\\\"): it belongs to the database"), "{left_out}");
     assert_eq!((&promoted["generation"], &promoted["previous"]), (&2.into(), &1.into()));
     assert!(promoted["bytes"].as_u64().unwrap() > 100_000, "{status}");
     assert_eq!(schemas(&ground), "li_local more more_gen_1 pgdiode public public_gen_1");
@@ -85,6 +92,7 @@ fn replaces(version: Version) {
     assert_eq!(listed[0]["schemas"], serde_json::json!(["public"]));
     assert_eq!(listed[1]["schemas"], serde_json::json!(["more_gen_2", "public_gen_2"]));
     assert!(listed[1]["bytes"].as_u64().unwrap() > 100_000);
+    assert!(!ground.target.log().contains("ERROR"), "{}", ground.target.log());
     let status = pgdiode.run(&["status"]).success();
     assert!(status.contains("generation 3, taken 20") && status.contains("sync 3 done"), "{status}");
 

@@ -160,6 +160,8 @@ impl Entry {
         let others = ["ACCESS METHOD", "FOREIGN DATA WRAPPER", "PROCEDURAL LANGUAGE", "SERVER"];
         match &self.kind {
             EntryKind::UserMapping => true,
+            // Types of the database's own have a schema before their name.
+            EntryKind::Other(kind) if kind == "CAST" => !self.name.contains('.'),
             EntryKind::Other(kind) => others.contains(&kind.as_str()),
             _ => false,
         }
