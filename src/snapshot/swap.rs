@@ -28,9 +28,10 @@ pub(super) struct Swap {
 
 /// Swaps, or leaves all as it was.
 pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<()> {
-    let mut terminator = place.session(&place.control).await?;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
+        // Dropped in the middle of a question, it would take the answer for that to the next one.
+        let mut terminator = place.session(&place.control).await?;
         let databases = [place.database.as_str(), swap.incoming.as_str()];
         let renamed = tokio::select! {
             renamed = rename(control, place, swap) => renamed,
