@@ -280,8 +280,20 @@ fn the_databases_owner_is_enough() {
         "schema public of the target belongs to pg_database_owner",
         "the database's owner",
     );
-    ground.target.psql("li", "alter database li owner to li_owner; create extension citext");
-    refused(&pgdiode, &ground, "extension \"citext\" is in schema \"public\"", "set schema extensions");
+    ground.target.psql("li", "alter database li owner to li_owner");
+    refused(
+        &pgdiode,
+        &ground,
+        "extension \"citext\" is in schema \"public\" of the source",
+        "set schema extensions",
+    );
+    ground.target.psql("li", "create extension citext");
+    refused(
+        &pgdiode,
+        &ground,
+        "extension \"citext\" is in schema \"public\" of the target",
+        "set schema extensions",
+    );
     let move_it = "create schema extensions; grant usage on schema extensions to public; alter extension citext set schema extensions";
     ground.target.psql("li", move_it);
     ground.source.psql("app", move_it);

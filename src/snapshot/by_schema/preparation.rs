@@ -121,28 +121,51 @@ async fn refuse_extensions(source: &mut Session, target: &mut Session, names: &[
         return Err(Error::refused(format!(
             "extension \"{extension}\" is in schema \"{schema}\" of the target, which is replaced, and cannot be moved"
         ))
-        .hint(format!(
-            "Keep it in a schema that the source has not: on both sides, as a superuser: create schema extensions; \
-             alter extension {name} set schema extensions."
-        ))
+        .hint(keep_apart(extension))
         .because(error));
     }
     let all = target.query("select extname from pg_catalog.pg_extension").await?;
     let installed: Vec<String> = all.iter().map(|row| row.string(0)).collect();
-    let fixed = source.query("select extname from pg_catalog.pg_extension where not extrelocatable").await?;
-    let fixed: Vec<String> = fixed.iter().map(|row| row.string(0)).collect();
     for (extension, schema) in extensions_in(source, names).await? {
-        if fixed.contains(&extension) && !installed.contains(&extension) {
-            return Err(Error::refused(format!(
-                "extension \"{extension}\" is in schema \"{schema}\" of the source, which is carried, and cannot be \
-                 moved from schema to schema"
-            ))
-            .hint(
-                "Install it on both sides in a schema that holds nothing else, or use snapshot.method = \"database\".",
-            ));
+        if installed.contains(&extension) || will_move(target, &extension).await? {
+            continue;
         }
+        return Err(Error::refused(format!(
+            "extension \"{extension}\" is in schema \"{schema}\" of the source, which is carried, and the target's user \
+             could not move it with the next sync"
+        ))
+        .hint(keep_apart(&extension)));
     }
     Ok(())
+}
+
+fn keep_apart(extension: &str) -> String {
+    format!(
+        "Keep it in a schema that holds nothing else, on both sides, as a superuser: create schema extensions; \
+         alter extension {} set schema extensions.",
+        quote::identifier(extension)
+    )
+}
+
+/// Whether what the sync would create can be moved by the next one. What cannot be created is for the copy to say.
+async fn will_move(target: &mut Session, extension: &str) -> Result<bool> {
+    let name = quote::identifier(extension);
+    let create = format!(
+        "begin; create schema pgdiode_probe; create schema pgdiode_probe_2;
+         create extension {name} schema pgdiode_probe cascade"
+    );
+    let moved = match target.query(&create).await {
+        Ok(_) => {
+            target.query(&format!("alter extension {name} set schema pgdiode_probe_2")).await.map(|_| true)
+        }
+        Err(error) if error.retries() => Err(error),
+        Err(_) => Ok(true),
+    };
+    match moved {
+        Err(error) if error.retries() => return Err(error),
+        _ => target.query("rollback").await?,
+    };
+    Ok(moved.is_ok())
 }
 
 pub(super) async fn refuse_outside(target: &mut Session, outgoing: &Schemas) -> Result<()> {
