@@ -328,8 +328,10 @@ impl Sync<'_> {
                 name = quote::literal(outgoing)
             ));
         }
+        // One that served and that somebody has dropped or replaced is none.
         record.push_str(&format!(
-            "insert into pgdiode.generation (target, number, database, database_oid, run, taken_at, position, state)
+            "update pgdiode.generation set state = 'dropped' where target = {target} and state = 'serving';
+             insert into pgdiode.generation (target, number, database, database_oid, run, taken_at, position, state)
              select {target}, {number}, datname, oid, {run}, {taken_at}, '{position}', 'serving'
                from pg_catalog.pg_database where datname = {target};
              update pgdiode.run set generation = {number}, source_position = '{position}' where id = {run}",

@@ -260,6 +260,13 @@ fn what_cannot_be_replaced_whole_is_refused() {
     sync(&pgdiode).success();
     assert_eq!(ground.target.psql("li", "select count(*) from mine.t"), "0");
 
+    // What serves has gone by somebody's hand.
+    ground.target.psql("li", "drop schema public cascade; create schema public; create table own (id int)");
+    refused(&pgdiode, &ground, "no sync has made them: mine, public", "--adopt");
+    ground.target.psql("li", "drop schema public, mine cascade");
+    sync(&pgdiode).success();
+    assert_eq!(ground.stamp(), "1");
+
     let same = ground.configured(&ground.source.socket_conninfo("app"), BY_SCHEMA);
     let said = sync(&same).failure(3);
     assert!(said.contains("is the source itself"), "{said}");
