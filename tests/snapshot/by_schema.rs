@@ -177,13 +177,16 @@ fn readers_never_break_and_see_only_whole_generations() {
     sync(&pgdiode).success();
     let stop = AtomicBool::new(false);
     let seen = std::sync::Mutex::new(Vec::new());
+    // The last one's statements were prepared before the swap that they meet.
+    let prepared = format!("prepare r as {READ}");
+    let readers = [("", READ), ("", READ_BACKWARDS), (prepared.as_str(), "execute r;\n")];
     std::thread::scope(|scope| {
-        for read in [READ, READ, READ_BACKWARDS] {
+        for (first, read) in readers {
             let (stop, seen, target) = (&stop, &seen, &ground.target);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let lines = target.psql("li", &read.repeat(200));
-                    let parts = if read == READ { 1 } else { 2 };
+                    let lines = target.psql("li", &format!("{first}{}", read.repeat(200)));
+                    let parts = if read == READ_BACKWARDS { 2 } else { 1 };
                     let lines: Vec<&str> = lines.lines().collect();
                     let lines = lines.chunks(parts).map(|lines| lines.join(" "));
                     seen.lock().unwrap().extend(lines);
