@@ -30,6 +30,12 @@ impl<'a> Place<'a> {
         let ends = Ends::resolve(pipeline)?;
         let database = ends.target.dbname.clone();
         if pipeline.snapshot.method == SnapshotMethod::Schema {
+            if pipeline.snapshot.control_database.is_some() {
+                return Err(Error::config(
+                    "snapshot.control_database is set, and snapshot.method = \"schema\" has none",
+                )
+                .hint("leave it out: the target's schema pgdiode takes its place"));
+            }
             let control = database.clone();
             return Ok(Place { pipeline, ends, database, control });
         }

@@ -234,6 +234,8 @@ fn refused(pgdiode: &PgdiodeRun, ground: &Ground, reason: &str, hint: &str) {
 fn what_cannot_be_replaced_whole_is_refused() {
     let ground = Ground::new();
     let pgdiode = ground.pgdiode(BY_SCHEMA);
+    let named = ground.pgdiode(&format!("{BY_SCHEMA}\nsnapshot.control_database = \"other\""));
+    assert!(sync(&named).failure(2).contains("leave it out"));
     let said = sync(&pgdiode).failure(3);
     assert!(said.contains("there is no database \"li\"") && said.contains("Create it"), "{said}");
     pgdiode.run(&["check"]).failure(3);
