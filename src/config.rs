@@ -137,6 +137,16 @@ choice! {
 }
 
 choice! {
+    /// What is put in the place of what.
+    SnapshotMethod {
+        /// A database beside the target, which then takes its name.
+        Database = "database",
+        /// Schemas beside those of the target, which then take their names.
+        Schema = "schema",
+    }
+}
+
+choice! {
     /// How a fresh copy is compared with its source before it takes the old one's place.
     SnapshotVerify {
         /// Exact row counts.
@@ -297,6 +307,10 @@ section! {
 section! {
     /// What `pgdiode sync` keeps and checks; for `mode = "snapshot"` alone.
     SnapshotOptions {
+        /// `database`: a new database is filled, and renamed to the target's name. `schema`: the target database
+        /// stays, and the source's schemas in it are replaced: for servers where databases cannot be created or
+        /// renamed. The operating guide says what differs.
+        method: SnapshotMethod = SnapshotMethod::Database, Shape::Choice(SnapshotMethod::WORDS);
         /// How many earlier copies stay beside the one that serves, for `pgdiode rollback`.
         keep: u64 = 1, Shape::Whole(0, 100);
         /// How a fresh copy is compared with the source before it serves. `counts`: exact row counts of every table.

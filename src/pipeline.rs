@@ -15,6 +15,7 @@ mod reset;
 pub mod run;
 pub mod selection;
 mod setup;
+pub mod shadow_schemas;
 mod step;
 mod stop;
 mod subscription;

@@ -11,6 +11,7 @@
 
 mod answers;
 mod audited;
+mod by_schema;
 mod capacity;
 mod control;
 mod discarded;
@@ -24,38 +25,34 @@ mod presence;
 mod preserve;
 mod redaction;
 mod report;
+mod rollback;
+mod run;
 mod scheduled;
 mod shadow;
 mod swap;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::audit::{Action, Journal};
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
-use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
-use crate::snapshot::audited::Details;
-use crate::snapshot::control::Generation;
-use crate::snapshot::discarded::Made;
-use crate::snapshot::grants::Grants;
-use crate::snapshot::guards::Contents;
-use crate::snapshot::place::{Place, drop_database, is_empty, oid_of};
+use crate::snapshot::place::{Place, drop_database};
 use crate::snapshot::preparation::Standing;
-use crate::snapshot::preserve::Keeping;
-use crate::snapshot::swap::Swap;
+use crate::snapshot::run::Sync;
 use crate::source::postgres::stream::now_us;
+use crate::status::Progress;
 use crate::status::snapshot::Promoted;
-use crate::status::{Phase, Progress};
 
 pub use audited::audit_session;
 pub use preparation::check;
 pub use presence::stop;
 pub use report::{generations, status};
+pub use rollback::rollback;
 pub use scheduled::{keep_schedule, refuse_unscheduled};
 
 /// How often whoever watches is told.
@@ -149,7 +146,7 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
 /// What can be looked at before anything is written.
 async fn look(place: &Place<'_>, options: &SyncOptions) -> Result<()> {
     preparation::refuse_unsafe(place, options.adopt).await?;
-    if place.session_if_there(&place.control).await?.is_none() {
+    if !control::exists(place).await? {
         // Otherwise it waits until what was left behind is cleared up.
         capacity::refuse_full_disk(place).await?;
     }
@@ -160,7 +157,7 @@ async fn look(place: &Place<'_>, options: &SyncOptions) -> Result<()> {
 /// control database yet, none is made. A configuration that is wrong is no sync.
 async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -> Result<()> {
     let is_no_sync = matches!(error.kind(), Kind::TargetUnreachable | Kind::Config);
-    if is_no_sync || place.session_if_there(&place.control).await?.is_none() {
+    if is_no_sync || !control::exists(place).await? {
         return Ok(());
     }
     let mut control = control::open(place).await?;
@@ -178,6 +175,9 @@ async fn clear_up(place: &Place<'_>, run: i64, journal: Journal, verdict: &str, 
     let mut session = place.session(&place.control).await?;
     if control::end(&mut session, run, verdict, error).await? {
         journal.fails(&mut session, verdict, error).await;
+    }
+    if place.is_by_schema() {
+        return by_schema::drop_shadow(&mut session, run).await;
     }
     let sql = format!("select shadow from pgdiode.run where id = {run} and shadow is not null");
     if let Some(row) = session.query(&sql).await?.first() {
@@ -210,358 +210,5 @@ async fn tell(place: &Place<'_>, run: i64, meter: &Meter, progress: &watch::Send
             tracing::debug!(error = error.chain(), "the progress could not be stored");
             session = None;
         }
-    }
-}
-
-struct Sync<'a> {
-    place: &'a Place<'a>,
-    options: &'a SyncOptions,
-    /// Holds the lock.
-    control: Session,
-    run: i64,
-    standing: Standing,
-    journal: &'a Journal,
-    meter: Arc<Meter>,
-}
-
-impl<'a> Sync<'a> {
-    async fn work(&mut self) -> Result<Promoted> {
-        let began = Instant::now();
-        let place = self.place;
-        capacity::refuse_full_disk(place).await?;
-        self.phase("exporting").await?;
-        let mut exported = shadow::export(place).await?;
-        let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
-        let mut source = place.ends.source().await?;
-        let name = self.create_shadow(&mut source).await?;
-        let ends = place.ends_to(&name);
-
-        self.phase("copying").await?;
-        let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
-        let mut left_out: Vec<String> =
-            left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
-        for entry in &left_out {
-            tracing::warn!(entry, "left out of the target's schema");
-        }
-        self.phase("refreshing").await?;
-        let mut filled = ends.target().await?;
-        shadow::carry_large_objects(&mut exported.session, &mut filled).await?;
-        shadow::refresh(&mut source, &mut filled).await?;
-        self.phase("analyzing").await?;
-        filled.query("analyze").await?;
-
-        self.phase("checking").await?;
-        let made = Made::read(&mut self.control, &self.standing).await?;
-        let (contents, discarded) = tokio::join!(
-            guards::compare(place, &ends, &mut exported),
-            discarded::find(place, &self.standing, &made)
-        );
-        let (contents, mut discarded) = (contents?, discarded?);
-        if place.pipeline.snapshot.refuse_orphans {
-            orphans::refuse_orphans(&mut exported.session, &mut filled).await?;
-        }
-        let version = answers::refuse_another_version(place, &mut exported.session, &mut filled).await?;
-        // The source is let go of as early as can be.
-        drop((exported.session, source));
-        if !self.options.accept_losses {
-            let mut before = made.contents.clone();
-            guards::forget_emptied(&mut before, &exported.tables);
-            guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
-        }
-        guards::check(place, &mut filled).await?;
-        let keeping = self.complete(&mut filled, &made).await?;
-        if let Some(keeping) = &keeping {
-            left_out.extend(keeping.left_out.iter().cloned());
-            discarded.extend(keeping.unmatched.iter().cloned());
-        }
-        discarded::tell(&mut self.control, self.run, &discarded).await?;
-        drop(filled);
-        if self.standing.exists {
-            shadow::dress(&mut self.control, &place.database, &name).await?;
-        }
-        let rows = contents.values().map(|content| content.rows).sum();
-        let bytes = self.size_of(&name).await?;
-        self.note_contents(&contents, &left_out, rows, bytes).await?;
-
-        self.phase("swapping").await?;
-        let keeper = keeping.as_ref().map(Keeping::backend);
-        let mut found = audited::found(place, &contents, version, rows, bytes);
-        audited::tell_discarded(&mut found, &discarded);
-        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), keeper, found).await?;
-        let preserved = keeping.map(|keeping| keeping.preserved).unwrap_or_default();
-        // From here on the run has succeeded; what follows is repeated by the next one if it fails.
-        if let Err(error) = self.tidy_up(previous).await {
-            tracing::warn!(error = error.chain(), "older generations stay until the next sync");
-        }
-        Ok(Promoted {
-            run: self.run,
-            generation: number,
-            database: place.database.clone(),
-            previous,
-            rows,
-            bytes,
-            seconds: began.elapsed().as_secs_f64(),
-            left_out,
-            discarded,
-            preserved,
-        })
-    }
-
-    /// Adds what is not the source's. Gives back what keeps the replica's own rows as they were carried over.
-    async fn complete(&mut self, filled: &mut Session, made: &Made) -> Result<Option<Keeping<'a>>> {
-        let mut keeping = Keeping::open(self.place, &self.standing).await?;
-        if let Some(keeping) = &mut keeping {
-            self.phase("preserving").await?;
-            keeping.tables(filled).await?;
-        }
-        if let Some(grants) = Grants::read(self.place.pipeline)? {
-            grants.apply(filled).await?;
-        }
-        discarded::mark_filled(&mut self.control, filled, self.run).await?;
-        if let Some(keeping) = &mut keeping {
-            keeping.rows(filled, made).await?;
-            keeping.tell(&mut self.control, self.run).await?;
-        }
-        Ok(keeping)
-    }
-
-    async fn phase(&mut self, phase: &str) -> Result<()> {
-        tracing::info!(run = self.run, "{phase}");
-        self.meter.phase(Phase::Copying, phase);
-        let sql = format!("update pgdiode.run set phase = {} where id = {}", quote::literal(phase), self.run);
-        self.control.query(&sql).await.map(drop)
-    }
-
-    /// The name is noted first, so that a shadow always has a run that answers for it.
-    async fn create_shadow(&mut self, source: &mut Session) -> Result<String> {
-        let (place, run) = (self.place, self.run);
-        let name = place.shadow(run);
-        if oid_of(&mut self.control, &name).await?.is_some() {
-            return Err(Error::refused(format!("there is a database \"{name}\" that no sync has made"))
-                .hint("Rename or drop it, then sync again."));
-        }
-        let noted = format!("update pgdiode.run set shadow = {} where id = {run}", quote::literal(&name));
-        self.control.query(&noted).await?;
-        let serving = self.standing.exists.then_some(place.database.as_str());
-        shadow::create(&mut self.control, source, &name, serving).await?;
-        let noted = format!(
-            "update pgdiode.run set shadow_oid = (select oid from pg_catalog.pg_database where datname = shadow)
-              where id = {run}"
-        );
-        self.control.query(&noted).await?;
-        Ok(name)
-    }
-
-    async fn size_of(&mut self, database: &str) -> Result<u64> {
-        let sql = format!("select pg_catalog.pg_database_size({})", quote::literal(database));
-        self.control.one(&sql).await?.get(0)
-    }
-
-    async fn note_contents(
-        &mut self,
-        contents: &Contents,
-        left_out: &[String],
-        rows: u64,
-        bytes: u64,
-    ) -> Result<()> {
-        let json = |text: serde_json::Result<String>| {
-            text.map_err(|error| Error::unexpected("the run's contents cannot be written").because(error))
-        };
-        let (tables, left_out) =
-            (json(serde_json::to_string(contents))?, json(serde_json::to_string(left_out))?);
-        let sql = format!(
-            "update pgdiode.run set tables = {}, left_out = {}, rows = {rows}, bytes = {bytes} where id = {}",
-            quote::literal(&tables),
-            quote::literal(&left_out),
-            self.run
-        );
-        self.control.query(&sql).await.map(drop)
-    }
-
-    /// The numbers of the generation that serves now, and of the one that did.
-    async fn swap(
-        &mut self,
-        shadow: String,
-        taken_at: &str,
-        position: &str,
-        keeper: Option<i32>,
-        mut found: Details,
-    ) -> Result<(i64, Option<i64>)> {
-        let place = self.place;
-        let target = quote::literal(&place.database);
-        let sql =
-            format!("select coalesce(max(number), 0) + 1 from pgdiode.generation where target = {target}");
-        let next: i64 = self.control.one(&sql).await?.get(0)?;
-        // What was there before the first sync is a generation too.
-        let (previous, number) = match (&self.standing.serving, self.standing.exists) {
-            (Some(serving), _) => (Some(serving.number), next),
-            (None, true) => (Some(next), next + 1),
-            (None, false) => (None, next),
-        };
-        let outgoing = previous.map(|number| place.generation(number));
-        let mut record = String::new();
-        if let (Some(number), Some(outgoing)) = (previous, &outgoing) {
-            record.push_str(&format!(
-                "insert into pgdiode.generation (target, number, database, database_oid, state)
-                 select {target}, {number}, datname, oid, 'kept' from pg_catalog.pg_database where datname = {name}
-                 on conflict (target, number) do update
-                    set state = 'kept', database = excluded.database, changed = nextval('pgdiode.change');",
-                name = quote::literal(outgoing)
-            ));
-        }
-        record.push_str(&format!(
-            "insert into pgdiode.generation (target, number, database, database_oid, run, taken_at, position, state)
-             select {target}, {number}, datname, oid, {run}, {taken_at}, '{position}', 'serving'
-               from pg_catalog.pg_database where datname = {target};
-             update pgdiode.run set generation = {number}, source_position = '{position}' where id = {run}",
-            run = self.run,
-            taken_at = quote::literal(taken_at),
-        ));
-        found.extend([("taken_at".into(), taken_at.into()), ("position".into(), position.into())]);
-        let swap = Swap { run: self.run, outgoing, incoming: shadow, record, keeper, entries: Vec::new() };
-        audited::swap(&mut self.control, place, swap, self.journal, Action::Sync, found).await?;
-        tracing::info!(run = self.run, generation = number, "swapped");
-        Ok((number, previous))
-    }
-
-    /// What was empty before the first sync is nothing to go back to; what is older than is kept goes too.
-    async fn tidy_up(&mut self, previous: Option<i64>) -> Result<()> {
-        let place = self.place;
-        if let (None, Some(number), true) = (&self.standing.serving, previous, self.standing.was_empty) {
-            let name = place.generation(number);
-            let mut session = place.session(&name).await?;
-            let still_empty = is_empty(&mut session).await?;
-            drop(session);
-            if still_empty {
-                audited::drop_empty(&mut self.control, place, number, &name).await?;
-                let sql = format!(
-                    "delete from pgdiode.generation where target = {} and number = {number}",
-                    quote::literal(&place.database)
-                );
-                self.control.query(&sql).await?;
-            }
-        }
-        control::prune(&mut self.control, place).await.map(drop)
-    }
-}
-
-/// Makes a kept generation serve again: the one numbered `to`, else the newest that is older than the one that serves.
-pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>) -> Result<Promoted> {
-    let began = Instant::now();
-    let place = Place::resolve(pipeline)?;
-    let _lock = host::lock(pipeline, "rollback")?;
-    if place.session_if_there(&place.control).await?.is_none() {
-        return Err(no_generation("there has never been a sync"));
-    }
-    let mut control = control::open(&place).await?;
-    control::clear_up(&mut control, &place).await?;
-    let generations = control::generations(&mut control, &place.database).await?;
-    let serving = generations.iter().find(|one| one.is_serving);
-    let chosen = choose(&generations, serving, to)?;
-    for one in serving.into_iter().chain([chosen]) {
-        if oid_of(&mut control, &one.database).await? != Some(one.oid) {
-            return Err(Error::refused(format!(
-                "database \"{}\" is not generation {} any more",
-                one.database, one.number
-            ))
-            .hint("Somebody has dropped, renamed or replaced it: pgdiode generations."));
-        }
-    }
-    let run = control::begin(&mut control, &place, "rollback", reason).await?;
-    let details = audited::back_to(&place, chosen);
-    let journal =
-        audited::begin(&mut control, &place, run, Action::Rollback, reason, details.clone()).await?;
-    let target = quote::literal(&place.database);
-    let outgoing = serving.map(|serving| place.generation(serving.number));
-    let mut record = String::new();
-    if let (Some(serving), Some(outgoing)) = (serving, &outgoing) {
-        record.push_str(&format!(
-            "update pgdiode.generation set state = 'kept', database = {}, changed = nextval('pgdiode.change')
-              where target = {target} and number = {};",
-            quote::literal(outgoing),
-            serving.number
-        ));
-    }
-    record.push_str(&format!(
-        "update pgdiode.generation set state = 'serving', database = {target}, changed = nextval('pgdiode.change')
-          where target = {target} and number = {number};
-         update pgdiode.run set generation = {number} where id = {run}",
-        number = chosen.number
-    ));
-    let (incoming, entries) = (chosen.database.clone(), Vec::new());
-    let swap = Swap { run, outgoing, incoming, record, keeper: None, entries };
-    let swapped = audited::swap(&mut control, &place, swap, &journal, Action::Rollback, details).await;
-    if let Err(error) = swapped {
-        drop(control);
-        let verdict = if error.kind() == Kind::Difference { "not promoted" } else { "failed" };
-        clear_up(&place, run, journal, verdict, &error).await?;
-        return Err(error);
-    }
-    let size = format!("select pg_catalog.pg_database_size({target})");
-    let bytes = control.one(&size).await?.get(0)?;
-    let rows = match chosen.run {
-        Some(run) => {
-            let sql = format!("select coalesce(rows, 0) from pgdiode.run where id = {run}");
-            control.query(&sql).await?.first().map_or(Ok(0), |row| row.get(0))?
-        }
-        None => 0,
-    };
-    Ok(Promoted {
-        run,
-        generation: chosen.number,
-        database: place.database.clone(),
-        previous: serving.map(|serving| serving.number),
-        rows,
-        bytes,
-        seconds: began.elapsed().as_secs_f64(),
-        left_out: Vec::new(),
-        discarded: Vec::new(),
-        preserved: Vec::new(),
-    })
-}
-
-fn choose<'a>(
-    generations: &'a [Generation],
-    serving: Option<&Generation>,
-    to: Option<i64>,
-) -> Result<&'a Generation> {
-    let mut kept = generations.iter().filter(|one| !one.is_serving);
-    match to {
-        Some(number) if serving.is_some_and(|serving| serving.number == number) => {
-            Err(no_generation(&format!("generation {number} serves already")))
-        }
-        Some(number) => kept
-            .find(|one| one.number == number)
-            .ok_or_else(|| no_generation(&format!("there is no generation {number} that is kept"))),
-        None => kept
-            .filter(|one| serving.is_none_or(|serving| one.number < serving.number))
-            .max_by_key(|one| one.number)
-            .ok_or_else(|| no_generation("there is no older generation to go back to")),
-    }
-}
-
-fn no_generation(what: &str) -> Error {
-    Error::refused(what).hint("What there is: pgdiode generations. How many are kept: snapshot.keep.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn generation(number: i64, is_serving: bool) -> Generation {
-        Generation { number, database: format!("g{number}"), oid: 1, run: None, is_serving }
-    }
-
-    #[test]
-    fn a_rollback_goes_to_the_newest_that_is_older() {
-        let all = [generation(5, false), generation(4, true), generation(3, false), generation(2, false)];
-        let chosen = |to| choose(&all, Some(&all[1]), to).map(|one| one.number);
-        assert_eq!(chosen(None).unwrap(), 3);
-        assert_eq!(chosen(Some(5)).unwrap(), 5);
-        for (to, what) in [(4, "serves already"), (7, "no generation 7")] {
-            let error = chosen(Some(to)).unwrap_err();
-            assert!(error.kind() == Kind::Refused && error.what().contains(what), "{error:?}");
-        }
-        assert!(choose(&all[1..2], Some(&all[1]), None).is_err());
     }
 }

@@ -55,7 +55,12 @@ impl Sides {
         let parse = |cluster: &Cluster| {
             ConnInfo::parse(&cluster.conninfo(&self.database), &Environment::default()).expect("a conninfo")
         };
-        Ends { source: parse(&self.source), target: parse(&self.target), target_is_fresh: false }
+        Ends {
+            source: parse(&self.source),
+            target: parse(&self.target),
+            target_is_fresh: false,
+            schemas: None,
+        }
     }
 
     fn compare(&self, tables: &[TableToVerify]) -> VerifyReport {

@@ -16,7 +16,8 @@ use crate::status::Progress;
 ///
 /// For pipelines with mode = "snapshot". A new database is filled beside the one that serves, compared with the source,
 /// and put in its place by renaming both in one transaction: readers reconnect to a whole new replica. A sync that fails,
-/// is killed or stopped leaves the one that serves as it was.
+/// is killed or stopped leaves the one that serves as it was. With snapshot.method = "schema" it is schemas that are filled
+/// and renamed, inside a database that stays.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\

@@ -14,6 +14,7 @@
 //! entry starts and what kind it is; which table it belongs to is read from its SQL. [`statements`] and the parser
 //! share one scanner, so a text that looks like a header inside a function body is a part of that body.
 
+mod elsewhere;
 mod entry;
 mod process;
 mod scan;

@@ -34,8 +34,10 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
+use crate::pipeline::shadow_schemas;
 use crate::position::Lsn;
 use crate::source::postgres::catalog::{self, SourceColumn, SourceTable};
+use crate::source::postgres::slot;
 use crate::status::Phase;
 use crate::target::postgres::progress;
 use crate::target::postgres::schema::{self, LeftOut};
@@ -75,6 +77,8 @@ struct Copy {
     carriage: Carriage,
     /// Both servers are new enough for binary values of one to be read by the other.
     may_be_binary: bool,
+    /// Tables, by OID, that are filled under the source's names, where the target's are others.
+    named: HashSet<u32>,
     tables: Vec<TableCopy>,
     queue: Queue<Work>,
     post_data: OnceCell<Dump>,
@@ -139,6 +143,26 @@ pub struct Copied {
     pub is_partial: bool,
 }
 
+/// Waits for a slot, and says in log and status for whom that waits.
+pub async fn telling_who_delays<T>(
+    ends: &Ends,
+    meter: &Meter,
+    making: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    slot::telling_who_delays(
+        making,
+        async || ends.source().await,
+        |who| {
+            tracing::warn!(
+                hint = "It goes on when these have ended, been committed or rolled back.",
+                "the replication slot waits for transactions that write at the source: {who}"
+            );
+            meter.phase(Phase::Copying, &format!("the replication slot waits for {who}"));
+        },
+    )
+    .await
+}
+
 /// Copies what is ordered.
 pub async fn run(
     ends: &Ends,
@@ -148,7 +172,9 @@ pub async fn run(
     moment: Moment,
 ) -> Result<Copied> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
-    let Held { snapshot, consistent_point, carriage, session: held } = hold(ends, pipeline, moment).await?;
+    let holding = hold(ends, pipeline, moment);
+    let Held { snapshot, consistent_point, carriage, session: held } =
+        telling_who_delays(ends, meter, holding).await?;
     let mut target = ends.target_for_rows().await?;
     let mut source = ends.source().await?;
     let source_major = source.server_major();
@@ -171,6 +197,10 @@ pub async fn run(
             tables.push(split(table, pipeline, fair_share, source_major));
         }
     }
+    let named = match &ends.schemas {
+        Some(_) => shadow_schemas::read_by_name(&mut source).await?,
+        None => HashSet::new(),
+    };
     drop(source);
     meter.copy_begins(tables.len(), tables.iter().map(|table| table.source.bytes).sum());
     meter.phase(Phase::Copying, "copying rows and building indexes");
@@ -181,6 +211,7 @@ pub async fn run(
         consistent_point,
         carriage,
         may_be_binary,
+        named,
         tables,
         queue: Queue::default(),
         post_data: OnceCell::new(),
@@ -199,7 +230,7 @@ pub async fn run(
     if builds_indexes {
         left_out.extend(finish_schema(&copy, &mut target).await?);
     }
-    carry_sequences(&mut ends.source().await?, &mut target).await?;
+    carry_sequences(ends, &mut ends.source().await?, &mut target).await?;
     mark_ready(&mut target, &pipeline.name, order.schema).await?;
     drop(held);
     let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
@@ -304,20 +335,28 @@ impl Making<'_> {
         };
         let text = dump::run(self.pg_dump, &self.ends.source.to_libpq_env(), &options).await?;
         let dump = Dump::parse(&text)?;
-        self.target.query("begin").await?;
+        self.target.query(&self.ends.begin_named()).await?;
         // A dump of single tables leaves their schemas out.
         let schemas: BTreeSet<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
         for schema in schemas {
             self.target.query(&format!("create schema if not exists {}", quote::identifier(schema))).await?;
         }
-        let pipeline = self.pipeline;
-        let left_out =
-            schema::replay_pre_data(self.target, &dump, |entry| is_carried(pipeline, entry)).await?;
+        let (ends, pipeline) = (self.ends, self.pipeline);
+        let mut left_out =
+            schema::replay_pre_data(self.target, &dump, |entry| is_carried(ends, pipeline, entry)).await?;
+        if ends.schemas.is_some() {
+            let reason = "it belongs to the database, which is not replaced";
+            let of_database = dump.entries.iter().filter(|entry| entry.is_of_database());
+            left_out.extend(of_database.map(|entry| LeftOut {
+                entry: format!("{} {}", entry.kind, entry.name),
+                reason: reason.to_owned(),
+            }));
+        }
         let name = quote::literal(&pipeline.name);
         self.target
             .query(&format!("update pgdiode.pipeline set tables_created = true where name = {name}"))
             .await?;
-        self.target.query("commit").await?;
+        self.target.query(&self.ends.commit_named()).await?;
         Ok(left_out)
     }
 }
@@ -342,7 +381,7 @@ async fn prepare(
     table: &SourceTable,
 ) -> Result<bool> {
     target.query("begin").await?;
-    let prepared = match empty(target, table).await {
+    let prepared = match empty(target, &table.table, table.is_partitioned).await {
         Ok(_) => drift::conform(source, target, &pipeline.name, table).await,
         Err(error) => Err(error),
     };
@@ -358,8 +397,15 @@ async fn prepare(
     }
 }
 
-/// Whether an entry belongs to no table, or to one that the pipeline is to carry.
-fn is_carried(pipeline: &Pipeline, entry: &Entry) -> bool {
+/// Whether an entry belongs to no table, or to one that the pipeline is to carry. What is a database's and not a
+/// schema's is not made again beside what is there.
+fn is_carried(ends: &Ends, pipeline: &Pipeline, entry: &Entry) -> bool {
+    if let Some(schemas) = &ends.schemas {
+        let is_there = entry.kind == EntryKind::Schema && schemas.names().contains_key(&entry.name);
+        if is_there || entry.is_of_database() {
+            return false;
+        }
+    }
     entry.table.as_ref().is_none_or(|table| pipeline.tables.match_table(table))
 }
 
@@ -507,9 +553,12 @@ impl Worker<'_> {
         let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
             unreachable!("connected")
         };
-        target.query("begin").await?;
-        let frozen = part == Part::Whole && empty(target, &table.source).await?;
-        let into = copy_into(&table.source, format, frozen);
+        let is_named = copy.named.contains(&table.source.oid);
+        let [begin, commit] = copy.transaction(is_named);
+        target.query(&begin).await?;
+        let at_target = if is_named { name.clone() } else { copy.ends.at_target(name) };
+        let frozen = part == Part::Whole && empty(target, &at_target, table.source.is_partitioned).await?;
+        let into = copy_into(&at_target, &table.source, format, frozen);
         let snapshot = quote::literal(&copy.snapshot);
         source
             .query(&format!(
@@ -531,7 +580,7 @@ impl Worker<'_> {
         if part == Part::Whole && is_as_of_snapshot() {
             copy.mark_copied(target, table).await?;
         }
-        target.query("commit").await?;
+        target.query(&commit).await?;
         // Only now: a piece whose commit fails must never let another one call the table copied.
         if table.parts_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             if part != Part::Whole && is_as_of_snapshot() {
@@ -582,7 +631,7 @@ impl Worker<'_> {
     async fn replay(&mut self, entries: impl Iterator<Item = &Entry>) -> Result<()> {
         let copy = self.copy;
         for entry in entries {
-            let left_out = schema::replay_post_data(self.target().await?, entry, &copy.roles).await?;
+            let left_out = replay_post_data(&copy.ends, self.target().await?, entry, &copy.roles).await?;
             for LeftOut { entry, reason } in left_out {
                 tracing::warn!(entry, reason, "left out of the target's schema");
             }
@@ -608,6 +657,15 @@ impl Copy {
             None => self.tables.iter().any(|copy| copy.source.is_redacted()),
         };
         entry.table.iter().chain(&entry.referenced_table).any(redacted)
+    }
+
+    /// What begins and commits a transaction of the target, under the source's names if it is `named`.
+    fn transaction(&self, named: bool) -> [String; 2] {
+        if named {
+            [self.ends.begin_named(), self.ends.commit_named()]
+        } else {
+            ["begin".into(), "commit".into()]
+        }
     }
 
     async fn post_data(&self) -> Result<&Dump> {
@@ -676,8 +734,8 @@ fn index_cost(entry: &Entry, table_bytes: u64) -> u64 {
 }
 
 /// Empties a table for its copy, in the open transaction; whether its rows may be frozen on arrival.
-async fn empty(target: &mut Session, table: &SourceTable) -> Result<bool> {
-    let name = quote::table(&table.table);
+async fn empty(target: &mut Session, table: &TableName, is_partitioned: bool) -> Result<bool> {
+    let name = quote::table(table);
     let referenced = format!(
         "select exists (select from pg_catalog.pg_constraint
                          where confrelid = {}::pg_catalog.regclass and contype = 'f' and conrelid <> confrelid)",
@@ -688,9 +746,9 @@ async fn empty(target: &mut Session, table: &SourceTable) -> Result<bool> {
         target.query(&format!("delete from only {name}")).await?;
         return Ok(false);
     }
-    let only = if table.is_partitioned { "" } else { "only " };
+    let only = if is_partitioned { "" } else { "only " };
     target.query(&format!("truncate {only}{name}")).await?;
-    Ok(!table.is_partitioned)
+    Ok(!is_partitioned)
 }
 
 /// Whether the table was written anew since the snapshot, in the transaction that has just read it. TRUNCATE and
@@ -763,8 +821,8 @@ fn without_values(table: &SourceTable, error: Error) -> Error {
         .hint("Find the row at the source by running the mask's expression there.")
 }
 
-fn copy_into(table: &SourceTable, format: &str, frozen: bool) -> String {
-    let name = quote::table(&table.table);
+fn copy_into(at_target: &TableName, table: &SourceTable, format: &str, frozen: bool) -> String {
+    let name = quote::table(at_target);
     let columns = if table.columns.is_empty() {
         String::new()
     } else {
@@ -772,6 +830,35 @@ fn copy_into(table: &SourceTable, format: &str, frozen: bool) -> String {
     };
     let freeze = if frozen { ", freeze" } else { "" };
     format!("copy {name}{columns} from stdin (format {format}{freeze})")
+}
+
+/// Replays one post-data entry, in the source's names.
+async fn replay_post_data(
+    ends: &Ends,
+    target: &mut Session,
+    entry: &Entry,
+    roles: &HashSet<String>,
+) -> Result<Vec<LeftOut>> {
+    let Some(schemas) = &ends.schemas else {
+        return schema::replay_post_data(target, entry, roles).await;
+    };
+    // Such transactions come one after the other: what can do without runs beside them.
+    if let Some(entry) = entry.elsewhere(schemas.names()) {
+        return schema::replay_post_data(target, &entry, roles).await;
+    }
+    target.query(&ends.begin_named()).await?;
+    let replayed = schema::replay_post_data(target, entry, roles).await;
+    let ended = match &replayed {
+        Err(error) if error.retries() => return replayed,
+        Err(_) => target.query("rollback").await,
+        Ok(_) => target.query(&ends.commit_named()).await,
+    };
+    match ended {
+        // The entry failed, and that was said or need not be.
+        Err(error) if error.sqlstate() == Some("25P02") => target.query("rollback").await.and(replayed),
+        Err(error) => Err(error),
+        Ok(_) => replayed,
+    }
 }
 
 /// What needs several tables, or tables that hold no rows of their own.
@@ -788,7 +875,9 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
         .chain(&order.foreign_keys)
         .chain(&order.rest);
     let mut left_out = Vec::new();
-    for entry in entries.filter(|entry| !entry.stays_at_source() && is_carried(&copy.pipeline, entry)) {
+    for entry in
+        entries.filter(|entry| !entry.stays_at_source() && is_carried(&copy.ends, &copy.pipeline, entry))
+    {
         let needs_uncarried =
             entry.referenced_table.as_ref().is_some_and(|table| !copy.pipeline.tables.match_table(table));
         if needs_uncarried {
@@ -796,7 +885,7 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
             left_out.push(LeftOut { entry: entry.name.clone(), reason });
             continue;
         }
-        match schema::replay_post_data(target, entry, &copy.roles).await {
+        match replay_post_data(&copy.ends, target, entry, &copy.roles).await {
             Ok(more) => left_out.extend(more),
             // The rows that it speaks of were left at the source, or masked.
             Err(error) if error.sqlstate() == Some("23503") && copy.is_redacted(entry) => {
@@ -814,7 +903,7 @@ async fn finish_schema(copy: &Copy, target: &mut Session) -> Result<Vec<LeftOut>
 
 /// Sets every sequence that exists on both sides to the source's value. Not transactional on either side: sequences
 /// only ever run ahead.
-pub async fn carry_sequences(source: &mut Session, target: &mut Session) -> Result<u64> {
+pub async fn carry_sequences(ends: &Ends, source: &mut Session, target: &mut Session) -> Result<u64> {
     let rows = source
         .query(
             "select schemaname, sequencename, last_value from pg_catalog.pg_sequences
@@ -824,7 +913,7 @@ pub async fn carry_sequences(source: &mut Session, target: &mut Session) -> Resu
     let values: Vec<String> = rows
         .iter()
         .map(|row| {
-            let name = quote::table(&TableName::new(row.string(0), row.string(1)));
+            let name = quote::table(&ends.at_target(&TableName::new(row.string(0), row.string(1))));
             format!("({}, {})", quote::literal(&name), row.string(2))
         })
         .collect();

@@ -1,11 +1,15 @@
 //! The two ends of a pipeline, resolved: where they are, and sessions to them.
 
+use std::sync::Arc;
+
+use crate::change::TableName;
 use crate::config::{Mode, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::quote;
 use crate::pg::replication::TEXT_FORMAT;
 use crate::pg::session::{Session, Side};
+use crate::pipeline::shadow_schemas::ShadowSchemas;
 use crate::target::postgres::progress;
 
 /// Whoever asks for masks must get them, or nothing.
@@ -31,6 +35,8 @@ pub struct Ends {
     /// The target is a database of our own making, which has no trigger and no foreign key before its rows are in: the
     /// privilege to switch these off is not needed.
     pub target_is_fresh: bool,
+    /// The target is not in the schemas of the source's names.
+    pub schemas: Option<Arc<ShadowSchemas>>,
 }
 
 impl Ends {
@@ -53,7 +59,23 @@ impl Ends {
             source: resolve(&pipeline.source, Side::Source)?,
             target: resolve(&pipeline.target, Side::Target)?,
             target_is_fresh: false,
+            schemas: None,
         })
+    }
+
+    /// The name at the target of a table of the source.
+    pub fn at_target(&self, table: &TableName) -> TableName {
+        self.schemas.as_ref().map_or_else(|| table.clone(), |schemas| schemas.table(table))
+    }
+
+    /// What begins a transaction of the target in which the source's names are the target's.
+    pub fn begin_named(&self) -> String {
+        self.schemas.as_ref().map_or_else(|| "begin".into(), |schemas| schemas.enter())
+    }
+
+    /// What commits it.
+    pub fn commit_named(&self) -> String {
+        self.schemas.as_ref().map_or_else(|| "commit".into(), |schemas| schemas.leave())
     }
 
     /// A session that cannot write: sources are read-only to us (invariant 7).
@@ -72,7 +94,13 @@ impl Ends {
     }
 
     pub async fn target(&self) -> Result<Session> {
-        Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+        if self.schemas.is_none() {
+            return Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)])
+                .await;
+        }
+        // The database serves, and its readers may be kept from writing by a setting of it.
+        let options = format!("{} -c default_transaction_read_only=off", progress::TARGET_OPTIONS);
+        Session::connect(&self.target, Side::Target, &[("options", &options)]).await
     }
 
     /// A target session for writing rows: no triggers, no foreign keys, stable text formats.

@@ -404,7 +404,7 @@ impl Monitor {
     async fn carry_sequences(&mut self) -> Result<()> {
         let source = connected(&mut self.source, self.ends.source()).await?;
         let target = connected(&mut self.target, self.ends.target()).await?;
-        copy::carry_sequences(source, target).await?;
+        copy::carry_sequences(&self.ends, source, target).await?;
         let name = quote::literal(&self.pipeline.name);
         let sql = format!(
             "update pgdiode.pipeline set sequences_carried_at = pg_catalog.now() where name = {name}"

@@ -322,7 +322,8 @@ impl Run<'_> {
             format!("update pgdiode.pipeline set slot = {slot_name}, slot_begun = true where name = {name}");
         target.query(&begun).await?;
         let database = source.one("select pg_catalog.current_database()").await?.string(0);
-        let lineage = slot::create(&mut replication, &self.pipeline.slot, &database).await?;
+        let making = slot::create(&mut replication, &self.pipeline.slot, &database);
+        let lineage = copy::telling_who_delays(&self.ends, &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
         Ok(Position { offset: lineage.consistent_point, lineage })
@@ -509,7 +510,7 @@ impl Run<'_> {
     }
 
     async fn last_sequences(&self, target: &mut Session) -> Result<()> {
-        copy::carry_sequences(&mut self.ends.source().await?, target).await.map(drop)
+        copy::carry_sequences(&self.ends, &mut self.ends.source().await?, target).await.map(drop)
     }
 
     fn plan(&self, stored: &Stored) -> Plan {

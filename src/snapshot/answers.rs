@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
 use crate::snapshot::place::{Place, not_promoted};
 
 /// More than this is no version.
@@ -12,12 +13,13 @@ const ROWS_MAX: usize = 1000;
 /// was copied.
 pub(super) async fn refuse_another_version(
     place: &Place<'_>,
+    ends: &Ends,
     exported: &mut Session,
     shadow: &mut Session,
 ) -> Result<Option<Vec<String>>> {
     let Some(query) = &place.pipeline.snapshot.schema_version else { return Ok(None) };
     let at_source = ask(exported, query).await.map_err(|error| failed(error, "the source"))?;
-    shadow.query("begin read only").await?;
+    shadow.query(&format!("{}; set transaction read only", ends.begin_named())).await?;
     let in_copy = ask(shadow, query).await.map_err(|error| failed(error, "the fresh copy"))?;
     shadow.query("rollback").await?;
     if at_source != in_copy {

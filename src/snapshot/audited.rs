@@ -7,15 +7,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
 use crate::audit::chain::hexadecimal;
-use crate::audit::{Action, Journal};
+use crate::audit::{Action, Entry, Journal};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
-use crate::snapshot::SyncOptions;
 use crate::snapshot::control::{self, Generation};
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, drop_database};
 use crate::snapshot::swap::{self, Swap};
+use crate::snapshot::{SyncOptions, by_schema};
 use crate::status::snapshot::Discarded;
 
 pub(super) type Details = Map<String, Value>;
@@ -97,27 +97,55 @@ pub(super) fn back_to(place: &Place<'_>, generation: &Generation) -> Details {
     details(json!({ "target": place.ends.target.display(), "generation": generation.number }))
 }
 
-/// Swaps, and in the same transaction says so, and that `action` was done.
+/// What the log says of a swap, and of the sync or rollback that is done with it, in the swap's own transaction.
+pub(super) struct Announced<'a> {
+    journal: &'a Journal,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl<'a> Announced<'a> {
+    /// `incoming` and `outgoing` say what takes whose place.
+    pub(super) fn new(
+        place: &Place<'_>,
+        journal: &'a Journal,
+        action: Action,
+        run: i64,
+        [incoming, outgoing]: [Option<String>; 2],
+        mut ended: Details,
+    ) -> Announced<'a> {
+        ended.insert("run".into(), run.into());
+        let swapped = details(json!({
+            "run": run,
+            "database": place.database,
+            "incoming": incoming,
+            "outgoing": outgoing,
+        }));
+        Announced { journal, entries: vec![journal.done(Action::Swap, swapped), journal.done(action, ended)] }
+    }
+
+    /// Tells people, now that it is committed.
+    pub(super) fn committed(&self, numbers: Vec<i64>) {
+        for (entry, number) in self.entries.iter().zip(numbers) {
+            self.journal.committed(entry, number);
+        }
+    }
+}
+
+/// Swaps databases, and in the same transaction says so, and that `action` was done.
 pub(super) async fn swap(
     control: &mut Session,
     place: &Place<'_>,
     mut swap: Swap,
     journal: &Journal,
     action: Action,
-    mut ended: Details,
+    ended: Details,
 ) -> Result<()> {
-    ended.insert("run".into(), swap.run.into());
-    let renamed = details(json!({
-        "run": swap.run,
-        "database": place.database,
-        "incoming": swap.incoming,
-        "outgoing": swap.outgoing,
-    }));
-    swap.entries = vec![journal.done(Action::Swap, renamed), journal.done(action, ended)];
+    let names = [Some(swap.incoming.clone()), swap.outgoing.clone()];
+    let mut announced = Announced::new(place, journal, action, swap.run, names, ended);
+    swap.entries = std::mem::take(&mut announced.entries);
     let numbers = swap::swap(control, place, &swap).await?;
-    for (entry, number) in swap.entries.iter().zip(numbers) {
-        journal.committed(entry, number);
-    }
+    announced.entries = swap.entries;
+    announced.committed(numbers);
     Ok(())
 }
 
@@ -128,30 +156,33 @@ pub(super) async fn drop_generation(
     generation: &Generation,
 ) -> Result<()> {
     let why = format!("snapshot.keep = {}", place.pipeline.snapshot.keep);
-    drop_audited(control, place, generation.number, &generation.database, &why).await
+    drop_audited(control, place, generation, &why).await
 }
 
 /// Drops what was there before the first sync, which was empty.
 pub(super) async fn drop_empty(
     control: &mut Session,
     place: &Place<'_>,
-    number: i64,
-    database: &str,
+    generation: &Generation,
 ) -> Result<()> {
-    drop_audited(control, place, number, database, "it was empty before the first sync").await
+    drop_audited(control, place, generation, "it was empty before the first sync").await
 }
 
 async fn drop_audited(
     control: &mut Session,
     place: &Place<'_>,
-    number: i64,
-    database: &str,
+    generation: &Generation,
     why: &str,
 ) -> Result<()> {
-    let details = details(json!({ "generation": number, "database": database, "because": why }));
+    let details =
+        details(json!({ "generation": generation.number, "database": generation.database, "because": why }));
     let journal =
         Journal::begin(control, place.pipeline, Action::DropGeneration, None, details.clone()).await?;
-    let dropped = drop_database(control, database).await;
+    let dropped = if generation.schemas.is_empty() {
+        drop_database(control, &generation.database).await
+    } else {
+        by_schema::drop_generation(control, generation).await
+    };
     journal.conclude_with(control, dropped, |()| details).await
 }
 

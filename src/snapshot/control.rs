@@ -12,6 +12,7 @@ use crate::pg::advisory::AdvisoryLock;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::audited;
+use crate::snapshot::by_schema::{self, Schemas};
 use crate::snapshot::place::{Place, drop_database, oid_of};
 
 /// A killed run's session at the server may take a moment to notice.
@@ -42,6 +43,7 @@ create table if not exists pgdiode.run (
     generation int8,
     shadow text,
     shadow_oid oid,
+    schemas jsonb,
     tables jsonb,
     left_out jsonb,
     filled_xid int8,
@@ -53,6 +55,7 @@ create table if not exists pgdiode.generation (
     number int8 not null,
     database text not null,
     database_oid oid not null,
+    schemas jsonb,
     run int8,
     taken_at timestamptz,
     position pg_lsn,
@@ -78,6 +81,8 @@ pub(super) struct Generation {
     pub(super) oid: u32,
     pub(super) run: Option<i64>,
     pub(super) is_serving: bool,
+    /// What it consists of, where it is no database.
+    pub(super) schemas: Schemas,
 }
 
 /// The generations that exist, the one that changed its state last first.
@@ -85,7 +90,7 @@ pub(super) async fn generations(session: &mut Session, target: &str) -> Result<V
     if session.one("select pg_catalog.to_regclass('pgdiode.generation') is null").await?.bool(0) {
         return Ok(Vec::new());
     }
-    let sql = "select number, database, database_oid, run, state = 'serving' from pgdiode.generation
+    let sql = "select number, database, database_oid, run, state = 'serving', schemas from pgdiode.generation
                 where target = $1 and state <> 'dropped' order by changed desc";
     let rows = session.query_with(sql, &[Some(target)]).await?;
     let read = |row: &crate::pg::session::Row| {
@@ -95,9 +100,16 @@ pub(super) async fn generations(session: &mut Session, target: &str) -> Result<V
             oid: row.get(2)?,
             run: row.optional(3)?,
             is_serving: row.bool(4),
+            schemas: by_schema::read(row.text(5))?,
         })
     };
     rows.iter().map(read).collect()
+}
+
+/// Whether there has ever been a sync: whoever only asks leaves nothing behind.
+pub(super) async fn exists(place: &Place<'_>) -> Result<bool> {
+    let Some(mut session) = place.session_if_there(&place.control).await? else { return Ok(false) };
+    Ok(session.one("select pg_catalog.to_regclass('pgdiode.run') is not null").await?.bool(0))
 }
 
 /// The control session, which holds the lock as long as it lives.
@@ -169,6 +181,10 @@ pub(super) async fn clear_up(session: &mut Session, place: &Place<'_>) -> Result
             &[target],
         )
         .await?;
+    let sql = "select id from pgdiode.run where target = $1 and schemas is not null";
+    for row in session.query_with(sql, &[target]).await? {
+        by_schema::drop_shadow(session, row.get(0)?).await?;
+    }
     let sql = "select id, shadow, shadow_oid from pgdiode.run where target = $1 and shadow is not null";
     for row in session.query_with(sql, &[target]).await? {
         let (run, shadow, oid) = (row.get::<i64>(0)?, row.string(1), row.optional::<u32>(2)?);
@@ -245,10 +261,16 @@ pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u6
     let kept = generations(session, &place.database).await?;
     let mut dropped = 0;
     for generation in kept.into_iter().filter(|generation| !generation.is_serving).skip(keep) {
-        let is_it = oid_of(session, &generation.database).await? == Some(generation.oid);
+        let is_it = !generation.schemas.is_empty()
+            || oid_of(session, &generation.database).await? == Some(generation.oid);
         let gone = if is_it { audited::drop_generation(session, place, &generation).await } else { Ok(()) };
         if let Err(error) = gone {
-            tracing::warn!(database = generation.database, error = error.chain(), "a generation stays");
+            tracing::warn!(
+                number = generation.number,
+                database = generation.database,
+                error = error.chain(),
+                "a generation stays"
+            );
             continue;
         }
         let sql = format!(

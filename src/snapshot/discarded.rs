@@ -80,7 +80,7 @@ pub(super) async fn mark_filled(control: &mut Session, shadow: &mut Session, run
 
 /// Looks what the swap will take out of sight.
 pub(super) async fn find(place: &Place<'_>, standing: &Standing, made: &Made) -> Result<Vec<Discarded>> {
-    if !standing.exists || standing.was_empty {
+    if !standing.exists || (standing.serving.is_none() && standing.was_empty) {
         return Ok(Vec::new());
     }
     let mut serving = place.session(&place.database).await?;
@@ -89,17 +89,33 @@ pub(super) async fn find(place: &Place<'_>, standing: &Standing, made: &Made) ->
             Some(_) => "unknown",
             None => "replaced",
         };
-        return Ok(vec![Discarded::of(format!("database {}", quote::identifier(&place.database)), what)]);
+        let object = if place.is_by_schema() {
+            format!("schemas {}", quote::identifiers(standing.schemas.keys().map(String::as_str)))
+        } else {
+            format!("database {}", quote::identifier(&place.database))
+        };
+        return Ok(vec![Discarded::of(object, what)]);
     };
     let preserve = &place.pipeline.preserve;
-    let mut all = rows(&mut serving, made, preserve, younger).await?;
+    // Beside schemas that are replaced stand others, which stay; those themselves are renamed at each swap.
+    let is_replaced = |schema: &str| !place.is_by_schema() || standing.schemas.contains_key(schema);
+    let mut all = rows(&mut serving, made, preserve, younger, &is_replaced).await?;
     let added: BTreeSet<String> =
         all.iter().filter(|one| one.what == "added").map(|one| one.object.clone()).collect();
     all.extend(
         objects(&mut serving, preserve, younger)
             .await?
             .into_iter()
-            .filter(|one| !added.contains(&one.object)),
+            .filter(|(schema, one)| {
+                let is_lost = match schema {
+                    Some(schema) => {
+                        is_replaced(schema) && !(place.is_by_schema() && one.object.starts_with("schema "))
+                    }
+                    None => !place.is_by_schema(),
+                };
+                is_lost && !added.contains(&one.object)
+            })
+            .map(|(_, one)| one),
     );
     all.sort_by(|one, other| one.object.cmp(&other.object));
     Ok(all)
@@ -138,6 +154,7 @@ async fn rows(
     made: &Made,
     preserve: &Preserve,
     younger: Younger,
+    is_replaced: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Discarded>> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
@@ -147,7 +164,7 @@ async fn rows(
         let object = format!("table {}", row.string(2));
         let before = made.contents.get(&table.to_string()).map(|content| content.rows);
         seen.insert(table.to_string());
-        if preserve.whole.match_table(&table) {
+        if preserve.whole.match_table(&table) || !is_replaced(&table.schema) {
             continue;
         }
         let is_added = row.bool(3);
@@ -262,7 +279,12 @@ const OBJECTS: &str = "
     select 'large objects', 'written ' || pg_catalog.count(*), null, null, null from pg_catalog.pg_largeobject_metadata l where {l}
     having pg_catalog.count(*) > 0";
 
-async fn objects(serving: &mut Session, preserve: &Preserve, younger: Younger) -> Result<Vec<Discarded>> {
+/// Each with the schema that it is in, if any.
+async fn objects(
+    serving: &mut Session,
+    preserve: &Preserve,
+    younger: Younger,
+) -> Result<Vec<(Option<String>, Discarded)>> {
     let mut sql = OBJECTS.to_owned();
     for alias in ["a", "n", "w", "p", "t", "e", "c", "g", "y", "x", "s", "l"] {
         sql = sql.replace(&format!("{{{alias}}}"), &younger.is(&format!("{alias}.xmin")));
@@ -273,5 +295,6 @@ async fn objects(serving: &mut Session, preserve: &Preserve, younger: Younger) -
     };
     let rows = serving.query(&sql).await?;
     let lost = rows.iter().filter(|row| !is_kept(row));
-    Ok(lost.map(|row| Discarded::of(row.string(0), &row.string(1))).collect())
+    let object = |row: &Row| (row.text(2).map(str::to_owned), Discarded::of(row.string(0), &row.string(1)));
+    Ok(lost.map(object).collect())
 }

@@ -7,6 +7,7 @@ use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::pg::dump::statements;
 use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
 use crate::snapshot::place::not_promoted;
 
 /// The file, read.
@@ -47,8 +48,9 @@ impl Grants {
     }
 
     /// Runs the file, whole or not at all.
-    pub(super) async fn apply(&self, shadow: &mut Session) -> Result<()> {
-        shadow.query("begin; set local search_path = \"$user\", public").await?;
+    pub(super) async fn apply(&self, ends: &Ends, shadow: &mut Session) -> Result<()> {
+        let begin = format!("{}; set local search_path = \"$user\", public", ends.begin_named());
+        shadow.query(&begin).await?;
         for (line, statement) in self.statements() {
             match shadow.query(statement).await {
                 Ok(_) => {}
@@ -65,7 +67,8 @@ impl Grants {
                 }
             }
         }
-        shadow.query("reset role; reset session authorization; commit").await.map(drop)
+        let commit = format!("reset role; reset session authorization; {}", ends.commit_named());
+        shadow.query(&commit).await.map(drop)
     }
 
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {

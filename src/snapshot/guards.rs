@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::shadow_schemas::NAMING_TYPES;
 use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::shadow::Exported;
 use crate::source::postgres::catalog::{SourceColumn, SourceTable};
@@ -39,11 +40,11 @@ async fn compare_counts(ends: &Ends, exported: &mut Exported) -> Result<Contents
     let mut shadow = ends.target().await?;
     let mut contents = Contents::new();
     for table in &exported.tables {
-        let sql = format!("select pg_catalog.count(*) from only {}", quote::table(&table.table));
+        let [at_source, here] = [&table.table, &ends.at_target(&table.table)]
+            .map(|table| format!("select pg_catalog.count(*) from only {}", quote::table(table)));
         // An emptied table is compared with nothing.
-        let none = if table.is_emptied { " where false" } else { "" };
-        let at_source = format!("{sql}{none}");
-        let (source, copied) = tokio::join!(exported.session.one(&at_source), shadow.one(&sql));
+        let at_source = if table.is_emptied { format!("{at_source} where false") } else { at_source };
+        let (source, copied) = tokio::join!(exported.session.one(&at_source), shadow.one(&here));
         let (source, copied): (u64, u64) = (source?.get(0)?, copied?.get(0)?);
         if source != copied {
             return Err(differs(&table.table, &format!("{source} rows at the source, {copied} in its copy")));
@@ -57,7 +58,7 @@ async fn compare_digests(place: &Place<'_>, ends: &Ends, exported: &Exported) ->
     let mut shadow = ends.target().await?;
     shadow.query("begin isolation level repeatable read read only").await?;
     let snapshot = shadow.one("select pg_catalog.pg_export_snapshot()").await?.string(0);
-    let tables: Vec<TableToVerify> = exported.tables.iter().map(to_verify).collect();
+    let tables: Vec<TableToVerify> = exported.tables.iter().map(|table| to_verify(table, ends)).collect();
     let jobs = place.pipeline.copy.jobs();
     let unwatched = watch::channel(Progress::default()).0;
     let report =
@@ -75,14 +76,21 @@ async fn compare_digests(place: &Place<'_>, ends: &Ends, exported: &Exported) ->
     Ok(contents)
 }
 
-/// A redacted table must hold what the source computes in place of its values.
-fn to_verify(table: &SourceTable) -> TableToVerify {
+/// A redacted table must hold what the source computes in place of its values. Names are written differently where
+/// schemas have other names: such columns are left out of the digest there.
+fn to_verify(table: &SourceTable, ends: &Ends) -> TableToVerify {
     let masked = |column: &SourceColumn| Some((column.name.clone(), column.mask.clone()?));
-    TableToVerify {
+    let mut verified = TableToVerify {
         filter: table.is_emptied.then(|| "false".to_owned()),
         masks: table.columns.iter().filter_map(masked).collect(),
         ..TableToVerify::new(table.table.clone())
+    };
+    let is_name = |type_sql: &str| NAMING_TYPES.contains(&type_sql.trim_end_matches("[]"));
+    if ends.schemas.is_some() && table.columns.iter().any(|column| is_name(&column.type_sql)) {
+        let others = table.columns.iter().filter(|column| !is_name(&column.type_sql));
+        verified.columns = Some(others.map(|column| column.name.clone()).collect());
     }
+    verified
 }
 
 /// What comes empty by order has lost nothing.
@@ -116,11 +124,11 @@ pub(super) fn refuse_losses(now: &Contents, before: &Contents, percent_max: u64)
 }
 
 /// Runs the operator's queries.
-pub(super) async fn check(place: &Place<'_>, shadow: &mut Session) -> Result<()> {
+pub(super) async fn check(place: &Place<'_>, ends: &Ends, shadow: &mut Session) -> Result<()> {
     shadow.query("set search_path = \"$user\", public").await?;
     for check in &place.pipeline.snapshot.checks {
         let asked = check.trim().trim_end_matches(';');
-        shadow.query("begin read only").await?;
+        shadow.query(&format!("{}; set transaction read only", ends.begin_named())).await?;
         let answer = shadow.one(&format!("select (\n{asked}\n)::pg_catalog.bool")).await;
         shadow.query("rollback").await?;
         let failed = |how: &str| {

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::session::{Row, Session};
+use crate::pipeline::ends::Ends;
 use crate::snapshot::place::not_promoted;
 
 /// Foreign keys that nobody has validated, those of partitions left out: their parents' stand for them. Composed where
@@ -25,7 +26,8 @@ const FOREIGN_KEYS: &str = "
               join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child),
            (select pg_catalog.string_agg(pg_catalog.format('c.%I', ca.attname), ', ' order by k.position)
               from pg_catalog.unnest(con.conkey) with ordinality as k (child, position)
-              join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child)
+              join pg_catalog.pg_attribute ca on ca.attrelid = con.conrelid and ca.attnum = k.child),
+           cn.nspname
       from pg_catalog.pg_constraint con
       join pg_catalog.pg_class c on c.oid = con.conrelid join pg_catalog.pg_namespace cn on cn.oid = c.relnamespace
       join pg_catalog.pg_class p on p.oid = con.confrelid join pg_catalog.pg_namespace pn on pn.oid = p.relnamespace
@@ -64,8 +66,21 @@ impl ForeignKey {
 }
 
 /// Refuses a shadow that lacks parents which its source has. `exported` shows the moment that was copied.
-pub(super) async fn refuse_orphans(exported: &mut Session, shadow: &mut Session) -> Result<()> {
-    let keys: Vec<ForeignKey> = shadow.query(FOREIGN_KEYS).await?.iter().map(ForeignKey::read).collect();
+pub(super) async fn refuse_orphans(ends: &Ends, exported: &mut Session, shadow: &mut Session) -> Result<()> {
+    shadow.query(&format!("{}; set transaction read only", ends.begin_named())).await?;
+    let compared = compare(ends, exported, shadow).await;
+    if compared.as_ref().err().is_none_or(|error| !error.retries()) {
+        shadow.query("rollback").await?;
+    }
+    compared
+}
+
+async fn compare(ends: &Ends, exported: &mut Session, shadow: &mut Session) -> Result<()> {
+    // Beside schemas that are filled stand others, which are none of the source's.
+    let is_filled =
+        |row: &&Row| ends.schemas.as_ref().is_none_or(|schemas| schemas.names().contains_key(&row.string(8)));
+    let rows = shadow.query(FOREIGN_KEYS).await?;
+    let keys: Vec<ForeignKey> = rows.iter().filter(is_filled).map(ForeignKey::read).collect();
     for key in keys {
         let (here, example) = key.orphans(shadow).await?;
         if here == 0 {

@@ -4,8 +4,10 @@
 //! - `NAME_shadow_RUN`: being filled by a run; nobody's but that run's.
 //! - `NAME_gen_NUMBER`: kept, for a rollback.
 //! - `NAME_pgdiode`: the control database, which outlives them all.
+//!
+//! With `method = "schema"` there is the target alone, which is its own control database: see `by_schema`.
 
-use crate::config::Pipeline;
+use crate::config::{Pipeline, SnapshotMethod};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Session, Side};
@@ -27,6 +29,16 @@ impl<'a> Place<'a> {
     pub(super) fn resolve(pipeline: &'a Pipeline) -> Result<Place<'a>> {
         let ends = Ends::resolve(pipeline)?;
         let database = ends.target.dbname.clone();
+        if pipeline.snapshot.method == SnapshotMethod::Schema {
+            if pipeline.snapshot.control_database.is_some() {
+                return Err(Error::config(
+                    "snapshot.control_database is set, and snapshot.method = \"schema\" has none",
+                )
+                .hint("leave it out: the target's schema pgdiode takes its place"));
+            }
+            let control = database.clone();
+            return Ok(Place { pipeline, ends, database, control });
+        }
         if database.len() > NAME_BYTES_MAX {
             return Err(Error::config(format!("the target's name \"{database}\" is too long"))
                 .hint(format!("generations are named after it: {NAME_BYTES_MAX} bytes at most")));
@@ -42,6 +54,11 @@ impl<'a> Place<'a> {
                 .hint("a sync replaces its target: leave snapshot.control_database out, or name another"));
         }
         Ok(Place { pipeline, ends, database, control })
+    }
+
+    /// Schemas of the target are replaced, and not the target.
+    pub(super) fn is_by_schema(&self) -> bool {
+        self.pipeline.snapshot.method == SnapshotMethod::Schema
     }
 
     /// Both ends, with another database as the target.

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::dump;
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::snapshot::by_schema::{self, Schemas};
 use crate::snapshot::control::{self, Generation};
 use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
@@ -13,13 +14,15 @@ use crate::snapshot::{preserve, redaction};
 use crate::status::CheckReport;
 
 /// What stands under the target's name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Standing {
     pub(super) exists: bool,
     /// Nothing had been made in it.
     pub(super) was_empty: bool,
     /// The generation that it is, when a sync has made it.
     pub(super) serving: Option<Generation>,
+    /// The schemas that are replaced, where it is schemas that are.
+    pub(super) schemas: Schemas,
 }
 
 async fn identity(session: &mut Session) -> Result<String> {
@@ -27,10 +30,21 @@ async fn identity(session: &mut Session) -> Result<String> {
     Ok(session.one(sql).await?.string(0))
 }
 
+/// A session with the target's server; with the target itself, where that must be there already.
+async fn server(place: &Place<'_>) -> Result<Session> {
+    if !place.is_by_schema() {
+        return place.server().await;
+    }
+    place.session_if_there(&place.database).await?.ok_or_else(|| {
+        Error::refused(format!("there is no database \"{}\" at the target", place.database))
+            .hint("Create it: with snapshot.method = \"schema\" a sync makes no databases.")
+    })
+}
+
 /// Looks, writes nothing, and refuses what must not be replaced.
 pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Standing> {
     Grants::read(place.pipeline)?;
-    let (mut source, mut server) = tokio::try_join!(place.ends.source(), place.server())?;
+    let (mut source, mut server) = tokio::try_join!(place.ends.source(), server(place))?;
     let database = source.one("select pg_catalog.current_database()").await?.string(0);
     let is_same_server = identity(&mut source).await? == identity(&mut server).await?;
     if is_same_server && [&place.database, &place.control].contains(&&database) {
@@ -40,6 +54,14 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
     if server.one("select pg_catalog.pg_is_in_recovery()").await?.bool(0) {
         return Err(Error::refused("the target's server is a standby, which cannot be written")
             .hint("Name its primary as the target."));
+    }
+    if place.is_by_schema() {
+        if !place.pipeline.preserve.is_empty() {
+            return Err(Error::refused("snapshot.method = \"schema\" preserves no tables and no rows").hint(
+                "Schemas that the source does not have stay as they are: keep there what belongs to the replica.",
+            ));
+        }
+        return by_schema::refuse_unsafe(place, &mut source, &mut server, adopt).await;
     }
     let may_create =
         "select rolsuper or rolcreatedb, rolname from pg_catalog.pg_roles where rolname = current_user";
@@ -61,7 +83,7 @@ async fn stands(place: &Place<'_>, server: &mut Session, adopt: bool) -> Result<
         None => Vec::new(),
     };
     let serving = generations.into_iter().find(|one| one.is_serving && Some(one.oid) == oid);
-    let Some(_) = oid else { return Ok(Standing { exists: false, was_empty: false, serving: None }) };
+    let Some(_) = oid else { return Ok(Standing::default()) };
     let owner = format!(
         "select pg_catalog.pg_has_role(datdba, 'usage'), pg_catalog.pg_get_userbyid(datdba)
            from pg_catalog.pg_database where datname = {}",
@@ -77,7 +99,7 @@ async fn stands(place: &Place<'_>, server: &mut Session, adopt: bool) -> Result<
         .hint("Make the target's user its owner, or a member of the owner."));
     }
     if serving.is_some() {
-        return Ok(Standing { exists: true, was_empty: false, serving });
+        return Ok(Standing { exists: true, serving, ..Standing::default() });
     }
     let was_empty = is_empty(&mut place.session(&place.database).await?).await?;
     if !was_empty && !adopt {
@@ -90,7 +112,7 @@ async fn stands(place: &Place<'_>, server: &mut Session, adopt: bool) -> Result<
              kept as a generation.",
         ));
     }
-    Ok(Standing { exists: true, was_empty, serving: None })
+    Ok(Standing { exists: true, was_empty, ..Standing::default() })
 }
 
 /// Everything that can be found wrong before a sync.
@@ -107,7 +129,10 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
             }
         }
     }
-    match place.server().await {
+    match server(&place).await {
+        Err(error) if error.kind() == Kind::Refused => {
+            report.refuse(error.what(), error.hint_text().unwrap_or_default());
+        }
         Err(error) => report.fail(&error),
         Ok(server) => report.ok(format!("target {}: PostgreSQL {}", server.place(), server.server_major())),
     }
@@ -127,6 +152,9 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
     match refuse_unsafe(&place, false).await {
         Ok(Standing { serving: Some(serving), .. }) => {
             report.ok(format!("database \"{}\" is generation {}", place.database, serving.number));
+        }
+        Ok(_) if place.is_by_schema() => {
+            report.ok(format!("database \"{}\" is ready for a first sync", place.database));
         }
         Ok(Standing { exists: true, .. }) => report.ok(format!("database \"{}\" is empty", place.database)),
         Ok(_) => report.ok(format!("database \"{}\" will be created", place.database)),

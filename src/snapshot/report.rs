@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
 use crate::schedule::{Schedule, utc};
+use crate::snapshot::by_schema;
 use crate::snapshot::place::Place;
 use crate::snapshot::{control, presence};
 use crate::status::snapshot::{GenerationStatus, RunStatus, ScheduleStatus, SnapshotStatus};
@@ -92,21 +93,30 @@ async fn read_generations(session: &mut Session, place: &Place<'_>) -> Result<Ve
     let sql = format!(
         "select g.number, g.state, g.database, pg_catalog.to_char(g.taken_at, {INSTANT}),
                 pg_catalog.floor(extract(epoch from pg_catalog.clock_timestamp() - g.taken_at))::int8, g.position, g.run,
-                case when d.oid is not null then pg_catalog.pg_database_size(d.oid) end
+                case when g.schemas is not null then {}
+                     when d.oid is not null then pg_catalog.pg_database_size(d.oid) end, g.schemas
            from pgdiode.generation g left join pg_catalog.pg_database d on d.oid = g.database_oid
           where g.target = {} and g.state <> 'dropped' order by g.state <> 'serving', g.changed desc",
+        by_schema::size_of("select value::oid from pg_catalog.jsonb_each_text(g.schemas)"),
         quote::literal(&place.database)
     );
     let read = |row: &Row| {
+        let (number, state) = (row.get(0)?, row.string(1));
+        let schemas = by_schema::read(row.text(8))?;
+        let schemas = match state.as_str() {
+            "kept" => by_schema::kept_names(&schemas, number),
+            _ => schemas,
+        };
         Ok(GenerationStatus {
-            number: row.get(0)?,
-            state: row.string(1),
+            number,
+            state,
             database: row.string(2),
             taken_at: row.text(3).map(str::to_owned),
             age_seconds: row.optional::<i64>(4)?.map(|age| age.max(0).unsigned_abs()),
             position: row.text(5).map(str::to_owned),
             run: row.optional(6)?,
             bytes: row.optional(7)?,
+            schemas: schemas.into_keys().collect(),
         })
     };
     session.query(&sql).await?.iter().map(read).collect()

@@ -4,8 +4,10 @@
 //! The copy keeps its state in schema `pgdiode` of the shadow; the schema goes before the shadow is looked at, so that
 //! a replica has nothing that its source has not.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use tokio::task::JoinSet;
 
 use crate::change::TableName;
 use crate::error::{Error, Kind, Result};
@@ -15,6 +17,7 @@ use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::position::Lsn;
+use crate::snapshot::by_schema;
 use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::redaction;
 use crate::source::postgres::catalog::{self, SourceTable};
@@ -133,28 +136,38 @@ pub(super) async fn fill(
     meter: &Arc<Meter>,
 ) -> Result<Vec<LeftOut>> {
     let mut target = ends.target().await?;
+    target.query("set client_min_messages = warning").await?;
     target.query(progress::CREATE_CONTROL_SCHEMA).await?;
-    let name = quote::literal(&place.pipeline.name);
+    let mut pipeline = place.pipeline.clone();
+    if place.is_by_schema() {
+        by_schema::forget_copies(&mut target).await?;
+        pipeline.name = format!("{}{}", by_schema::COPY_NAME, pipeline.name);
+    }
+    let name = quote::literal(&pipeline.name);
     target.query(&format!("insert into pgdiode.pipeline (name, mode) values ({name}, 'snapshot')")).await?;
     let order = Order { tables: exported.tables.clone(), schema: SchemaWork::All };
     let moment = Moment::Exported { snapshot: exported.snapshot.clone(), at: exported.at };
-    let copied = copy::run(ends, place.pipeline, meter, order, moment).await?;
+    let copied = copy::run(ends, &pipeline, meter, order, moment).await?;
     if copied.is_partial {
         return Err(Error::unexpected(
             "a table was truncated or rewritten at the source while it was copied",
         )
         .hint("Sync again; at a time when nobody truncates or rewrites tables, if it happens each time."));
     }
-    refuse_quarantined(&mut target, place, exported).await?;
-    set_fresh_sequences(&mut ends.source().await?, &mut target).await?;
-    target.query("drop schema pgdiode cascade").await?;
+    refuse_quarantined(&mut target, &pipeline.name, exported).await?;
+    set_fresh_sequences(ends, &mut target).await?;
+    if place.is_by_schema() {
+        by_schema::forget_copies(&mut target).await?;
+    } else {
+        target.query("drop schema pgdiode cascade").await?;
+    }
     Ok(copied.left_out)
 }
 
 /// A replica without one of its tables is none.
-async fn refuse_quarantined(target: &mut Session, place: &Place<'_>, exported: &Exported) -> Result<()> {
+async fn refuse_quarantined(target: &mut Session, pipeline: &str, exported: &Exported) -> Result<()> {
     let sql = "select schema_name, table_name, state, coalesce(reason, state) from pgdiode.relation where pipeline = $1";
-    let rows = target.query_with(sql, &[Some(&place.pipeline.name)]).await?;
+    let rows = target.query_with(sql, &[Some(pipeline)]).await?;
     let state = |row: &Row| (TableName::new(row.string(0), row.string(1)), (row.string(2), row.string(3)));
     let states: BTreeMap<TableName, (String, String)> = rows.iter().map(state).collect();
     for table in &exported.tables {
@@ -171,19 +184,21 @@ async fn refuse_quarantined(target: &mut Session, place: &Place<'_>, exported: &
 }
 
 /// A sequence that was set and not used yet has no last value to carry, and still does not begin where it was made to.
-async fn set_fresh_sequences(source: &mut Session, target: &mut Session) -> Result<()> {
+async fn set_fresh_sequences(ends: &Ends, target: &mut Session) -> Result<()> {
+    let mut source = ends.source().await?;
     let sql = "select schemaname, sequencename from pg_catalog.pg_sequences where last_value is null
                   and pg_catalog.has_sequence_privilege(
                       pg_catalog.quote_ident(schemaname) || '.' || pg_catalog.quote_ident(sequencename), 'select')";
     for row in source.query(sql).await? {
-        let name = quote::table(&TableName::new(row.string(0), row.string(1)));
+        let name = TableName::new(row.string(0), row.string(1));
+        let (name, here) = (quote::table(&name), quote::table(&ends.at_target(&name)));
         let state = source.one(&format!("select last_value, is_called from {name}")).await?;
         let set = format!(
             "select pg_catalog.setval(oid, {}, {}) from pg_catalog.pg_class
               where oid = pg_catalog.to_regclass({}) and relkind = 'S'",
             state.string(0),
             state.bool(1),
-            quote::literal(&name)
+            quote::literal(&here)
         );
         target.query(&set).await?;
     }
@@ -208,8 +223,9 @@ const MATERIALIZED: &str = "
                 where reach.view = c.oid), n.nspname, c.relname";
 
 /// Fills the materialized views. One that finds another unfilled, through a function, waits for the next round.
-pub(super) async fn refresh(source: &mut Session, shadow: &mut Session) -> Result<u64> {
+pub(super) async fn refresh(ends: &Ends, source: &mut Session, shadow: &mut Session) -> Result<u64> {
     let named = |row: &Row| quote::table(&TableName::new(row.string(0), row.string(1)));
+    shadow.query(&ends.begin_named()).await?;
     let here: HashSet<String> = shadow
         .query("select n.nspname, c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.relkind = 'm'")
         .await?
@@ -224,9 +240,12 @@ pub(super) async fn refresh(source: &mut Session, shadow: &mut Session) -> Resul
         let mut unfilled = Vec::new();
         let mut last = None;
         for view in &waiting {
-            match shadow.query(&format!("refresh materialized view {view}")).await {
+            let refreshed =
+                format!("savepoint view; refresh materialized view {view}; release savepoint view");
+            match shadow.query(&refreshed).await {
                 Ok(_) => {}
                 Err(error) if error.sqlstate() == Some("55000") => {
+                    shadow.query("rollback to savepoint view").await?;
                     unfilled.push(view.clone());
                     last = Some(error);
                 }
@@ -239,6 +258,7 @@ pub(super) async fn refresh(source: &mut Session, shadow: &mut Session) -> Resul
         waiting = unfilled;
     }
     shadow.query("set search_path = ''").await?;
+    shadow.query(&ends.commit_named()).await?;
     Ok(total)
 }
 
@@ -348,4 +368,41 @@ pub(super) async fn carry_large_objects(exported: &mut Session, shadow: &mut Ses
         shadow.query("commit").await?;
     }
     Ok(objects.len() as u64)
+}
+
+/// Gathers statistics of all of the shadow's tables, `jobs` at once and the largest first. Partitions come with their
+/// parents.
+pub(super) async fn analyze(ends: &Ends, jobs: usize) -> Result<()> {
+    let within = match &ends.schemas {
+        Some(schemas) => {
+            format!("n.nspname in ({})", schemas.shadows().map(quote::literal).collect::<Vec<_>>().join(", "))
+        }
+        None => "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'".to_owned(),
+    };
+    let sql = format!(
+        "select pg_catalog.format('%I.%I', n.nspname, c.relname)
+           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+          where {within} and c.relkind in ('r', 'p', 'm') and not c.relispartition and c.relpersistence <> 't'
+          order by c.relkind = 'p' desc, pg_catalog.pg_table_size(c.oid) desc"
+    );
+    let rows = ends.target().await?.query(&sql).await?;
+    let tables: Arc<Mutex<VecDeque<String>>> =
+        Arc::new(Mutex::new(rows.iter().map(|row| row.string(0)).collect()));
+    let mut workers: JoinSet<Result<()>> = JoinSet::new();
+    for _ in 0..jobs.min(rows.len()) {
+        let (ends, tables) = (ends.clone(), Arc::clone(&tables));
+        workers.spawn(async move {
+            let mut session = ends.target().await?;
+            let next = || tables.lock().expect("nobody panics over a list").pop_front();
+            while let Some(table) = next() {
+                session.query(&format!("analyze {table}")).await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(worked) = workers.join_next().await {
+        worked
+            .map_err(|error| Error::unexpected("a worker that gathers statistics failed").because(error))??;
+    }
+    Ok(())
 }

@@ -35,7 +35,6 @@ pub(super) struct Swap {
 
 /// Swaps, or leaves all as it was; the numbers of its audit entries.
 pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) -> Result<Vec<i64>> {
-    let mut terminator = place.session(&place.control).await?;
     let mut last = None;
     let keeper_ended = AtomicBool::new(false);
     for _ in 0..ATTEMPTS_MAX {
@@ -43,8 +42,10 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
             // What is kept could be written again, and has been carried over already.
             break;
         }
+        // Dropped in the middle of a question, it would take the answer for that to the next one.
+        let mut terminator = place.session(&place.control).await?;
         // Before anybody's session ends: should another writer of the log keep us waiting, readers read on.
-        let numbers = match claim(control, swap).await {
+        let numbers = match claim(control, swap.run, &swap.entries).await {
             Ok(numbers) => numbers,
             Err(error) => {
                 // The first error is the one that counts.
@@ -84,21 +85,20 @@ pub(super) async fn swap(control: &mut Session, place: &Place<'_>, swap: &Swap) 
 }
 
 /// Opens the transaction with what must hold for the swap, and with its audit entries; their numbers.
-async fn claim(control: &mut Session, swap: &Swap) -> Result<Vec<i64>> {
+pub(super) async fn claim(control: &mut Session, run: i64, entries: &[Entry]) -> Result<Vec<i64>> {
     let begin =
         format!("begin isolation level read committed read write; set local lock_timeout = '{LOCK_WAIT}'");
     control.query(&begin).await?;
     // A run that somebody took for dead has lost the right to swap.
     let sql = format!(
         "update pgdiode.run set verdict = 'done', ended = clock_timestamp(), shadow = null
-          where id = {} and verdict = 'running'",
-        swap.run
+          where id = {run} and verdict = 'running'"
     );
     if control.execute(&sql).await? != 1 {
         return Err(not_promoted("another sync took this one for dead").hint("Look at it: pgdiode status."));
     }
     let mut numbers = Vec::new();
-    for entry in &swap.entries {
+    for entry in entries {
         numbers.push(audit::append_in_transaction(control, entry).await?);
     }
     Ok(numbers)

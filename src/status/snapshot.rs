@@ -45,6 +45,9 @@ pub struct GenerationStatus {
     pub run: Option<i64>,
     /// Size on disk; `None` when the database is gone.
     pub bytes: Option<u64>,
+    /// The schemas of the database that it consists of; none where it is the whole database.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
 }
 
 /// What is due next by the configuration.
@@ -206,13 +209,15 @@ pub fn generations_text(generations: &[GenerationStatus], paint: Paint) -> Strin
         paint.strong(&format!("{:>6}  {:<8} {:<21} {:>10}  database", "number", "state", "taken", "size")),
     ];
     for one in generations {
+        let place: Vec<&str> =
+            [one.database.as_str()].into_iter().chain(one.schemas.iter().map(String::as_str)).collect();
         lines.push(format!(
             "{:>6}  {:<8} {:<21} {:>10}  {}",
             one.number,
             one.state,
             one.taken_at.as_deref().unwrap_or("before any sync"),
             one.bytes.map_or_else(|| "gone".into(), bytes),
-            printable(&one.database)
+            printable(&place.join(" "))
         ));
     }
     lines.join("\n") + "\n"

@@ -139,7 +139,8 @@ async fn plan(pair: &mut Pair, tables: &[TableToVerify]) -> Result<(Vec<Task>, V
     pair.end().await?;
     let (mut tasks, mut settled) = (Vec::new(), Vec::new());
     for table in tables {
-        match matched(table, &source, &target, hashing) {
+        let at_target = pair.place.ends.at_target(&table.name);
+        match matched(table, &at_target, &source, &target, hashing) {
             Ok(task) => tasks.push(task),
             Err(obstacle) => settled.push(not_compared(&table.name, &obstacle)),
         }
@@ -165,6 +166,7 @@ fn not_compared(name: &TableName, obstacle: &str) -> TableVerification {
 /// How both sides read the table, or why they cannot.
 fn matched(
     table: &TableToVerify,
+    at_target: &TableName,
     sources: &BTreeMap<TableName, Shape>,
     targets: &BTreeMap<TableName, Shape>,
     hashing: Hashing,
@@ -172,14 +174,15 @@ fn matched(
     if let Some(obstacle) = &table.obstacle {
         return Err(obstacle.clone());
     }
-    let shape = |shapes: &BTreeMap<TableName, Shape>, side: Side| match shapes.get(&table.name) {
+    let shape = |shapes: &BTreeMap<TableName, Shape>, name: &TableName, side: Side| match shapes.get(name) {
         None => Err(format!("there is no such table at the {}", side.name())),
         Some(shape) if !["r", "p"].contains(&shape.kind.as_str()) => {
             Err(format!("at the {} it is no table (relkind {})", side.name(), shape.kind))
         }
         Some(shape) => Ok(shape.clone()),
     };
-    let (source, target) = (shape(sources, Side::Source)?, shape(targets, Side::Target)?);
+    let source = shape(sources, &table.name, Side::Source)?;
+    let target = shape(targets, at_target, Side::Target)?;
     let is_at_target = |column: &ShapeColumn| target.columns.iter().any(|here| here.name == column.name);
     let is_carried = |column: &ShapeColumn| {
         column.generated.is_empty()
@@ -201,9 +204,12 @@ fn matched(
         (!missing.is_empty()).then(|| format!("the target's table lacks columns: {}", missing.join(", ")));
     let has_key = source.key.iter().all(|name| columns.contains(name));
     let key = if has_key { source.key.clone() } else { Vec::new() };
-    let reading = |shape: &Shape, filter: &Option<String>, masks: &BTreeMap<String, String>| Reading {
+    let reading = |shape: &Shape,
+                   name: &TableName,
+                   filter: &Option<String>,
+                   masks: &BTreeMap<String, String>| Reading {
         oid: shape.oid,
-        relation: relation(&table.name, &shape.kind),
+        relation: relation(name, &shape.kind),
         filter: filter.clone(),
         blocks: shape.blocks,
         columns: columns.clone(),
@@ -213,8 +219,8 @@ fn matched(
     };
     Ok(Task {
         name: table.name.clone(),
-        source: reading(&source, &table.filter, &table.masks),
-        target: reading(&target, &None, &BTreeMap::new()),
+        source: reading(&source, &table.name, &table.filter, &table.masks),
+        target: reading(&target, at_target, &None, &BTreeMap::new()),
         bytes: source.bytes.max(target.bytes),
         difference,
         sum: Mutex::default(),

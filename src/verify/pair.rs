@@ -20,7 +20,7 @@ pub(super) struct Place {
 pub(super) struct Pair {
     pub(super) source: Session,
     pub(super) target: Session,
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
 }
 
 impl Pair {

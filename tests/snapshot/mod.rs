@@ -1,6 +1,7 @@
 //! Full replacement, against real servers: a fresh copy serves or nothing has happened.
 
 mod audit;
+mod by_schema;
 mod capacity;
 mod clock;
 mod discarded;

@@ -53,6 +53,11 @@ fn somebodys_database_is_replaced_only_when_adopted() {
     ground.target.psql("li", "create table own (id int)");
     sync(&pgdiode).failure(3);
     assert_eq!(ground.target.psql("li", "select count(*) from own"), "0");
+    pgdiode.run(&["sync", "--adopt"]).success();
+    assert_eq!(ground.stamp(), "1");
+    ground.target.psql("postgres", "drop database li");
+    sync(&pgdiode).success();
+    assert_eq!(ground.stamp(), "1");
 }
 
 #[test]

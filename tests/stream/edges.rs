@@ -191,3 +191,24 @@ fn a_trigger_on_ddl_at_the_target_is_not_passed_over() {
     pair.assert_alike();
     stop(running);
 }
+
+/// A slot begins where nobody writes; whose transaction it waits for is told, not guessed at.
+#[test]
+fn a_start_that_waits_says_for_whom() {
+    let pair =
+        Pair::start(Ends { source_settings: &[("max_prepared_transactions", "5")], ..Ends::default() });
+    small(&pair);
+    pair.at_source("begin; insert into t values (0, 0); prepare transaction 'forgotten'");
+    let mut running = pair.begin();
+    running.wait_for_log(
+        "waits for transactions that write at the source: prepared transaction \"forgotten\" of postgres",
+    );
+    pair.wait_at_target(
+        "select doing like 'the replication slot waits for prepared transaction%' from pgdiode.pipeline",
+        "the status",
+    );
+    pair.at_source("commit prepared 'forgotten'");
+    pair.assert_alike();
+    assert_eq!(pair.at_target("select count(*) from t"), "101");
+    stop(running);
+}

@@ -155,6 +155,18 @@ impl Entry {
         self.table.as_ref() == Some(table)
     }
 
+    /// Whether it makes something that belongs to the database and to no schema of it.
+    pub fn is_of_database(&self) -> bool {
+        let others = ["ACCESS METHOD", "FOREIGN DATA WRAPPER", "PROCEDURAL LANGUAGE", "SERVER"];
+        match &self.kind {
+            EntryKind::UserMapping => true,
+            // Types of the database's own have a schema before their name.
+            EntryKind::Other(kind) if kind == "CAST" => !self.name.contains('.'),
+            EntryKind::Other(kind) => others.contains(&kind.as_str()),
+            _ => false,
+        }
+    }
+
     /// The entry's statements, behind the settings it needs that a server of this major version knows. It runs in
     /// any session that has the dump's preamble.
     pub fn script_for(&self, major: u32) -> String {

@@ -1,5 +1,7 @@
 //! The replication slot: its creation, its identity, and what has become of it.
 
+use std::time::Duration;
+
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::replication::{SlotLife, SystemIdentity};
@@ -53,6 +55,47 @@ pub async fn log_reaches(session: &mut Session) -> Result<Lsn> {
     let sql = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
                            else pg_catalog.pg_current_wal_flush_lsn() end";
     session.one(sql).await?.get(0)
+}
+
+/// A slot that is not made by now waits for somebody.
+const DELAY_TOLD_AFTER: Duration = Duration::from_secs(5);
+const DELAY_TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// Waits for a slot that is being made, and tells now and then for whose transactions that waits: for all that have
+/// written when it began. `connect` opens a session with the source.
+pub async fn telling_who_delays<T>(
+    making: impl Future<Output = Result<T>>,
+    connect: impl AsyncFn() -> Result<Session>,
+    tell: impl Fn(&str),
+) -> Result<T> {
+    let mut making = std::pin::pin!(making);
+    let mut wait = DELAY_TOLD_AFTER;
+    loop {
+        tokio::select! {
+            made = &mut making => return made,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = DELAY_TOLD_EVERY;
+        let who = async { who_delays(&mut connect().await?).await };
+        match who.await {
+            Ok(Some(who)) => tell(&who),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(error = error.chain(), "who delays the slot is not to be seen"),
+        }
+    }
+}
+
+/// The oldest transactions that write at the source, in words.
+async fn who_delays(source: &mut Session) -> Result<Option<String>> {
+    let sql = "
+        select pg_catalog.string_agg(who, '; ' order by since)
+          from (select pg_catalog.format('backend %s of %s since %s', pid, usename, xact_start::timestamptz(0)), xact_start
+                  from pg_catalog.pg_stat_activity where backend_xid is not null and pid <> pg_catalog.pg_backend_pid()
+                union all
+                select pg_catalog.format('prepared transaction \"%s\" of %s since %s', gid, owner, prepared::timestamptz(0)), prepared
+                  from pg_catalog.pg_prepared_xacts
+                 order by 2 limit 3) as oldest (who, since)";
+    Ok(source.one(sql).await?.text(0).map(str::to_owned))
 }
 
 /// Creates the pipeline's slot and names the history that begins with it.
