@@ -64,7 +64,8 @@ async fn measure(place: &Place<'_>) -> Result<Option<Room>> {
         "select coalesce(pg_catalog.max({SIZE}), 0) from pg_catalog.pg_database where datname = {}",
         quote::literal(&place.database)
     );
-    let serving: u64 = server.one(&serving).await?.get(0)?;
+    // Where schemas are replaced, the database has the kept ones too.
+    let serving: u64 = if place.is_by_schema() { 0 } else { server.one(&serving).await?.get(0)? };
     let stated = match options.disk_mb {
         0 => None,
         capacity => Some((capacity << 20).saturating_sub(stored(&mut server).await?)),
@@ -101,8 +102,9 @@ async fn free_on_volume(server: &mut Session) -> Result<Option<u64>> {
                  from pg_catalog.pg_settings where name = 'data_directory'";
     let rows = server.query(sql).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let (directory, identifier) = (PathBuf::from(row.string(0)), row.get::<u64>(1)?);
-    if system_identifier(&directory) != Some(identifier) {
+    // The catalog shows an unsigned number as a signed one.
+    let (directory, identifier) = (PathBuf::from(row.string(0)), row.get::<i64>(1)?);
+    if system_identifier(&directory) != Some(identifier.cast_unsigned()) {
         return Ok(None);
     }
     let volume = rustix::fs::statvfs(&directory).ok();

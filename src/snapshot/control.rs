@@ -255,6 +255,13 @@ pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &
     Ok(!rows.is_empty())
 }
 
+/// Whether a database will be dropped once another copy serves.
+pub(super) async fn will_drop(session: &mut Session, place: &Place<'_>) -> Result<bool> {
+    let there = generations(session, &place.database).await?;
+    let databases = there.iter().filter(|one| one.schemas.is_empty()).count();
+    Ok(databases as u64 > place.pipeline.snapshot.keep)
+}
+
 /// Drops the oldest kept generations until `keep` are left. What cannot be dropped now is tried again by the next run.
 pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u64> {
     let keep = usize::try_from(place.pipeline.snapshot.keep).unwrap_or(usize::MAX);

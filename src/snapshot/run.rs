@@ -18,10 +18,11 @@ use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, is_empty, oid_of};
 use crate::snapshot::preparation::Standing;
 use crate::snapshot::preserve::Keeping;
+use crate::snapshot::shadow::Exported;
 use crate::snapshot::swap::Swap;
 use crate::snapshot::{answers, audited, by_schema, capacity, control, discarded, guards, orphans, shadow};
 use crate::status::Phase;
-use crate::status::snapshot::Promoted;
+use crate::status::snapshot::{Discarded, Promoted};
 
 /// A run that has begun.
 pub(super) struct Sync<'a> {
@@ -35,70 +36,42 @@ pub(super) struct Sync<'a> {
     pub(super) meter: Arc<Meter>,
 }
 
+/// A shadow that holds what its source held at one moment.
+struct Filled {
+    /// Of its database; empty where it is schemas.
+    name: String,
+    ends: Ends,
+    taken_at: String,
+    session: Session,
+    /// What of the source's schema the target could not take, with reasons.
+    left_out: Vec<String>,
+}
+
+/// What the guards found in it.
+struct Checked {
+    contents: Contents,
+    discarded: Vec<Discarded>,
+    version: Option<Vec<String>>,
+    made: Made,
+}
+
 impl<'a> Sync<'a> {
     /// Fills a shadow, checks it and puts it in place. Dropped at any point, it has changed nothing that serves.
     pub(super) async fn work(&mut self) -> Result<Promoted> {
         let began = Instant::now();
         let place = self.place;
         capacity::refuse_full_disk(place).await?;
-        self.phase("exporting").await?;
-        let mut exported = shadow::export(place).await?;
-        let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
-        let mut source = place.ends.source().await?;
-        let (name, ends) = if place.is_by_schema() {
-            let (run, outgoing) = (self.run, &self.standing.schemas);
-            let ends =
-                by_schema::create(&mut self.control, place, &mut exported.session, run, outgoing).await?;
-            (String::new(), ends)
-        } else {
-            let name = self.create_shadow(&mut source).await?;
-            let ends = place.ends_to(&name);
-            (name, ends)
-        };
-
-        self.phase("copying").await?;
-        let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
-        let mut left_out: Vec<String> =
-            left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
-        for entry in &left_out {
-            tracing::warn!(entry, "left out of the target's schema");
-        }
-        self.phase("refreshing").await?;
-        let mut filled = ends.target().await?;
-        if !place.is_by_schema() {
-            shadow::carry_large_objects(&mut exported.session, &mut filled).await?;
-        }
-        shadow::refresh(&ends, &mut source, &mut filled).await?;
-        self.phase("analyzing").await?;
-        shadow::analyze(&ends, place.pipeline.copy.jobs()).await?;
-
-        self.phase("checking").await?;
-        let made = Made::read(&mut self.control, &self.standing).await?;
-        let (contents, discarded) = tokio::join!(
-            guards::compare(place, &ends, &mut exported),
-            discarded::find(place, &self.standing, &made)
-        );
-        let (contents, mut discarded) = (contents?, discarded?);
-        if place.pipeline.snapshot.refuse_orphans {
-            orphans::refuse_orphans(&ends, &mut exported.session, &mut filled).await?;
-        }
-        let version =
-            answers::refuse_another_version(place, &ends, &mut exported.session, &mut filled).await?;
-        // The source is let go of as early as can be.
-        drop((exported.session, source));
-        if !self.options.accept_losses {
-            let mut before = made.contents.clone();
-            guards::forget_emptied(&mut before, &exported.tables);
-            guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
-        }
-        guards::check(place, &ends, &mut filled).await?;
-        let keeping = self.complete(&ends, &mut filled, &made).await?;
+        let (mut filled, exported) = self.fill().await?;
+        let position = exported.at.to_string();
+        let Checked { contents, mut discarded, version, made } = self.check(&mut filled, exported).await?;
+        let Filled { name, ends, taken_at, mut session, mut left_out } = filled;
+        let keeping = self.complete(&ends, &mut session, &made).await?;
         if let Some(keeping) = &keeping {
             left_out.extend(keeping.left_out.iter().cloned());
             discarded.extend(keeping.unmatched.iter().cloned());
         }
         discarded::tell(&mut self.control, self.run, &discarded).await?;
-        drop(filled);
+        drop(session);
         if self.standing.exists && !place.is_by_schema() {
             shadow::dress(&mut self.control, &place.database, &name).await?;
         }
@@ -110,7 +83,7 @@ impl<'a> Sync<'a> {
         let keeper = keeping.as_ref().map(Keeping::backend);
         let mut found = audited::found(place, &contents, version, rows, bytes);
         audited::tell_discarded(&mut found, &discarded);
-        let (number, previous) = self.swap(name, &taken_at, &exported.at.to_string(), keeper, found).await?;
+        let (number, previous) = self.swap(name, &taken_at, &position, keeper, found).await?;
         let preserved = keeping.map(|keeping| keeping.preserved).unwrap_or_default();
         // From here on the run has succeeded; what follows is repeated by the next one if it fails.
         if let Err(error) = self.tidy_up(previous).await {
@@ -128,6 +101,69 @@ impl<'a> Sync<'a> {
             discarded,
             preserved,
         })
+    }
+
+    /// Opens a moment of the source and makes a shadow of it.
+    async fn fill(&mut self) -> Result<(Filled, Exported)> {
+        let place = self.place;
+        self.phase("exporting").await?;
+        let mut exported = shadow::export(place).await?;
+        let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
+        let mut source = place.ends.source().await?;
+        let (name, ends) = if place.is_by_schema() {
+            let (run, outgoing) = (self.run, &self.standing.schemas);
+            let ends =
+                by_schema::create(&mut self.control, place, &mut exported.session, run, outgoing).await?;
+            (String::new(), ends)
+        } else {
+            let name = self.create_shadow(&mut source).await?;
+            let ends = place.ends_to(&name);
+            (name, ends)
+        };
+        self.phase("copying").await?;
+        let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
+        let left_out: Vec<String> =
+            left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
+        for entry in &left_out {
+            tracing::warn!(entry, "left out of the target's schema");
+        }
+        self.phase("refreshing").await?;
+        let mut session = ends.target().await?;
+        if !place.is_by_schema() {
+            shadow::carry_large_objects(&mut exported.session, &mut session).await?;
+        }
+        shadow::refresh(&ends, &mut source, &mut session).await?;
+        Ok((Filled { name, ends, taken_at, session, left_out }, exported))
+    }
+
+    /// Gathers statistics, looks what the swap would take out of sight, and has every guard look at the shadow.
+    async fn check(&mut self, filled: &mut Filled, mut exported: Exported) -> Result<Checked> {
+        let (place, ends) = (self.place, &filled.ends);
+        self.phase("analyzing").await?;
+        let made = Made::read(&mut self.control, &self.standing).await?;
+        let will_drop = control::will_drop(&mut self.control, place).await?;
+        // Each reads by itself, and both servers have processors to spare by now.
+        let ((), (), contents, discarded) = tokio::try_join!(
+            shadow::analyze(ends, place.pipeline.copy.jobs()),
+            checkpoint_early(place, will_drop),
+            guards::compare(place, ends, &mut exported),
+            discarded::find(place, &self.standing, &made)
+        )?;
+        self.phase("checking").await?;
+        let session = &mut filled.session;
+        if place.pipeline.snapshot.refuse_orphans {
+            orphans::refuse_orphans(ends, &mut exported.session, session).await?;
+        }
+        let version = answers::refuse_another_version(place, ends, &mut exported.session, session).await?;
+        // The source is let go of as early as can be.
+        drop(exported.session);
+        if !self.options.accept_losses {
+            let mut before = made.contents.clone();
+            guards::forget_emptied(&mut before, &exported.tables);
+            guards::refuse_losses(&contents, &before, place.pipeline.snapshot.rows_drop_percent_max)?;
+        }
+        guards::check(place, ends, session).await?;
+        Ok(Checked { contents, discarded, version, made })
     }
 
     /// Adds what is not the source's. Gives back what keeps the replica's own rows as they were carried over.
@@ -298,5 +334,20 @@ impl<'a> Sync<'a> {
             return is_empty(&mut self.place.session(&replaced.database).await?).await;
         }
         by_schema::are_empty(&mut self.control, &replaced.schemas).await
+    }
+}
+
+/// The checkpoint that dropping a database waits for, begun beside other work: then little is left of it after the swap.
+async fn checkpoint_early(place: &Place<'_>, will_drop: bool) -> Result<()> {
+    if !will_drop {
+        return Ok(());
+    }
+    match place.session(&place.control).await?.query("checkpoint").await {
+        // Not everybody may ask for one.
+        Err(error) if !error.retries() => {
+            tracing::debug!(error = error.chain(), "no checkpoint before the swap");
+            Ok(())
+        }
+        done => done.map(drop),
     }
 }
