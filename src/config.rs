@@ -524,6 +524,13 @@ impl CopyOptions {
     }
 }
 
+impl SnapshotOptions {
+    /// `schedule`, in its time zone.
+    pub fn schedule(&self) -> Result<Option<Schedule>> {
+        self.schedule.as_deref().map(|text| Schedule::parse(text, &self.time_zone)).transpose()
+    }
+}
+
 impl StreamOptions {
     /// `spool_dir`, decided.
     pub fn spool_dir(&self) -> PathBuf {
@@ -749,6 +756,16 @@ fn usual_places(variable: Variable<'_>) -> Vec<PathBuf> {
 }
 
 impl Pipeline {
+    /// A snapshot pipeline has neither a stream nor tables of its own to be spoken of; `instead` says what there is.
+    pub fn refuse_snapshot(&self, verb: &str, instead: &str) -> Result<()> {
+        if self.mode != Mode::Snapshot {
+            return Ok(());
+        }
+        let what =
+            format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no {verb}", self.name);
+        Err(Error::config(what).hint(instead))
+    }
+
     fn check(
         name: String,
         keys: PipelineKeys,
@@ -785,7 +802,7 @@ impl Pipeline {
         if let Some(preset) = keys.snapshot.preset {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
-        Schedule::of(&keys.snapshot).map_err(|error| error.context(at(&["snapshot"])))?;
+        keys.snapshot.schedule().map_err(|error| error.context(at(&["snapshot"])))?;
         let PipelineKeys { mode, copy, stream, mut snapshot, limits, retry, .. } = keys;
         let rows = std::mem::take(&mut snapshot.preserve_rows);
         let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;

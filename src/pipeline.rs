@@ -44,25 +44,15 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
 
 const TABLES_BY_CONFIGURATION: &str = "Change `tables` in the configuration; the next sync goes by it.";
 
-/// A snapshot pipeline has neither a stream nor tables of its own to be spoken of.
-pub fn refuse_snapshot(pipeline: &Pipeline, verb: &str, instead: &str) -> Result<()> {
-    if pipeline.mode != Mode::Snapshot {
-        return Ok(());
-    }
-    let what =
-        format!("pipeline \"{}\" has mode = \"snapshot\", for which there is no {verb}", pipeline.name);
-    Err(Error::config(what).hint(instead))
-}
-
 /// The SQL that would be run at each side.
 pub async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
-    refuse_snapshot(pipeline, "setup", "It needs none: run pgdiode sync.")?;
+    pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
     setup::plan(pipeline).await
 }
 
 /// The SQL that was run at each side; `reason` is for the audit log, here and below.
 pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
-    refuse_snapshot(pipeline, "setup", "It needs none: run pgdiode sync.")?;
+    pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
     setup::setup(pipeline, reason).await
 }
 
@@ -109,8 +99,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
 
 /// Compares both sides at one position; no `tables` means all that are carried.
 pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyReport> {
-    refuse_snapshot(
-        pipeline,
+    pipeline.refuse_snapshot(
         "verify",
         "Every sync compares both sides before it swaps; with snapshot.verify = \"full\", row by row.",
     )?;
@@ -124,7 +113,7 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
 
 /// Has the tables copied again.
 pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
-    refuse_snapshot(pipeline, "resync", "Run pgdiode sync: it copies every table.")?;
+    pipeline.refuse_snapshot("resync", "Run pgdiode sync: it copies every table.")?;
     membership::resync(pipeline, tables, reason).await
 }
 
@@ -134,7 +123,7 @@ pub async fn add_tables(
     tables: &[TableName],
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
-    refuse_snapshot(pipeline, "add-tables", TABLES_BY_CONFIGURATION)?;
+    pipeline.refuse_snapshot("add-tables", TABLES_BY_CONFIGURATION)?;
     membership::add(pipeline, tables, reason).await
 }
 
@@ -144,13 +133,13 @@ pub async fn remove_tables(
     tables: &[TableName],
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
-    refuse_snapshot(pipeline, "remove-tables", TABLES_BY_CONFIGURATION)?;
+    pipeline.refuse_snapshot("remove-tables", TABLES_BY_CONFIGURATION)?;
     membership::remove(pipeline, tables, reason).await
 }
 
 /// Every ordinary table of the source, carried or not.
 pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
-    refuse_snapshot(pipeline, "list-tables", "What the last sync copied: pgdiode status --json.")?;
+    pipeline.refuse_snapshot("list-tables", "What the last sync copied: pgdiode status --json.")?;
     membership::list(pipeline).await
 }
 

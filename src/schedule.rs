@@ -15,7 +15,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::{SnapshotOptions, nearest};
+use crate::config::nearest;
 use crate::error::{Error, Result};
 
 /// Due times that are remembered, so that a clock which is set back does not bring them again: a day of minutes.
@@ -32,11 +32,6 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The one that was configured, if any.
-    pub fn of(options: &SnapshotOptions) -> Result<Option<Schedule>> {
-        options.schedule.as_deref().map(|text| Schedule::parse(text, &options.time_zone)).transpose()
-    }
-
     /// `zone` is an IANA name. Where the machine has no such zone in its database, the one that is built in answers.
     pub fn parse(expression: &str, zone: &str) -> Result<Schedule> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();

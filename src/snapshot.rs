@@ -15,9 +15,11 @@ mod by_schema;
 mod capacity;
 mod control;
 mod discarded;
+mod generation;
 mod grants;
 mod guards;
 mod host;
+mod leftovers;
 mod orphans;
 mod place;
 mod preparation;
@@ -41,8 +43,8 @@ use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
+use crate::snapshot::generation::Standing;
 use crate::snapshot::place::{Place, drop_database};
-use crate::snapshot::preparation::Standing;
 use crate::snapshot::run::Sync;
 use crate::source::postgres::stream::now_us;
 use crate::status::Progress;
@@ -133,7 +135,7 @@ async fn begin(place: &Place<'_>, options: &SyncOptions) -> Result<(Session, i64
     }
     let mut control = control::open(place).await?;
     scheduled::refuse_done(&mut control, place, options.due).await?;
-    control::clear_up(&mut control, place).await?;
+    leftovers::clear(&mut control, place).await?;
     // What was looked at without the lock may have changed.
     let standing = preparation::refuse_unsafe(place, options.adopt).await?;
     let run = control::begin(&mut control, place, "sync", options.reason.as_deref()).await?;
@@ -161,7 +163,7 @@ async fn note_refusal(place: &Place<'_>, options: &SyncOptions, error: &Error) -
         return Ok(());
     }
     let mut control = control::open(place).await?;
-    control::clear_up(&mut control, place).await?;
+    leftovers::clear(&mut control, place).await?;
     let reason = options.reason.as_deref();
     if control::failed_again(&mut control, place, reason, error).await? {
         return Ok(());

@@ -10,10 +10,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::snapshot::LEAVES;
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{Session, Side};
+
+/// Rows that each edition rewrites, so that a mixture of two would show.
+pub(super) const LEAVES: u32 = 5000;
 
 const READERS: usize = 4;
 /// Between two reads: four readers leave a laptop something for the copy.

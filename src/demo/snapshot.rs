@@ -10,15 +10,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::process::{Pgdiode, this_program};
-use super::readers::{Readers, Seen};
+use super::readers::{LEAVES, Readers, Seen};
 use super::server::{DATABASE, Ground, Installation, Server};
 use super::writers::Writers;
 use super::{Afterwards, CONFIG_FILE, PATIENCE, POLL, SERVICE_FILE, Size, Tell, step, tables, write_files};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
-
-/// Rows that each edition rewrites, so that a mixture of two would show.
-pub(super) const LEAVES: u32 = 5000;
 
 const EDITIONS: &str = "
     create table edition (number integer not null);

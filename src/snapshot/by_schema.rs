@@ -19,14 +19,11 @@ use crate::pg::quote;
 use crate::pg::session::{Row, Session};
 use crate::pipeline::ends::Ends;
 use crate::pipeline::shadow_schemas::{LOCK, ShadowSchemas};
-use crate::snapshot::control::Generation;
+use crate::snapshot::generation::{Generation, Schemas, read_schemas, written_schemas};
 use crate::snapshot::place::Place;
 
 pub(super) use preparation::refuse_unsafe;
 pub(super) use swap::{Recorded, is_intact, roll_back, swap};
-
-/// The OIDs of schemas, by their plain names.
-pub(super) type Schemas = BTreeMap<String, u32>;
 
 /// Leaves room for `_shadow_` and a number within the 63 bytes of a name.
 const NAME_BYTES_MAX: usize = 45;
@@ -37,20 +34,6 @@ pub(super) fn shadow(plain: &str, run: i64) -> String {
 
 pub(super) fn generation(plain: &str, number: i64) -> String {
     format!("{plain}_gen_{number}")
-}
-
-/// As the control tables have them.
-pub(super) fn read(json: Option<&str>) -> Result<Schemas> {
-    let Some(json) = json else { return Ok(Schemas::new()) };
-    serde_json::from_str(json).map_err(|error| {
-        Error::unexpected("schema pgdiode holds an unreadable list of schemas").because(error)
-    })
-}
-
-pub(super) fn written(schemas: &Schemas) -> Result<String> {
-    serde_json::to_string(schemas)
-        .map(|json| quote::literal(&json))
-        .map_err(|error| Error::unexpected("a list of schemas cannot be written").because(error))
 }
 
 /// The source's schemas, but for those that hold nothing but an extension's objects and an empty `public`; that one is
@@ -123,7 +106,10 @@ pub(super) async fn create(
     let oid = |shadow: &String| made.get(shadow).copied().unwrap_or_default();
     let noted: Schemas = shadows.iter().map(|(plain, shadow)| (plain.clone(), oid(shadow))).collect();
     control
-        .query(&format!("update pgdiode.run set schemas = {} where id = {run}; commit", written(&noted)?))
+        .query(&format!(
+            "update pgdiode.run set schemas = {} where id = {run}; commit",
+            written_schemas(&noted)?
+        ))
         .await?;
     Ok(Ends { schemas: Some(Arc::new(schemas)), target_is_fresh: true, ..place.ends.clone() })
 }
@@ -175,7 +161,7 @@ pub(super) fn oids_of_shadow(schemas: &ShadowSchemas) -> String {
 /// The schemas of a run's shadow that are still there, by OID and name both: what somebody has renamed is theirs.
 pub(super) async fn drop_shadow(session: &mut Session, run: i64) -> Result<()> {
     let sql = format!("select schemas from pgdiode.run where id = {run}");
-    let schemas = read(session.one(&sql).await?.text(0))?;
+    let schemas = read_schemas(session.one(&sql).await?.text(0))?;
     let named = schemas.iter().map(|(plain, oid)| (shadow(plain, run), *oid)).collect();
     drop_schemas(session, &named).await?;
     session.query(&format!("update pgdiode.run set schemas = null where id = {run}")).await.map(drop)

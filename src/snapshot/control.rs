@@ -11,9 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::advisory::AdvisoryLock;
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::snapshot::audited;
-use crate::snapshot::by_schema::{self, Schemas};
-use crate::snapshot::place::{Place, drop_database, oid_of};
+use crate::snapshot::place::Place;
 
 /// A killed run's session at the server may take a moment to notice.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -72,39 +70,6 @@ create table if not exists pgdiode.scheduler (
 );
 create unique index if not exists generation_serving on pgdiode.generation (target) where state = 'serving';
 ";
-
-/// A copy that has served, or serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Generation {
-    pub(super) number: i64,
-    pub(super) database: String,
-    pub(super) oid: u32,
-    pub(super) run: Option<i64>,
-    pub(super) is_serving: bool,
-    /// What it consists of, where it is no database.
-    pub(super) schemas: Schemas,
-}
-
-/// The generations that exist, the one that changed its state last first.
-pub(super) async fn generations(session: &mut Session, target: &str) -> Result<Vec<Generation>> {
-    if session.one("select pg_catalog.to_regclass('pgdiode.generation') is null").await?.bool(0) {
-        return Ok(Vec::new());
-    }
-    let sql = "select number, database, database_oid, run, state = 'serving', schemas from pgdiode.generation
-                where target = $1 and state <> 'dropped' order by changed desc";
-    let rows = session.query_with(sql, &[Some(target)]).await?;
-    let read = |row: &crate::pg::session::Row| {
-        Ok(Generation {
-            number: row.get(0)?,
-            database: row.string(1),
-            oid: row.get(2)?,
-            run: row.optional(3)?,
-            is_serving: row.bool(4),
-            schemas: by_schema::read(row.text(5))?,
-        })
-    };
-    rows.iter().map(read).collect()
-}
 
 /// Whether there has ever been a sync: whoever only asks leaves nothing behind.
 pub(super) async fn exists(place: &Place<'_>) -> Result<bool> {
@@ -170,34 +135,6 @@ pub(super) async fn holder(session: &mut Session, place: &Place<'_>) -> Result<O
     Ok(Some(format!(": {who} (backend {} at the target)", holder.backend)))
 }
 
-/// What runs left behind that were killed: nobody holds the lock but us. Their shadows are dropped.
-pub(super) async fn clear_up(session: &mut Session, place: &Place<'_>) -> Result<()> {
-    let target = Some(place.database.as_str());
-    session
-        .query_with(
-            "update pgdiode.run set verdict = 'killed', ended = clock_timestamp(),
-                    error = coalesce(error, 'the process ended without a word while ' || coalesce(phase, 'starting'))
-              where target = $1 and verdict = 'running'",
-            &[target],
-        )
-        .await?;
-    let sql = "select id from pgdiode.run where target = $1 and schemas is not null";
-    for row in session.query_with(sql, &[target]).await? {
-        by_schema::drop_shadow(session, row.get(0)?).await?;
-    }
-    let sql = "select id, shadow, shadow_oid from pgdiode.run where target = $1 and shadow is not null";
-    for row in session.query_with(sql, &[target]).await? {
-        let (run, shadow, oid) = (row.get::<i64>(0)?, row.string(1), row.optional::<u32>(2)?);
-        let found = oid_of(session, &shadow).await?;
-        if found.is_some() && (oid.is_none() || oid == found) {
-            tracing::info!(database = shadow, "dropping what an earlier sync left behind");
-            drop_database(session, &shadow).await?;
-        }
-        session.query(&format!("update pgdiode.run set shadow = null where id = {run}")).await?;
-    }
-    Ok(())
-}
-
 /// Says that a run has begun; its number.
 pub(super) async fn begin(
     session: &mut Session,
@@ -253,40 +190,4 @@ pub(super) async fn end(session: &mut Session, run: i64, verdict: &str, error: &
         )
         .await?;
     Ok(!rows.is_empty())
-}
-
-/// Whether a database will be dropped once another copy serves.
-pub(super) async fn will_drop(session: &mut Session, place: &Place<'_>) -> Result<bool> {
-    let there = generations(session, &place.database).await?;
-    let databases = there.iter().filter(|one| one.schemas.is_empty()).count();
-    Ok(databases as u64 > place.pipeline.snapshot.keep)
-}
-
-/// Drops the oldest kept generations until `keep` are left. What cannot be dropped now is tried again by the next run.
-pub(super) async fn prune(session: &mut Session, place: &Place<'_>) -> Result<u64> {
-    let keep = usize::try_from(place.pipeline.snapshot.keep).unwrap_or(usize::MAX);
-    let kept = generations(session, &place.database).await?;
-    let mut dropped = 0;
-    for generation in kept.into_iter().filter(|generation| !generation.is_serving).skip(keep) {
-        let is_it = !generation.schemas.is_empty()
-            || oid_of(session, &generation.database).await? == Some(generation.oid);
-        let gone = if is_it { audited::drop_generation(session, place, &generation).await } else { Ok(()) };
-        if let Err(error) = gone {
-            tracing::warn!(
-                number = generation.number,
-                database = generation.database,
-                error = error.chain(),
-                "a generation stays"
-            );
-            continue;
-        }
-        let sql = format!(
-            "update pgdiode.generation set state = 'dropped' where target = {} and number = {}",
-            quote::literal(&place.database),
-            generation.number
-        );
-        session.query(&sql).await?;
-        dropped += 1;
-    }
-    Ok(dropped)
 }

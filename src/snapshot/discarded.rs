@@ -15,9 +15,9 @@ use crate::config::Preserve;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
+use crate::snapshot::generation::Standing;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::Place;
-use crate::snapshot::preparation::Standing;
 use crate::status::snapshot::Discarded;
 
 /// How many are logged one by one.

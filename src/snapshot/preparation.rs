@@ -6,24 +6,11 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::dump;
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::snapshot::by_schema::{self, Schemas};
-use crate::snapshot::control::{self, Generation};
+use crate::snapshot::generation::{Standing, generations};
 use crate::snapshot::grants::Grants;
 use crate::snapshot::place::{Place, is_empty, oid_of};
-use crate::snapshot::{preserve, redaction};
+use crate::snapshot::{by_schema, preserve, redaction};
 use crate::status::CheckReport;
-
-/// What stands under the target's name.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Standing {
-    pub(super) exists: bool,
-    /// Nothing had been made in it.
-    pub(super) was_empty: bool,
-    /// The generation that it is, when a sync has made it.
-    pub(super) serving: Option<Generation>,
-    /// The schemas that are replaced, where it is schemas that are.
-    pub(super) schemas: Schemas,
-}
 
 async fn identity(session: &mut Session) -> Result<String> {
     let sql = "select system_identifier from pg_catalog.pg_control_system()";
@@ -79,7 +66,7 @@ pub(super) async fn refuse_unsafe(place: &Place<'_>, adopt: bool) -> Result<Stan
 async fn stands(place: &Place<'_>, server: &mut Session, adopt: bool) -> Result<Standing> {
     let oid = oid_of(server, &place.database).await?;
     let generations = match place.session_if_there(&place.control).await? {
-        Some(mut control) => control::generations(&mut control, &place.database).await?,
+        Some(mut control) => generations(&mut control, &place.database).await?,
         None => Vec::new(),
     };
     let serving = generations.into_iter().find(|one| one.is_serving && Some(one.oid) == oid);

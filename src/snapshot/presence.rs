@@ -13,7 +13,6 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::holder::{parse, told};
-use crate::pipeline::refuse_snapshot;
 use crate::snapshot::control;
 use crate::snapshot::place::Place;
 use crate::status::RunningOn;
@@ -101,7 +100,7 @@ pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let Some((mut session, first)) = found else {
         if pipeline.snapshot.schedule.is_none() {
             let hint = "Send the process of the sync SIGTERM: pgdiode status names it.";
-            refuse_snapshot(pipeline, "stop", hint)?;
+            pipeline.refuse_snapshot("stop", hint)?;
         }
         return Ok(None);
     };

@@ -17,8 +17,8 @@ use crate::pg::dump::{self, Dump, DumpOptions, Section};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
 use crate::snapshot::discarded::Made;
+use crate::snapshot::generation::Standing;
 use crate::snapshot::place::{Place, not_promoted};
-use crate::snapshot::preparation::Standing;
 use crate::status::snapshot::{Discarded, Preserved};
 use crate::target::postgres::schema;
 

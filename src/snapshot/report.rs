@@ -4,8 +4,9 @@ use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
-use crate::schedule::{Schedule, utc};
+use crate::schedule::utc;
 use crate::snapshot::by_schema;
+use crate::snapshot::generation::read_schemas;
 use crate::snapshot::place::Place;
 use crate::snapshot::{control, presence};
 use crate::status::snapshot::{GenerationStatus, RunStatus, ScheduleStatus, SnapshotStatus};
@@ -57,7 +58,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
 
 /// What is due next by the configuration, whether somebody keeps the schedule or not.
 fn next_run(pipeline: &Pipeline) -> Result<Option<ScheduleStatus>> {
-    let Some(schedule) = Schedule::of(&pipeline.snapshot)? else { return Ok(None) };
+    let Some(schedule) = pipeline.snapshot.schedule()? else { return Ok(None) };
     let next = schedule.next_after(jiff::Timestamp::now());
     Ok(Some(ScheduleStatus {
         expression: pipeline.snapshot.schedule.clone().unwrap_or_default(),
@@ -102,7 +103,7 @@ async fn read_generations(session: &mut Session, place: &Place<'_>) -> Result<Ve
     );
     let read = |row: &Row| {
         let (number, state) = (row.get(0)?, row.string(1));
-        let schemas = by_schema::read(row.text(8))?;
+        let schemas = read_schemas(row.text(8))?;
         let schemas = match state.as_str() {
             "kept" => by_schema::kept_names(&schemas, number),
             _ => schemas,

@@ -8,10 +8,10 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::snapshot::audited::{Announced, Details};
-use crate::snapshot::control::Generation;
+use crate::snapshot::generation::{Generation, generations};
 use crate::snapshot::place::{Place, oid_of};
 use crate::snapshot::swap::Swap;
-use crate::snapshot::{audited, by_schema, clear_up, control, host};
+use crate::snapshot::{audited, by_schema, clear_up, control, host, leftovers};
 use crate::status::snapshot::Promoted;
 
 /// Makes a kept generation serve again: the one numbered `to`, else the newest that is older than the one that serves.
@@ -23,10 +23,10 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
         return Err(no_generation("there has never been a sync"));
     }
     let mut control = control::open(&place).await?;
-    control::clear_up(&mut control, &place).await?;
-    let generations = control::generations(&mut control, &place.database).await?;
-    let serving = generations.iter().find(|one| one.is_serving);
-    let chosen = choose(&generations, serving, to)?;
+    leftovers::clear(&mut control, &place).await?;
+    let all = generations(&mut control, &place.database).await?;
+    let serving = all.iter().find(|one| one.is_serving);
+    let chosen = choose(&all, serving, to)?;
     for one in serving.into_iter().chain([chosen]) {
         let is_intact = if one.schemas.is_empty() {
             oid_of(&mut control, &one.database).await? == Some(one.oid)
@@ -167,7 +167,7 @@ mod tests {
             oid: 1,
             run: None,
             is_serving,
-            schemas: by_schema::Schemas::new(),
+            schemas: crate::snapshot::generation::Schemas::new(),
         }
     }
 

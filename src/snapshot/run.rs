@@ -11,16 +11,15 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::SyncOptions;
 use crate::snapshot::audited::{Announced, Details};
-use crate::snapshot::control::Generation;
 use crate::snapshot::discarded::Made;
+use crate::snapshot::generation::{Generation, Standing, generations};
 use crate::snapshot::grants::Grants;
 use crate::snapshot::guards::Contents;
 use crate::snapshot::place::{Place, is_empty, oid_of};
-use crate::snapshot::preparation::Standing;
 use crate::snapshot::preserve::Keeping;
 use crate::snapshot::shadow::Exported;
 use crate::snapshot::swap::Swap;
-use crate::snapshot::{answers, audited, by_schema, capacity, control, discarded, guards, orphans, shadow};
+use crate::snapshot::{answers, audited, by_schema, capacity, discarded, guards, leftovers, orphans, shadow};
 use crate::status::Phase;
 use crate::status::snapshot::{Discarded, Promoted};
 
@@ -141,7 +140,7 @@ impl<'a> Sync<'a> {
         let (place, ends) = (self.place, &filled.ends);
         self.phase("analyzing").await?;
         let made = Made::read(&mut self.control, &self.standing).await?;
-        let will_drop = control::will_drop(&mut self.control, place).await?;
+        let will_drop = leftovers::will_drop(&mut self.control, place).await?;
         // Each reads by itself, and both servers have processors to spare by now.
         let ((), (), contents, discarded) = tokio::try_join!(
             shadow::analyze(ends, place.pipeline.copy.jobs()),
@@ -313,7 +312,7 @@ impl<'a> Sync<'a> {
     async fn tidy_up(&mut self, previous: Option<i64>) -> Result<()> {
         let place = self.place;
         if let (None, Some(number), true) = (&self.standing.serving, previous, self.standing.was_empty) {
-            let all = control::generations(&mut self.control, &place.database).await?;
+            let all = generations(&mut self.control, &place.database).await?;
             if let Some(replaced) = all.iter().find(|one| one.number == number)
                 && self.is_still_empty(replaced).await?
             {
@@ -325,7 +324,7 @@ impl<'a> Sync<'a> {
                 self.control.query(&sql).await?;
             }
         }
-        control::prune(&mut self.control, place).await.map(drop)
+        leftovers::prune(&mut self.control, place).await.map(drop)
     }
 
     /// Somebody may have connected to it and made something before it was swapped out.

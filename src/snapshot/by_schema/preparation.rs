@@ -1,13 +1,12 @@
 //! What must hold before schemas are replaced, beside what holds for any target: everything in them is ours to move,
 //! and nothing outside hangs on them.
 
-use super::{NAME_BYTES_MAX, Schemas, are_empty, are_there, carried, extensions_in, outside, standing};
+use super::{NAME_BYTES_MAX, are_empty, are_there, carried, extensions_in, outside, standing};
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::snapshot::control;
+use crate::snapshot::generation::{Schemas, Standing, generations};
 use crate::snapshot::place::Place;
-use crate::snapshot::preparation::Standing;
 
 /// Looks, keeps nothing that it writes, and refuses what must not be replaced.
 pub(in crate::snapshot) async fn refuse_unsafe(
@@ -17,7 +16,7 @@ pub(in crate::snapshot) async fn refuse_unsafe(
     adopt: bool,
 ) -> Result<Standing> {
     super::refuse_large_objects(source).await?;
-    let serving = control::generations(target, &place.database).await?.into_iter().find(|one| one.is_serving);
+    let serving = generations(target, &place.database).await?.into_iter().find(|one| one.is_serving);
     let mut serving = serving.filter(|one| !one.schemas.is_empty());
     if let Some(one) = &serving
         && !are_there(target, &one.schemas).await?

@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::preparation;
-use super::{Schemas, are_there, extensions_in, generation, kept_names, written};
+use super::{are_there, extensions_in, generation, kept_names};
 use crate::audit::Entry;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::snapshot::control::Generation;
+use crate::snapshot::generation::{Generation, Schemas, read_schemas, written_schemas};
 use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::swap::claim;
 
@@ -56,7 +56,7 @@ pub(in crate::snapshot) async fn swap(
 ) -> Result<Vec<i64>> {
     let run = recorded.run;
     let row = control.one(&format!("select schemas from pgdiode.run where id = {run}")).await?;
-    let incoming = super::read(row.text(0))?;
+    let incoming = read_schemas(row.text(0))?;
     let target = quote::literal(&place.database);
     let mut record = String::new();
     if let Some(previous) = recorded.previous {
@@ -66,7 +66,7 @@ pub(in crate::snapshot) async fn swap(
               where datname = pg_catalog.current_database()
              on conflict (target, number) do update
                 set state = 'kept', schemas = excluded.schemas, changed = nextval('pgdiode.change');",
-            schemas = written(outgoing)?
+            schemas = written_schemas(outgoing)?
         ));
     }
     record.push_str(&format!(
@@ -77,7 +77,7 @@ pub(in crate::snapshot) async fn swap(
            from pg_catalog.pg_database where datname = pg_catalog.current_database();
          update pgdiode.run set generation = {number}, source_position = '{position}', schemas = null where id = {run}",
         number = recorded.number,
-        schemas = written(&incoming)?,
+        schemas = written_schemas(&incoming)?,
         taken_at = quote::literal(recorded.taken_at),
         position = recorded.position,
     ));
