@@ -73,6 +73,7 @@ impl Start {
             detach::start(&pipeline, self.log_file.as_deref()).await?;
             return Ok(Outcome::Done);
         }
+        let mut signals = Signals::listen()?;
         let until = match (self.until_lsn, self.once_caught_up) {
             (Some(lsn), _) => Until::Reached(lsn),
             (None, true) => Until::CaughtUp,
@@ -86,7 +87,6 @@ impl Start {
                 std::future::pending::<()>().await;
             }
         };
-        let mut signals = Signals::listen()?;
         let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
         let display = progress::show(receiver, Duration::from_secs(self.progress_seconds));
         let stopping = if is_snapshot {

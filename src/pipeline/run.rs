@@ -20,7 +20,7 @@ use crate::change::TableName;
 use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
-use crate::pg::session::Session;
+use crate::pg::session::{Session, Side};
 use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
@@ -482,6 +482,14 @@ impl Run<'_> {
                 "The source cannot decode what was written while \"{publication}\" did not exist, also when it is there \
                  again. To copy everything anew: pgdiode reset --drop-slot, then pgdiode setup, then pgdiode start."
             ));
+        }
+        // An internal error of the server, met in its own log: what it is about only the server's log can say.
+        let is_of_source = error.what().starts_with(Side::Source.name());
+        if is_of_source && error.sqlstate().is_some_and(|state| state.starts_with("XX")) {
+            return error.hint(
+                "The source cannot decode its own log; see the server's log. If the next start fails likewise, copy \
+                 everything anew: pgdiode reset --drop-slot, then pgdiode start.",
+            );
         }
         error
     }
