@@ -44,7 +44,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
 use crate::snapshot::generation::Standing;
-use crate::snapshot::place::{Place, drop_database};
+use crate::snapshot::place::Place;
 use crate::snapshot::run::Sync;
 use crate::source::postgres::stream::now_us;
 use crate::status::Progress;
@@ -178,15 +178,7 @@ async fn clear_up(place: &Place<'_>, run: i64, journal: Journal, verdict: &str, 
     if control::end(&mut session, run, verdict, error).await? {
         journal.fails(&mut session, verdict, error).await;
     }
-    if place.is_by_schema() {
-        return by_schema::drop_shadow(&mut session, run).await;
-    }
-    let sql = format!("select shadow from pgdiode.run where id = {run} and shadow is not null");
-    if let Some(row) = session.query(&sql).await?.first() {
-        drop_database(&mut session, &row.string(0)).await?;
-        session.query(&format!("update pgdiode.run set shadow = null where id = {run}")).await?;
-    }
-    Ok(())
+    leftovers::drop_shadow(&mut session, run).await
 }
 
 /// Keeps those who watch and the run's row informed.

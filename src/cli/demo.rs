@@ -55,7 +55,9 @@ impl Demo {
         // The demo goes on when nobody reads any more: it has to clean up behind itself.
         let tell = Arc::new(|line: &str| drop(output::text(line)));
         match self.mode {
-            Shown::Stream => Box::pin(demo::run(Size(self.size.unwrap_or(120)), afterwards, tell)).await,
+            Shown::Stream => {
+                Box::pin(demo::stream::run(Size(self.size.unwrap_or(120)), afterwards, tell)).await
+            }
             Shown::Snapshot => {
                 Box::pin(demo::snapshot::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
             }

@@ -7,8 +7,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use super::Tell;
 use super::server::Ground;
-use super::{CONFIG_FILE, SERVICE_FILE, Tell};
+use super::stage::{CONFIG_FILE, SERVICE_FILE};
 use crate::error::{Error, Result};
 
 /// A running `pgdiode`; dropping it kills it.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::process::{Pgdiode, this_program};
+use super::process::Pgdiode;
 use super::readers::{LEAVES, Readers, Seen};
-use super::server::{DATABASE, Ground, Installation, Server};
-use super::writers::Writers;
-use super::{Afterwards, CONFIG_FILE, PATIENCE, POLL, SERVICE_FILE, Size, Tell, step, tables, write_files};
+use super::server::DATABASE;
+use super::stage::{Play, Stage};
+use super::{Afterwards, PATIENCE, POLL, Size, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 
@@ -25,73 +25,50 @@ const EDITIONS: &str = "
 
 /// Plays the demo. `Ok` means that every reader saw whole editions only, and that both sides were identical at the end.
 pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
-    let mut stage = Stage::set(size, tell).await?;
-    stage.first_copy().await?;
-    stage.replace(2).await?;
-    stage.replace_with_a_crash(3).await?;
-    stage.writers.stop().await?;
-    stage.replace(4).await?;
-    stage.roll_back().await?;
-    stage.compare().await?;
+    let mut play = Replaced::set(size, tell).await?;
+    play.first_copy().await?;
+    play.replace(2).await?;
+    play.replace_with_a_crash(3).await?;
+    play.stage.writers.stop().await?;
+    play.replace(4).await?;
+    play.roll_back().await?;
+    play.compare().await?;
     if afterwards == Afterwards::Stay {
-        stage.stay().await?;
+        play.stay().await?;
     }
     Ok(())
 }
 
-/// Fields are dropped in this order: nobody loses the ground under their feet.
-struct Stage {
+/// Who reads and who copies are dropped before the stage that they play on.
+struct Replaced {
     sync: Option<Pgdiode>,
     readers: Option<Readers>,
-    writers: Writers,
-    source: Server,
-    target: Server,
-    ground: Ground,
-    size: Size,
     seen: Seen,
-    started: Instant,
-    tell: Tell,
+    stage: Stage,
 }
 
-impl Stage {
-    async fn set(size: Size, tell: Tell) -> Result<Stage> {
-        let started = Instant::now();
-        let installation = Installation::find()?;
-        let ground = Ground::new()?;
-        tell("pgdiode demo snapshot: a replica that is replaced while it is read.");
-        tell(&format!(
-            "Everything lives in {} and is gone at the end; nothing else of this machine is touched.",
-            ground.directory.display()
-        ));
-        step(&tell, started, &format!("Starting two servers of PostgreSQL {}.", installation.version));
-        let (source, target) = tokio::try_join!(
-            Server::start(&installation, &ground, "source"),
-            Server::start(&installation, &ground, "target")
-        )?;
-        tell(&format!("    source 127.0.0.1:{}, target 127.0.0.1:{}", source.port, target.port));
-        let pipeline = "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\n";
-        write_files(&ground, &installation, &source, &target, pipeline)?;
-        step(&tell, started, &format!("Filling the source with about {} MB.", size.0));
-        let mut session = source.session(Side::Source).await?;
-        session.query(&tables(size)).await?;
-        session.query(&EDITIONS.replace("{leaves}", &LEAVES.to_string())).await?;
-        let writers = Writers::start(&source.conninfo, size).await?;
-        tell("    six connections write to it from now on: transfers, orders, deletes, bulk updates");
-        let (sync, readers, seen) = (None, None, Seen::default());
-        Ok(Stage { sync, readers, writers, source, target, ground, size, seen, started, tell })
+impl Replaced {
+    async fn set(size: Size, tell: Tell) -> Result<Replaced> {
+        let play = Play {
+            title: "pgdiode demo snapshot: a replica that is replaced while it is read.",
+            keys: |_| "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\n".to_owned(),
+            more: EDITIONS.replace("{leaves}", &LEAVES.to_string()),
+        };
+        let stage = Stage::set(play, size, tell).await?;
+        Ok(Replaced { sync: None, readers: None, seen: Seen::default(), stage })
     }
 
     async fn first_copy(&mut self) -> Result<()> {
-        self.step("The first copy. Nobody has been served yet.");
+        self.stage.step("The first copy. Nobody has been served yet.");
         self.pgdiode(&["sync"]).await?;
-        self.readers = Some(Readers::start(&self.target.conninfo));
-        self.step("Readers are let in. From here on they read and check the replica without a pause.");
+        self.readers = Some(Readers::start(&self.stage.target.conninfo));
+        self.stage.step("Readers are let in. From here on they read and check the replica without a pause.");
         self.await_edition(1).await
     }
 
     /// A new edition, whole in one transaction of the source.
     async fn publish(&self, edition: i64) -> Result<()> {
-        let mut session = self.source.session(Side::Source).await?;
+        let mut session = self.stage.source.session(Side::Source).await?;
         let sql = format!(
             "begin; update edition set number = {edition}; update leaf set edition = {edition}; commit"
         );
@@ -99,7 +76,7 @@ impl Stage {
     }
 
     async fn replace(&mut self, edition: i64) -> Result<()> {
-        self.step(&format!("Edition {edition} is published at the source, and the replica replaced."));
+        self.stage.step(&format!("Edition {edition} is published at the source, and the replica replaced."));
         self.publish(edition).await?;
         self.pgdiode(&["sync"]).await?;
         self.await_edition(edition).await
@@ -107,21 +84,22 @@ impl Stage {
 
     /// The same, but the first run is killed in the middle of its copy.
     async fn replace_with_a_crash(&mut self, edition: i64) -> Result<()> {
-        self.step(&format!("Edition {edition}. This time the run is killed in the middle of its copy."));
+        self.stage
+            .step(&format!("Edition {edition}. This time the run is killed in the middle of its copy."));
         self.publish(edition).await?;
-        self.say("$ pgdiode sync");
-        self.sync = Some(Pgdiode::spawn(&self.ground, &["sync", "--progress-seconds=1"], &self.tell)?);
+        self.stage.say("$ pgdiode sync");
+        self.sync = Some(self.stage.spawn(&["sync", "--progress-seconds=1"])?);
         let shadow = self.half_copied().await?;
         if let Some(sync) = self.sync.take() {
-            self.say(&format!("\"{shadow}\" is a third full: kill -9 {}", sync.id()));
+            self.stage.say(&format!("\"{shadow}\" is a third full: kill -9 {}", sync.id()));
             sync.kill().await?;
         }
         self.look_at_readers(edition - 1)?;
-        self.step(
+        self.stage.step(
             "The readers have noticed nothing. The next run drops what was left, and replaces the replica.",
         );
         self.pgdiode(&["sync"]).await?;
-        let mut session = self.target.session(Side::Target).await?;
+        let mut session = self.stage.target.session(Side::Target).await?;
         if exists(&mut session, &shadow).await? {
             return Err(Error::unexpected(format!("\"{shadow}\" was not dropped")));
         }
@@ -130,10 +108,10 @@ impl Stage {
 
     /// Waits until a shadow holds a good part of the source; its name.
     async fn half_copied(&mut self) -> Result<String> {
-        let mut source = self.source.session(Side::Source).await?;
+        let mut source = self.stage.source.session(Side::Source).await?;
         let size = "select pg_database_size(current_database()) - (select pg_database_size('template0'))";
         let filled: i64 = source.one(size).await?.get(0)?;
-        let mut target = self.target.session(Side::Target).await?;
+        let mut target = self.stage.target.session(Side::Target).await?;
         let sql = format!(
             "select datname from pg_database where datname like '{DATABASE}_shadow_%'
                 and pg_database_size(oid) - (select pg_database_size('template0')) > {}",
@@ -153,11 +131,11 @@ impl Stage {
     }
 
     async fn roll_back(&mut self) -> Result<()> {
-        self.step("The rollback: the copy before is still there.");
+        self.stage.step("The rollback: the copy before is still there.");
         self.pgdiode(&["generations"]).await?;
         self.pgdiode(&["rollback", "--reason", "the demo"]).await?;
         self.await_edition(3).await?;
-        self.step("And forth again.");
+        self.stage.step("And forth again.");
         let mut control = self.control().await?;
         let newest = control.one("select max(number) from pgdiode.generation").await?.string(0);
         drop(control);
@@ -167,9 +145,9 @@ impl Stage {
 
     /// Compares each table with the source by a query of its own; the writers have stopped before the last copy.
     async fn compare(&mut self) -> Result<()> {
-        self.step("Comparing both sides, row by row.");
+        self.stage.step("Comparing both sides, row by row.");
         let (mut source, mut replica) =
-            (self.source.session(Side::Source).await?, self.target.session(Side::Target).await?);
+            (self.stage.source.session(Side::Source).await?, self.stage.target.session(Side::Target).await?);
         let named = "select format('%I.%I', schemaname, tablename) from pg_tables
                       where schemaname not in ('pg_catalog', 'information_schema') order by 1";
         let (here, there) = (source.query(named).await?, replica.query(named).await?);
@@ -190,31 +168,26 @@ impl Stage {
         }
         let last = self.take_seen()?;
         self.seen.add(&last);
-        self.say(&format!("{} tables are identical", here.len()));
-        self.say(&format!("the readers, from the first copy on: {}", self.seen.text()));
-        self.step("Identical. Every reader saw whole editions only, kill -9 or not.");
+        self.stage.say(&format!("{} tables are identical", here.len()));
+        self.stage.say(&format!("the readers, from the first copy on: {}", self.seen.text()));
+        self.stage.step("Identical. Every reader saw whole editions only, kill -9 or not.");
         Ok(())
     }
 
     /// Goes on being read and written until the future is dropped, or something ends by itself.
     async fn stay(&mut self) -> Result<()> {
-        self.writers = Writers::start(&self.source.conninfo, self.size).await?;
-        self.step("Everything stays; readers read, and the writers write again. In another terminal:");
-        let directory = self.ground.directory.display();
-        let program = this_program()?;
-        let program = program.display();
-        for line in [
-            format!(
-                "export PGSERVICEFILE={directory}/{SERVICE_FILE} PGDIODE_CONFIG={directory}/{CONFIG_FILE}"
-            ),
-            "psql service=source   write what you like".into(),
-            "psql service=target   read it there, after the next sync".into(),
-            format!("{program} sync"),
-            format!("{program} status, {program} generations, {program} rollback"),
-        ] {
-            self.say(&line);
-        }
-        (self.tell)("Ctrl-C ends it and removes everything.");
+        let heading = "Everything stays; readers read, and the writers write again. In another terminal:";
+        self.stage
+            .invite(
+                heading,
+                &[
+                    "psql service=source   write what you like",
+                    "psql service=target   read it there, after the next sync",
+                    "{program} sync",
+                    "{program} status, {program} generations, {program} rollback",
+                ],
+            )
+            .await?;
         loop {
             self.still_well()?;
             sleep(POLL).await;
@@ -223,8 +196,8 @@ impl Stage {
 
     /// Runs it to its end, which must be a good one.
     async fn pgdiode(&mut self, arguments: &[&str]) -> Result<()> {
-        self.say(&format!("$ pgdiode {}", arguments.join(" ")));
-        let status = Pgdiode::spawn(&self.ground, arguments, &self.tell)?.ended().await?;
+        self.stage.say(&format!("$ pgdiode {}", arguments.join(" ")));
+        let status = self.stage.spawn(arguments)?.ended().await?;
         if status.success() {
             return Ok(());
         }
@@ -250,7 +223,7 @@ impl Stage {
             }
             sleep(POLL).await;
         }
-        self.say(&format!("readers: {}", seen.text()));
+        self.stage.say(&format!("readers: {}", seen.text()));
         self.seen.add(&seen);
         Ok(())
     }
@@ -258,7 +231,7 @@ impl Stage {
     /// Fails when the readers have seen anything but this edition.
     fn look_at_readers(&mut self, edition: i64) -> Result<()> {
         let seen = self.take_seen()?;
-        self.say(&format!("readers: {}", seen.text()));
+        self.stage.say(&format!("readers: {}", seen.text()));
         self.seen.add(&seen);
         if seen.editions.iter().all(|seen| *seen == edition) && seen.reconnects == 0 {
             return Ok(());
@@ -267,28 +240,20 @@ impl Stage {
     }
 
     fn take_seen(&mut self) -> Result<Seen> {
-        self.writers.still_write()?;
+        self.stage.writers.still_write()?;
         self.readers.as_mut().map_or(Ok(Seen::default()), Readers::take)
     }
 
     fn still_well(&mut self) -> Result<()> {
-        self.writers.still_write()?;
+        self.stage.writers.still_write()?;
         self.readers.as_mut().map_or(Ok(()), Readers::still_read)?;
         self.sync.as_mut().map_or(Ok(()), Pgdiode::still_runs)
     }
 
     async fn control(&self) -> Result<Session> {
-        let mut conninfo = self.target.conninfo.clone();
+        let mut conninfo = self.stage.target.conninfo.clone();
         conninfo.dbname = format!("{DATABASE}_pgdiode");
         Session::connect(&conninfo, Side::Target, &[]).await
-    }
-
-    fn step(&self, text: &str) {
-        step(&self.tell, self.started, text);
-    }
-
-    fn say(&self, text: &str) {
-        (self.tell)(&format!("    {text}"));
     }
 }
 

@@ -18,21 +18,31 @@ pub(super) async fn clear(session: &mut Session, place: &Place<'_>) -> Result<()
             &[target],
         )
         .await?;
-    let sql = "select id from pgdiode.run where target = $1 and schemas is not null";
+    let sql = "select id from pgdiode.run where target = $1 and coalesce(shadow, schemas::text) is not null";
     for row in session.query_with(sql, &[target]).await? {
-        by_schema::drop_shadow(session, row.get(0)?).await?;
-    }
-    let sql = "select id, shadow, shadow_oid from pgdiode.run where target = $1 and shadow is not null";
-    for row in session.query_with(sql, &[target]).await? {
-        let (run, shadow, oid) = (row.get::<i64>(0)?, row.string(1), row.optional::<u32>(2)?);
-        let found = oid_of(session, &shadow).await?;
-        if found.is_some() && (oid.is_none() || oid == found) {
-            tracing::info!(database = shadow, "dropping what an earlier sync left behind");
-            drop_database(session, &shadow).await?;
-        }
-        session.query(&format!("update pgdiode.run set shadow = null where id = {run}")).await?;
+        let run = row.get(0)?;
+        tracing::info!(run, "dropping what an earlier sync left behind");
+        drop_shadow(session, run).await?;
     }
     Ok(())
+}
+
+/// Drops what a run has filled and nobody serves from: a database, or schemas; `Ok` if there is none.
+pub(super) async fn drop_shadow(session: &mut Session, run: i64) -> Result<()> {
+    let sql = format!("select shadow, shadow_oid, schemas is not null from pgdiode.run where id = {run}");
+    let row = session.one(&sql).await?;
+    if row.bool(2) {
+        by_schema::drop_shadow(session, run).await?;
+    }
+    if row.text(0).is_none() {
+        return Ok(());
+    }
+    let (shadow, oid) = (row.string(0), row.optional::<u32>(1)?);
+    let found = oid_of(session, &shadow).await?;
+    if found.is_some() && (oid.is_none() || oid == found) {
+        drop_database(session, &shadow).await?;
+    }
+    session.query(&format!("update pgdiode.run set shadow = null where id = {run}")).await.map(drop)
 }
 
 /// Whether a database will be dropped once another copy serves.

@@ -45,12 +45,8 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
     let details = audited::back_to(&place, chosen);
     let journal =
         audited::begin(&mut control, &place, run, Action::Rollback, reason, details.clone()).await?;
-    let swapped = if place.is_by_schema() {
-        roll_back_schemas(&mut control, &place, run, serving, chosen, &journal, details).await
-    } else {
-        roll_back_database(&mut control, &place, run, serving, chosen, &journal, details).await
-    };
-    let bytes = match swapped {
+    let turn = Turn { place: &place, run, serving, chosen, journal: &journal, details };
+    let bytes = match turn.take(&mut control).await {
         Ok(bytes) => bytes,
         Err(error) => {
             drop(control);
@@ -80,56 +76,64 @@ pub async fn rollback(pipeline: &Pipeline, to: Option<i64>, reason: Option<&str>
     })
 }
 
-/// Swaps, and says the size of what serves then.
-async fn roll_back_schemas(
-    control: &mut Session,
-    place: &Place<'_>,
+/// One rollback: what serves goes out of sight, and what was chosen serves.
+struct Turn<'a> {
+    place: &'a Place<'a>,
     run: i64,
-    serving: Option<&Generation>,
-    chosen: &Generation,
-    journal: &Journal,
+    serving: Option<&'a Generation>,
+    chosen: &'a Generation,
+    journal: &'a Journal,
     details: Details,
-) -> Result<u64> {
-    let named = |one: &Generation| format!("generation {}", one.number);
-    let names = [Some(named(chosen)), serving.map(named)];
-    let announced = Announced::new(place, journal, Action::Rollback, run, names, details);
-    let swapped = by_schema::roll_back(control, place, run, serving, chosen, &announced.entries).await?;
-    announced.committed(swapped);
-    let oids = chosen.schemas.values().map(u32::to_string).collect::<Vec<_>>().join(", ");
-    control.one(&format!("select {}", by_schema::size_of(&oids))).await?.get(0)
 }
 
-/// Swaps, and says the size of what serves then.
-async fn roll_back_database(
-    control: &mut Session,
-    place: &Place<'_>,
-    run: i64,
-    serving: Option<&Generation>,
-    chosen: &Generation,
-    journal: &Journal,
-    details: Details,
-) -> Result<u64> {
-    let target = quote::literal(&place.database);
-    let outgoing = serving.map(|serving| place.generation(serving.number));
-    let mut record = String::new();
-    if let (Some(serving), Some(outgoing)) = (serving, &outgoing) {
-        record.push_str(&format!(
-            "update pgdiode.generation set state = 'kept', database = {}, changed = nextval('pgdiode.change')
-              where target = {target} and number = {};",
-            quote::literal(outgoing),
-            serving.number
-        ));
+impl Turn<'_> {
+    /// Swaps, and says the size in bytes of what serves then.
+    async fn take(self, control: &mut Session) -> Result<u64> {
+        let (place, chosen) = (self.place, self.chosen);
+        let size = if place.is_by_schema() {
+            self.swap_schemas(control).await?;
+            let oids = chosen.schemas.values().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            by_schema::size_of(&oids)
+        } else {
+            self.swap_databases(control).await?;
+            format!("pg_catalog.pg_database_size({})", quote::literal(&place.database))
+        };
+        control.one(&format!("select {size}")).await?.get(0)
     }
-    record.push_str(&format!(
-        "update pgdiode.generation set state = 'serving', database = {target}, changed = nextval('pgdiode.change')
-          where target = {target} and number = {number};
-         update pgdiode.run set generation = {number} where id = {run}",
-        number = chosen.number
-    ));
-    let (incoming, entries) = (chosen.database.clone(), Vec::new());
-    let swap = Swap { run, outgoing, incoming, record, keeper: None, entries };
-    audited::swap(control, place, swap, journal, Action::Rollback, details).await?;
-    control.one(&format!("select pg_catalog.pg_database_size({target})")).await?.get(0)
+
+    async fn swap_schemas(self, control: &mut Session) -> Result<()> {
+        let Turn { place, run, serving, chosen, journal, details } = self;
+        let named = |one: &Generation| format!("generation {}", one.number);
+        let names = [Some(named(chosen)), serving.map(named)];
+        let announced = Announced::new(place, journal, Action::Rollback, run, names, details);
+        let swapped = by_schema::roll_back(control, place, run, serving, chosen, &announced.entries).await?;
+        announced.committed(swapped);
+        Ok(())
+    }
+
+    async fn swap_databases(self, control: &mut Session) -> Result<()> {
+        let Turn { place, run, serving, chosen, journal, details } = self;
+        let target = quote::literal(&place.database);
+        let outgoing = serving.map(|serving| place.generation(serving.number));
+        let mut record = String::new();
+        if let (Some(serving), Some(outgoing)) = (serving, &outgoing) {
+            record.push_str(&format!(
+                "update pgdiode.generation set state = 'kept', database = {}, changed = nextval('pgdiode.change')
+                  where target = {target} and number = {};",
+                quote::literal(outgoing),
+                serving.number
+            ));
+        }
+        record.push_str(&format!(
+            "update pgdiode.generation set state = 'serving', database = {target}, changed = nextval('pgdiode.change')
+              where target = {target} and number = {number};
+             update pgdiode.run set generation = {number} where id = {run}",
+            number = chosen.number
+        ));
+        let (incoming, entries) = (chosen.database.clone(), Vec::new());
+        let swap = Swap { run, outgoing, incoming, record, keeper: None, entries };
+        audited::swap(control, place, swap, journal, Action::Rollback, details).await
+    }
 }
 
 fn choose<'a>(

@@ -126,20 +126,7 @@ fn dumped(cluster: &Cluster, database: &str) -> Vec<String> {
 #[test]
 fn what_pg_dump_says_of_both_sides_is_the_same() {
     let (ground, _) = prepared();
-    crate::harness::load_fixtures(&ground.source, "app");
-    ground.source.psql(
-        "app",
-        "create materialized view deeper as select items + 1 as more from totals;
-         create materialized view a_first as select more from deeper;
-         create materialized view unfilled as select 1 as one with no data;
-         create function via() returns bigint language sql stable as 'select more from public.deeper';
-         create materialized view a_through as select public.via() as more;
-         create sequence fresh start 5; select setval('fresh', 17, false);
-         create sequence used; select setval('used', 99);
-         comment on materialized view deeper is 'two'",
-    );
-    let roles = ground.source.psql("postgres", "select string_agg(format('create role %I', rolname), ';') from pg_roles where rolname !~ '^pg_' and rolname <> 'postgres'");
-    ground.target.psql("postgres", &roles);
+    ground.with_all_objects("");
     let pgdiode = ground.pgdiode(&format!("{BY_SCHEMA}\nsnapshot.verify = \"full\""));
     for again in [false, true] {
         sync(&pgdiode).success();
@@ -415,21 +402,7 @@ fn a_killed_sync_leaves_the_schemas_as_they_were() {
 #[test]
 fn a_sync_killed_at_any_moment_hurts_nobody() {
     let (ground, pgdiode) = prepared();
-    sync(&pgdiode).success();
-    let mut rng = crate::harness::Rng::from_environment_or(1);
-    for generation in 2..10 {
-        ground.source.psql("app", &format!("update stamp set generation = {generation}"));
-        let before = ground.stamp();
-        let mut running = pgdiode.spawn(&["sync"]);
-        let wait = u64::try_from(rng.i32(0..1500)).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        running.kill9();
-        let stamp = ground.stamp();
-        assert!(stamp == before || stamp == generation.to_string(), "{stamp} after {wait} ms");
-        assert_eq!(ground.target.psql("li", "select count(*) from item"), "1000");
-    }
-    sync(&pgdiode).success();
-    assert_eq!(ground.stamp(), "9");
+    ground.kill_at_any_moment(&pgdiode, || ground.stamp());
     let schemas = schemas(&ground);
     assert!(!schemas.contains("shadow") && schemas.matches("public_gen").count() == 1, "{schemas}");
     assert_eq!(ground.target.psql("li", "select count(*) from pgdiode.pipeline"), "0");

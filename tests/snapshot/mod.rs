@@ -35,6 +35,17 @@ const TABLES: &str = "
     insert into stamp values (1);
     create materialized view totals as select count(*) as items from item;";
 
+/// What a dump has to bring along beside the fixtures.
+const FINE_OBJECTS: &str = "
+    create materialized view deeper as select items + 1 as more from totals;
+    create materialized view a_first as select more from deeper;
+    create materialized view unfilled as select 1 as one with no data;
+    create function via() returns bigint language sql stable as 'select more from public.deeper';
+    create materialized view a_through as select public.via() as more;
+    create sequence fresh start 5; select setval('fresh', 17, false);
+    create sequence used; select setval('used', 99);
+    comment on materialized view deeper is 'two';";
+
 impl Ground {
     /// The source needs no logical log: a sync never decodes.
     fn new() -> Ground {
@@ -69,6 +80,37 @@ impl Ground {
 
     fn control(&self, sql: &str) -> String {
         self.target.psql("li_pgdiode", sql)
+    }
+
+    /// Fills the source with one of everything, and lets the target's server know its roles.
+    fn with_all_objects(&self, more: &str) {
+        super::harness::load_fixtures(&self.source, "app");
+        self.source.psql("app", &(FINE_OBJECTS.to_owned() + more));
+        let roles = self.source.psql(
+            "postgres",
+            "select string_agg(format('create role %I', rolname), ';') from pg_roles
+              where rolname !~ '^pg_' and rolname <> 'postgres'",
+        );
+        self.target.psql("postgres", &roles);
+    }
+
+    /// Kills syncs at moments that nobody has chosen; `stamp` reads what the replica serves. The last one is let through.
+    fn kill_at_any_moment(&self, pgdiode: &PgdiodeRun, stamp: impl Fn() -> String) {
+        sync(pgdiode).success();
+        let mut rng = super::harness::Rng::from_environment_or(1);
+        for generation in 2..10 {
+            self.source.psql("app", &format!("update stamp set generation = {generation}"));
+            let before = self.stamp();
+            let mut running = pgdiode.spawn(&["sync"]);
+            let wait = u64::try_from(rng.i32(0..1500)).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(wait));
+            running.kill9();
+            let stamp = stamp();
+            assert!(stamp == before || stamp == generation.to_string(), "{stamp} after {wait} ms");
+            assert_eq!(self.target.psql("li", "select count(*) from item"), "1000");
+        }
+        sync(pgdiode).success();
+        assert_eq!(self.stamp(), "9");
     }
 
     fn last_verdict(&self) -> String {

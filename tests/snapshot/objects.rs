@@ -1,7 +1,6 @@
 //! Everything that a database may hold arrives: what `pg_dump` says of both sides is the same.
 
 use super::*;
-use crate::harness::load_fixtures;
 
 /// What `pg_dump` prints of a database, rows and large objects too, in an order of its own making.
 fn dumped(cluster: &Cluster, database: &str) -> Vec<String> {
@@ -24,22 +23,10 @@ fn dumped(cluster: &Cluster, database: &str) -> Vec<String> {
 #[test]
 fn what_pg_dump_says_of_both_sides_is_the_same() {
     let ground = Ground::new();
-    load_fixtures(&ground.source, "app");
-    ground.source.psql(
-        "app",
+    ground.with_all_objects(
         "create unlogged table scratch (id int); insert into scratch values (1), (2);
-         create materialized view deeper as select items + 1 as more from totals;
-         create materialized view a_first as select more from deeper;
-         create materialized view unfilled as select 1 as one with no data;
-         create function via() returns bigint language sql stable as 'select more from public.deeper';
-         create materialized view a_through as select public.via() as more;
-         create sequence fresh start 5; select setval('fresh', 17, false);
-         create sequence used; select setval('used', 99);
-         select lo_from_bytea(4711, decode(repeat('ab', 1500000), 'hex')); select lo_create(4712);
-         comment on materialized view deeper is 'two'",
+         select lo_from_bytea(4711, decode(repeat('ab', 1500000), 'hex')); select lo_create(4712);",
     );
-    let roles = ground.source.psql("postgres", "select string_agg(format('create role %I', rolname), ';') from pg_roles where rolname !~ '^pg_' and rolname <> 'postgres'");
-    ground.target.psql("postgres", &roles);
     sync(&ground.pgdiode("snapshot.verify = \"full\"")).success();
     let (source, replica) = (dumped(&ground.source, "app"), dumped(&ground.target, "li"));
     let only = |one: &[String], other: &[String]| -> Vec<String> {
