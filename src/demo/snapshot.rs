@@ -51,7 +51,13 @@ impl Replaced {
     async fn set(size: Size, tell: Tell) -> Result<Replaced> {
         let play = Play {
             title: "pgdiode demo snapshot: a replica that is replaced while it is read.",
-            keys: |_| "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\n".to_owned(),
+            keys: |ground| {
+                let lock = ground.directory.join("sync.lock");
+                format!(
+                    "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\nsnapshot.lock_file = {:?}\n",
+                    lock.to_string_lossy()
+                )
+            },
             more: EDITIONS.replace("{leaves}", &LEAVES.to_string()),
         };
         let stage = Stage::set(play, size, tell).await?;
