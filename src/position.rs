@@ -7,12 +7,29 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// A place in a write-ahead log, in bytes since its beginning. Always a *commit end* LSN where a position is
 /// meant: row LSNs of concurrent transactions go backwards, begin order is not commit order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Lsn(pub u64);
+
+impl From<Lsn> for String {
+    fn from(lsn: Lsn) -> String {
+        lsn.to_string()
+    }
+}
+
+impl TryFrom<String> for Lsn {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Lsn> {
+        text.parse()
+    }
+}
 
 impl Lsn {
     pub const ZERO: Lsn = Lsn(0);

@@ -14,10 +14,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 
 /// Stands before everything that is hashed: another encoding will have another name.
@@ -79,7 +79,7 @@ impl Record {
                 None => encoded.push_str("-,"),
             }
         }
-        hexadecimal(digest(&SHA256, encoded.as_bytes()).as_ref())
+        sha256(encoded.as_bytes())
     }
 
     /// The number that this entry was written with, if it bears another one now and is otherwise as it was.
@@ -88,10 +88,6 @@ impl Record {
         let from = self.number.saturating_sub(window).max(1);
         (from..from.saturating_add(NUMBERS_TRIED_MAX)).find(|number| self.hash_as(*number) == self.hash)
     }
-}
-
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The last entry's number and hash; kept elsewhere, it shows later that nothing before it was cut or rewritten.
@@ -317,7 +313,7 @@ mod tests {
             "15:pgdiode audit 1,64:{NO_HASH},1:1,27:2026-01-02T03:04:05.678901Z,4:main,3:ops,7:mirror1,7:pgdiode,\
              6:resync,-,4:done,25:{{\"tables\": [\"public.t1\"]}},"
         );
-        assert_eq!(written.hash, hexadecimal(digest(&SHA256, encoded.as_bytes()).as_ref()));
+        assert_eq!(written.hash, sha256(encoded.as_bytes()));
         assert_eq!(written.hash, EXPECTED);
     }
 

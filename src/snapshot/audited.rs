@@ -3,12 +3,11 @@
 //! Each begins with an entry, without which nothing is done. A swap commits together with its own entry and with the one
 //! that says how the sync or rollback ended: whatever serves, the log says since when and by whose doing.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
-use crate::audit::chain::hexadecimal;
 use crate::audit::{Action, Entry, Journal};
 use crate::config::Pipeline;
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
 use crate::snapshot::control;
@@ -75,7 +74,7 @@ pub(super) fn found(
         found.insert("tables".into(), tables);
     } else {
         found.insert("tables_count".into(), contents.len().into());
-        let digest = hexadecimal(digest(&SHA256, text.as_bytes()).as_ref());
+        let digest = sha256(text.as_bytes());
         found.insert("tables_sha256".into(), digest.into());
     }
     found

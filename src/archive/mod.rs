@@ -1,0 +1,24 @@
+//! Change files: what an archive holds and how it is written and read, without a word of where it lies.
+//!
+//! ```text
+//! 0000000001.json             a change file; never changed, numbered without gaps
+//! meta/archive.json           whose archive this is               ([`names`], [`manifest::Identity`])
+//! meta/files/0000000001.json  the file's manifest: it is sealed   ([`manifest::Manifest`])
+//! meta/epochs/0000000001.json a writer's claim                    ([`manifest::Claim`])
+//! ```
+//!
+//! A change file is JSON lines (`docs/archive-format.md`): a header, then for each transaction its rows and a line that
+//! commits it, then a line that ends the file. [`line`] has their shapes, [`encode`] writes rows without parsing a value,
+//! [`decode`] reads them back to the same bytes, [`draft`] makes a file and [`reading`] checks one.
+
+pub mod decode;
+pub mod draft;
+pub mod encode;
+pub mod line;
+pub mod manifest;
+pub mod names;
+pub mod reading;
+pub mod time;
+
+/// The layout of archives and files that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
