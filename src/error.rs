@@ -48,6 +48,29 @@ impl Kind {
     }
 }
 
+/// Which side of the pipeline a wire serves: it decides what a lost connection is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Target,
+}
+
+impl Side {
+    pub fn unreachable(self) -> Kind {
+        match self {
+            Side::Source => Kind::SourceUnreachable,
+            Side::Target => Kind::TargetUnreachable,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        }
+    }
+}
+
 /// An expected failure. Bugs are assertions, not errors.
 pub struct Error(Box<Inner>);
 

@@ -11,7 +11,7 @@
 //! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
 //!
 //! - words: [`change`], [`position`], [`digest`], [`error`], [`secret`]
-//! - wires: [`pg`], our PostgreSQL connections, and [`archive`], the change files
+//! - wires: [`pg`], our PostgreSQL connections, [`store`], where objects lie, and [`archive`], the change files
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
 //! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`demo`]
@@ -40,5 +40,6 @@ pub mod secret;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod store;
 pub mod target;
 pub mod verify;

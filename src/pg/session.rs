@@ -17,33 +17,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+pub use crate::error::Side;
 use crate::error::{Error, Kind, Result};
 use crate::pg::connect::{self, Connected};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::tls::Stream;
-
-/// Which side of the pipeline a session serves: it decides what a lost connection is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    Source,
-    Target,
-}
-
-impl Side {
-    pub fn unreachable(self) -> Kind {
-        match self {
-            Side::Source => Kind::SourceUnreachable,
-            Side::Target => Kind::TargetUnreachable,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Source => "source",
-            Side::Target => "target",
-        }
-    }
-}
 
 /// How much is read from the socket at once; one COPY row may of course be larger.
 const READ_CHUNK: usize = 64 * 1024;
