@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Side};
 use crate::schedule::Schedule;
 
 pub use endpoint::{Conninfo, Endpoint};
@@ -53,6 +53,7 @@ pub struct Pipeline {
     pub slot: String,
     pub copy: CopyOptions,
     pub stream: StreamOptions,
+    pub archive: ArchiveOptions,
     pub snapshot: SnapshotOptions,
     /// What of the source a snapshot leaves out or replaces; the preset's part included.
     pub redaction: Redaction,
@@ -165,6 +166,14 @@ choice! {
 }
 
 choice! {
+    /// How change files are stored.
+    Compression {
+        None = "none",
+        Zstd = "zstd",
+    }
+}
+
+choice! {
     /// How values travel in the initial copy.
     Format {
         /// Binary where both servers agree on every type of the table, else text.
@@ -232,9 +241,10 @@ section! {
         /// `snapshot`: the whole target is replaced by a fresh copy each time that `pgdiode sync` runs.
         mode: Mode = Mode::Stream, Shape::Choice(Mode::WORDS);
         /// The database that is read and never written: a libpq URI or `key=value` text, or a table
-        /// `[pipeline.NAME.source]` of connection parameters.
+        /// `[pipeline.NAME.source]` of connection parameters. Or an archive of change files: `/path`,
+        /// `sftp://user@host:port/path`, `s3://bucket/prefix`.
         source: Option<Endpoint> = None, Shape::Connection, r#""postgresql://repl@db1/app""#;
-        /// The database that becomes the mirror, written in the same ways.
+        /// The database that becomes the mirror, or the archive that takes the change files, written in the same ways.
         target: Option<Endpoint> = None, Shape::Connection, r#""service=mirror""#;
         /// Which tables: patterns `schema.table` with `*` and `?`, names as the catalog stores them. A pattern that
         /// begins with `!` excludes, wherever it stands in the list; a part in double quotes is taken literally, dots
@@ -248,6 +258,8 @@ section! {
         copy: CopyOptions = CopyOptions::default(), Shape::of::<CopyOptions>();
         /// What follows the initial copy.
         stream: StreamOptions = StreamOptions::default(), Shape::of::<StreamOptions>();
+        /// The archive of change files, where one end is one.
+        archive: ArchiveOptions = ArchiveOptions::default(), Shape::of::<ArchiveOptions>();
         /// What `pgdiode sync` keeps and checks.
         snapshot: SnapshotOptions = SnapshotOptions::default(), Shape::of::<SnapshotOptions>();
         /// What a pipeline may use.
@@ -301,6 +313,31 @@ section! {
         /// update; an update or delete of a missing row is counted and skipped. `quarantine`: the table stops until
         /// it is copied again.
         on_conflict: OnConflict = OnConflict::Apply, Shape::Choice(OnConflict::WORDS);
+    }
+}
+
+section! {
+    /// The archive of change files, where a pipeline's source or target is one.
+    ArchiveOptions {
+        /// A change file is ended once its lines take this much, at the next commit.
+        file_mb: u64 = 64, Shape::Whole(1, 4096);
+        /// The longest time for which committed changes wait for others before their file is sealed.
+        file_seconds: u64 = 10, Shape::Whole(0, 86_400);
+        /// How often a file without rows says how far an idle source is, so that its log can be let go of.
+        idle_seconds: u64 = 600, Shape::Whole(1, 86_400);
+        /// How change files are stored. `none`: as they are, for `jq` and for people. `zstd`: a tenth of that.
+        compression: Compression = Compression::None, Shape::Choice(Compression::WORDS);
+        /// zstd's level.
+        compression_level: u64 = 3, Shape::Whole(1, 19);
+        /// Where change files are written before they go to the archive, and read from after they have come. Left out:
+        /// `stream.spool_dir`.
+        spool_dir: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/archive""#;
+        /// How much may wait there while the archive cannot be reached; the source is not read on beyond it.
+        spool_mb: u64 = 1024, Shape::Whole(8, 1_073_741_824);
+        /// Whether the first start puts a base snapshot into the archive, from which a new reader begins.
+        base: bool = true, Shape::Switch;
+        /// How often a reader looks for new files. 0: as soon as they are there, for a directory.
+        poll_seconds: u64 = 0, Shape::Whole(0, 86_400);
     }
 }
 
@@ -510,6 +547,7 @@ shown! {
     BTreeMap<String, PipelineKeys>: |_| None,
     CopyOptions: |_| None,
     StreamOptions: |_| None,
+    ArchiveOptions: |_| None,
     SnapshotOptions: |_| None,
     Limits: |_| None,
     Retry: |_| None,
@@ -755,7 +793,51 @@ fn usual_places(variable: Variable<'_>) -> Vec<PathBuf> {
     places
 }
 
+/// Which way a pipeline's changes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From a database to a database.
+    Direct,
+    ToArchive,
+    FromArchive,
+}
+
+fn check_archives(mode: Mode, source: &Endpoint, target: &Endpoint, at: Place<'_>) -> Result<()> {
+    let ends = [("source", source), ("target", target)];
+    for (end, endpoint) in ends {
+        if endpoint.is_archive() && mode != Mode::Stream {
+            return Err(Error::config(format!(
+                "{}: an archive has no mode = \"{}\"",
+                at(&[end]),
+                mode.as_str()
+            ))
+            .hint("changes go into an archive and out of it with mode = \"stream\""));
+        }
+        // What is wrong with it shows here, and not at night.
+        let side = if end == "source" { Side::Source } else { Side::Target };
+        endpoint.archive(side).map_err(|error| error.context(at(&[end])))?;
+    }
+    if ends.iter().all(|(_, endpoint)| endpoint.is_archive()) {
+        return Err(Error::config(format!("{}: both ends are archives", at(&["target"])))
+            .hint("an archive is copied with the tools of the place where it is"));
+    }
+    Ok(())
+}
+
 impl Pipeline {
+    pub fn way(&self) -> Way {
+        match (self.source.is_archive(), self.target.is_archive()) {
+            (true, _) => Way::FromArchive,
+            (false, true) => Way::ToArchive,
+            (false, false) => Way::Direct,
+        }
+    }
+
+    /// Where change files are written and read on this host.
+    pub fn archive_spool_dir(&self) -> PathBuf {
+        self.archive.spool_dir.clone().unwrap_or_else(|| self.stream.spool_dir())
+    }
+
     /// A snapshot pipeline has neither a stream nor tables of its own to be spoken of; `instead` says what there is.
     pub fn refuse_snapshot(&self, verb: &str, instead: &str) -> Result<()> {
         if self.mode != Mode::Snapshot {
@@ -781,6 +863,7 @@ impl Pipeline {
             return Err(Error::config(format!("{}: the target is the source itself", at(&["target"])))
                 .hint("a pipeline writes its target; name another database"));
         }
+        check_archives(keys.mode, &source, &target, &at)?;
         let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
         if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
             return Err(Error::config(format!(
@@ -803,7 +886,7 @@ impl Pipeline {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
         keys.snapshot.schedule().map_err(|error| error.context(at(&["snapshot"])))?;
-        let PipelineKeys { mode, copy, stream, mut snapshot, limits, retry, .. } = keys;
+        let PipelineKeys { mode, copy, stream, archive, mut snapshot, limits, retry, .. } = keys;
         let rows = std::mem::take(&mut snapshot.preserve_rows);
         let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;
         Ok(Pipeline {
@@ -816,6 +899,7 @@ impl Pipeline {
             slot,
             copy,
             stream,
+            archive,
             snapshot,
             redaction,
             preserve,
@@ -833,6 +917,7 @@ impl Pipeline {
         let snapshot = &mut self.snapshot;
         let paths = [
             &mut self.stream.spool_dir,
+            &mut self.archive.spool_dir,
             &mut snapshot.lock_file,
             &mut snapshot.checkpoint_file,
             &mut snapshot.grants,

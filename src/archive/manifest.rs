@@ -152,3 +152,44 @@ pub fn text(object: &impl Serialize) -> Vec<u8> {
     text.push(b'\n');
     text
 }
+
+/// A base snapshot: every table as of one moment, so that whoever begins needs no older change file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    pub format: u32,
+    pub archive: String,
+    pub number: u64,
+    pub epoch: u64,
+    pub lineage: Origin,
+    /// The consistent point: it shows exactly the transactions whose commit record begins before.
+    pub at: Lsn,
+    /// The first change file that may hold a transaction which it does not show.
+    pub next_file: u64,
+    /// `pg_dump`'s text of the schema, without rows.
+    pub schema: Piece,
+    pub tables: Vec<BaseTable>,
+    pub sealed: String,
+}
+
+/// A table of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseTable {
+    pub schema: String,
+    pub table: String,
+    /// The columns that its rows have, in this order.
+    pub columns: Vec<String>,
+    pub rows: u64,
+    /// Rows in the text format of `copy`, in pieces that end at rows; each is loaded by itself.
+    pub pieces: Vec<Piece>,
+}
+
+/// An object of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// From the archive's root; ends in `.zst` when it is compressed.
+    pub name: String,
+    pub content_sha256: String,
+    pub content_bytes: u64,
+    pub stored_sha256: String,
+    pub stored_bytes: u64,
+}

@@ -45,6 +45,11 @@ pub fn base(number: u64) -> String {
     format!("{BASES}/{number:0DIGITS$}")
 }
 
+/// The base is there once this is.
+pub fn base_manifest(number: u64) -> String {
+    format!("{}/manifest.json", base(number))
+}
+
 /// The number in the last part of a manifest's, a claim's or a base's name.
 pub fn parse_numbered(name: &str) -> Option<u64> {
     let last = name.rsplit('/').next()?;

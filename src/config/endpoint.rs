@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Key, Shape, Variable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Side};
 use crate::secret::Secret;
+use crate::store::{Location, StoreOptions};
 
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Written")]
@@ -64,6 +65,53 @@ impl Endpoint {
         Ok(Conninfo { text: self.text.clone(), parameters })
     }
 
+    /// Whether this is an archive and no database: `sftp://`, `s3://`, `file://`, an absolute path, or key `archive`.
+    pub fn is_archive(&self) -> bool {
+        self.archive_text().is_some()
+    }
+
+    fn archive_text(&self) -> Option<&str> {
+        if let Some(archive) = self.parameters.get("archive") {
+            return Some(archive.reveal());
+        }
+        let text = self.text.as_ref()?.reveal().trim_start();
+        ["/", "file://", "sftp://", "s3://"].iter().any(|start| text.starts_with(start)).then_some(text)
+    }
+
+    /// Where the archive is and how to get in; `None` for a database.
+    pub fn archive(&self, side: Side) -> Result<Option<(Location, StoreOptions)>> {
+        self.archive_with(side, &|name| std::env::var(name).ok())
+    }
+
+    fn archive_with(&self, side: Side, variable: Variable<'_>) -> Result<Option<(Location, StoreOptions)>> {
+        let Some(text) = self.archive_text() else { return Ok(None) };
+        let location = Location::parse(text)?;
+        let mut options = StoreOptions::new(side);
+        let named = |key: &str| -> Result<Option<Secret>> {
+            let Some(name) = self.parameters.get(key).map(Secret::reveal) else { return Ok(None) };
+            let unset = || {
+                Error::config(format!("the variable {name}, named by {key}, is not set"))
+                    .hint(format!("set {name} in the environment of pgdiode"))
+            };
+            variable(name).map(Secret::new).map(Some).ok_or_else(unset)
+        };
+        for (key, value) in &self.parameters {
+            match key.as_str() {
+                "archive" | "passphrase_env" | "secret_access_key_env" => {}
+                "identity_file" => options.sftp.identity_files = vec![value.reveal().into()],
+                "known_hosts" => options.sftp.known_hosts = value.reveal().into(),
+                "access_key_id" => options.s3.access_key_id = Some(value.reveal().to_owned()),
+                other => {
+                    return Err(Error::config(format!("{other} is a database's key, and {location} is an archive"))
+                        .hint("an archive takes: archive, identity_file, known_hosts, passphrase_env, access_key_id, secret_access_key_env"));
+                }
+            }
+        }
+        options.sftp.passphrase = named("passphrase_env")?;
+        options.s3.secret_access_key = named("secret_access_key_env")?;
+        Ok(Some((location, options)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parameters.is_empty() && self.text.as_ref().is_none_or(|text| text.reveal().trim().is_empty())
     }
@@ -83,6 +131,11 @@ impl Endpoint {
     pub(super) fn anchor(&mut self, directory: &Path) {
         if let Some(path) = &mut self.password_file {
             *path = directory.join(&*path);
+        }
+        for key in ["identity_file", "known_hosts"] {
+            if let Some(path) = self.parameters.get_mut(key) {
+                *path = Secret::new(directory.join(path.reveal()).to_string_lossy());
+            }
         }
     }
 }
@@ -238,6 +291,12 @@ pub(super) fn parameters() -> Vec<Key> {
         ("keepalives_idle", SECONDS, "60", "Seconds of silence before the first keepalive."),
         ("keepalives_interval", SECONDS, "10", "Seconds between keepalives."),
         ("keepalives_count", Shape::Whole(0, 1000), "6", "Lost keepalives that end the connection."),
+        ("archive", Shape::Text, r#""sftp://backup@host:22/changes""#, "No database but an archive of change files: `/path`, `sftp://user@host:port/path`, or `s3://bucket/prefix?endpoint=https://host&region=name`."),
+        ("identity_file", Shape::Path, r#""/etc/pgdiode/id_ed25519""#, "Of an archive over SFTP: the private key. Left out: the agent, then the user's own keys."),
+        ("known_hosts", Shape::Path, r#""/etc/pgdiode/known_hosts""#, "Of an archive over SFTP: which host keys are believed. Left out: `~/.ssh/known_hosts`."),
+        ("passphrase_env", Shape::Text, r#""KEY_PASSPHRASE""#, "The environment variable that holds the private key's passphrase."),
+        ("access_key_id", Shape::Text, r#""AKIDEXAMPLE""#, "Of an archive in S3: who asks. Left out: `AWS_ACCESS_KEY_ID` and the other usual places."),
+        ("secret_access_key_env", Shape::Text, r#""ARCHIVE_SECRET""#, "The environment variable that holds the secret access key."),
         ("tcp_user_timeout", Shape::Whole(0, 86_400_000), "30000", "Milliseconds that sent data may stay unacknowledged."),
     ]
     .into_iter()
@@ -299,6 +358,24 @@ mod tests {
         assert!(
             endpoint.conninfo_with(&|_| None).unwrap_err().what().starts_with("cannot read password file")
         );
+    }
+
+    #[test]
+    fn an_archive_is_told_from_a_database() {
+        for text in ["/srv/changes", "file:///srv/changes", "sftp://u@h/changes", "s3://bucket/changes"] {
+            assert!(Endpoint::from_text(text).archive(Side::Source).unwrap().is_some(), "{text}");
+        }
+        for text in ["postgresql://u@h/d", "host=/run/postgresql dbname=d", "service=s"] {
+            assert!(Endpoint::from_text(text).archive(Side::Source).unwrap().is_none(), "{text}");
+        }
+        let archive =
+            endpoint("archive = \"sftp://u@h/c\"\nidentity_file = \"key\"\npassphrase_env = \"PW\"");
+        let open = |value: Option<&str>| archive.archive_with(Side::Source, &|_| value.map(str::to_owned));
+        let (_, options) = open(Some("s3cret")).unwrap().unwrap();
+        assert_eq!(options.sftp.passphrase.unwrap().reveal(), "s3cret");
+        assert!(open(None).unwrap_err().what().contains("PW, named by passphrase_env"));
+        let mixed = endpoint("archive = \"/srv/changes\"\ndbname = \"d\"");
+        assert!(mixed.archive(Side::Source).unwrap_err().what().contains("dbname is a database's key"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::change::TableName;
-use crate::config::{Mode, Pipeline};
+use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::{ConnInfo, Environment};
 use crate::pg::quote;
@@ -27,6 +27,20 @@ fn refuse_idle_masks(pipeline: &Pipeline) -> Result<()> {
     ))
 }
 
+/// Whoever needs two databases says so before anything is tried.
+fn refuse_archives(pipeline: &Pipeline) -> Result<()> {
+    let end = match pipeline.way() {
+        Way::Direct => return Ok(()),
+        Way::ToArchive => "target",
+        Way::FromArchive => "source",
+    };
+    Err(Error::config(format!(
+        "the {end} of pipeline \"{}\" is an archive, and this works between two databases alone",
+        pipeline.name
+    ))
+    .hint("What there is for an archive: pgdiode archive --help."))
+}
+
 /// Where both ends are.
 #[derive(Debug, Clone)]
 pub struct Ends {
@@ -42,6 +56,7 @@ pub struct Ends {
 impl Ends {
     pub fn resolve(pipeline: &Pipeline) -> Result<Ends> {
         refuse_idle_masks(pipeline)?;
+        refuse_archives(pipeline)?;
         let environment = Environment::of_process();
         let name = format!("pgdiode {}", pipeline.name);
         let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {
