@@ -193,3 +193,16 @@ pub struct Piece {
     pub stored_sha256: String,
     pub stored_bytes: u64,
 }
+
+/// How far a registered reader is: what it has wholly, pruning may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderNote {
+    pub format: u32,
+    pub archive: String,
+    pub name: String,
+    /// The last file that it has wholly.
+    pub file: u64,
+    pub position: Lsn,
+    /// When it wrote this, RFC 3339.
+    pub updated: String,
+}

@@ -50,6 +50,11 @@ pub fn base_manifest(number: u64) -> String {
     format!("{}/manifest.json", base(number))
 }
 
+/// How far a reader is, by the reader's name.
+pub fn reader(name: &str) -> String {
+    format!("{READERS}/{name}.json")
+}
+
 /// The number in the last part of a manifest's, a claim's or a base's name.
 pub fn parse_numbered(name: &str) -> Option<u64> {
     let last = name.rsplit('/').next()?;

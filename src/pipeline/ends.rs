@@ -41,6 +41,50 @@ fn refuse_archives(pipeline: &Pipeline) -> Result<()> {
     .hint("What there is for an archive: pgdiode archive --help."))
 }
 
+/// The target alone: all that there is to connect to where the source is an archive, and all that many a verb needs.
+#[derive(Debug, Clone)]
+pub struct TargetEnd {
+    pub conninfo: ConnInfo,
+}
+
+impl TargetEnd {
+    pub fn resolve(pipeline: &Pipeline) -> Result<TargetEnd> {
+        Ok(TargetEnd { conninfo: resolve(pipeline, &pipeline.target, Side::Target)? })
+    }
+
+    pub async fn session(&self) -> Result<Session> {
+        Session::connect(&self.conninfo, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+    }
+
+    /// As [`Ends::target_for_rows`].
+    pub async fn session_for_rows(&self) -> Result<Session> {
+        let mut session = self.session().await?;
+        prepare_for_rows(&mut session, &self.conninfo).await.map(|()| session)
+    }
+}
+
+fn resolve(pipeline: &Pipeline, endpoint: &crate::config::Endpoint, side: Side) -> Result<ConnInfo> {
+    let written = endpoint.conninfo()?;
+    let parameters =
+        written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    let text = written.text.as_ref().map_or("", |text| text.reveal());
+    let mut conninfo = ConnInfo::parse_with(text, parameters, &Environment::of_process())
+        .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;
+    conninfo.application_name.get_or_insert_with(|| format!("pgdiode {}", pipeline.name));
+    Ok(conninfo)
+}
+
+async fn prepare_for_rows(session: &mut Session, target: &ConnInfo) -> Result<()> {
+    session.query(progress::APPLY_SETTINGS).await.map(drop).map_err(|error| match error.sqlstate() {
+        Some("42501") => error.with_kind(Kind::Refused).hint(format!(
+            "The target's user must be able to switch triggers off for its own session. As a superuser, on \
+             PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
+            quote::identifier(&target.user)
+        )),
+        _ => error,
+    })
+}
+
 /// Where both ends are.
 #[derive(Debug, Clone)]
 pub struct Ends {
@@ -57,22 +101,9 @@ impl Ends {
     pub fn resolve(pipeline: &Pipeline) -> Result<Ends> {
         refuse_idle_masks(pipeline)?;
         refuse_archives(pipeline)?;
-        let environment = Environment::of_process();
-        let name = format!("pgdiode {}", pipeline.name);
-        let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {
-            let written = endpoint.conninfo()?;
-            let parameters =
-                written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
-            let text = written.text.as_ref().map_or("", |text| text.reveal());
-            let mut conninfo = ConnInfo::parse_with(text, parameters, &environment).map_err(|error| {
-                error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name))
-            })?;
-            conninfo.application_name.get_or_insert_with(|| name.clone());
-            Ok(conninfo)
-        };
         Ok(Ends {
-            source: resolve(&pipeline.source, Side::Source)?,
-            target: resolve(&pipeline.target, Side::Target)?,
+            source: resolve(pipeline, &pipeline.source, Side::Source)?,
+            target: resolve(pipeline, &pipeline.target, Side::Target)?,
             target_is_fresh: false,
             schemas: None,
         })
@@ -125,14 +156,7 @@ impl Ends {
             session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
             return Ok(session);
         }
-        session.query(progress::APPLY_SETTINGS).await.map_err(|error| match error.sqlstate() {
-            Some("42501") => error.with_kind(Kind::Refused).hint(format!(
-                "The target's user must be able to switch triggers off for its own session. As a superuser, on \
-                 PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
-                quote::identifier(&self.target.user)
-            )),
-            _ => error,
-        })?;
+        prepare_for_rows(&mut session, &self.target).await?;
         Ok(session)
     }
 }

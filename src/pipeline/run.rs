@@ -608,6 +608,6 @@ async fn start_stream(ends: &Ends, options: StreamOptions) -> Result<PostgresSou
     }
 }
 
-fn mebibytes(count: u64) -> usize {
+pub(super) fn mebibytes(count: u64) -> usize {
     usize::try_from(count << 20).unwrap_or(usize::MAX)
 }
