@@ -50,7 +50,8 @@ pub async fn feed(
 ) -> Result<u64> {
     begin(target, into, b'G').await?;
     while let Some(mut piece) = rows().await? {
-        let length = u32::try_from(piece.len() + 4).map_err(|_| Error::unexpected("a piece of rows has over 4 GB"))?;
+        let length =
+            u32::try_from(piece.len() + 4).map_err(|_| Error::unexpected("a piece of rows has over 4 GB"))?;
         let mut head = BytesMut::from(&b"d"[..]);
         head.put_u32(length);
         target.send(&mut head).await?;

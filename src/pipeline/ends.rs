@@ -65,8 +65,7 @@ impl TargetEnd {
 
 fn resolve(pipeline: &Pipeline, endpoint: &crate::config::Endpoint, side: Side) -> Result<ConnInfo> {
     let written = endpoint.conninfo()?;
-    let parameters =
-        written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    let parameters = written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
     let text = written.text.as_ref().map_or("", |text| text.reveal());
     let mut conninfo = ConnInfo::parse_with(text, parameters, &Environment::of_process())
         .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;

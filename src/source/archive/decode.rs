@@ -77,7 +77,10 @@ fn decode(
             }
             Item::Commit(end) => Event::Commit(end),
             Item::End(end) if end.to != manifest.to => {
-                return Err(broken(format!("{} ends at {}, its manifest says {}", manifest.name, end.to, manifest.to)));
+                return Err(broken(format!(
+                    "{} ends at {}, its manifest says {}",
+                    manifest.name, end.to, manifest.to
+                )));
             }
             Item::End(end) => Event::Idle { position: end.to, urgent: false },
         });
@@ -92,5 +95,9 @@ fn check_header(manifest: &Manifest, header: &Header) -> Result<()> {
     let is_its = header.archive == manifest.archive
         && (header.number, header.epoch, header.from) == (manifest.number, manifest.epoch, manifest.from)
         && (&header.previous, &header.lineage) == (&manifest.previous, &manifest.lineage);
-    if is_its { Ok(()) } else { Err(broken(format!("{} begins otherwise than its manifest says", manifest.name))) }
+    if is_its {
+        Ok(())
+    } else {
+        Err(broken(format!("{} begins otherwise than its manifest says", manifest.name)))
+    }
 }

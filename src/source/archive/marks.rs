@@ -168,7 +168,9 @@ mod tests {
             marks.hand(Mark { number, content_sha256: number.to_string(), to });
         }
         assert!(marks.note("a", "r").is_none(), "nothing is known to be applied");
-        for (position, applied) in [(99, None), (100, Some(1)), (250, Some(2)), (300, Some(3)), (400, Some(3))] {
+        for (position, applied) in
+            [(99, None), (100, Some(1)), (250, Some(2)), (300, Some(3)), (400, Some(3))]
+        {
             marks.applied_up_to(Lsn(position));
             assert_eq!(marks.applied().map(|mark| mark.number), applied, "{position}");
         }

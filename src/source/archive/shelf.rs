@@ -57,8 +57,13 @@ impl Shelf {
         if manifest.archive != self.identity.archive {
             return Err(foreign(&name, &manifest.archive, &self.identity.archive));
         }
-        if manifest.number != number || names::parse_change_file(&manifest.name).map(|(of, _)| of) != Some(number) {
-            return Err(broken(format!("{name} speaks of {} with the number {}", manifest.name, manifest.number)));
+        if manifest.number != number
+            || names::parse_change_file(&manifest.name).map(|(of, _)| of) != Some(number)
+        {
+            return Err(broken(format!(
+                "{name} speaks of {} with the number {}",
+                manifest.name, manifest.number
+            )));
         }
         Ok(Some(manifest))
     }
@@ -143,8 +148,9 @@ impl Shelf {
     pub async fn piece(&self, piece: &Piece, directory: &Path) -> Result<Box<dyn Read + Send>> {
         let file = self.fetch(&piece.name, piece.stored_bytes, directory).await?;
         let piece = piece.clone();
-        let checked =
-            tokio::task::spawn_blocking(move || whole::check(&piece.name, &(&piece).into(), file).map(|file| (piece, file)));
+        let checked = tokio::task::spawn_blocking(move || {
+            whole::check(&piece.name, &(&piece).into(), file).map(|file| (piece, file))
+        });
         let (piece, file) =
             checked.await.map_err(|error| Error::unexpected("the process is ending").because(error))??;
         match stored_as(&piece.name) {
@@ -189,7 +195,11 @@ pub fn check_origin(name: &str, origin: &Origin, known: &Lineage) -> Result<()> 
     let told = |lineage: &Lineage| {
         format!(
             "system {}, timeline {}, database \"{}\", slot \"{}\" from {}",
-            lineage.system_identifier, lineage.timeline, lineage.database, lineage.slot, lineage.consistent_point
+            lineage.system_identifier,
+            lineage.timeline,
+            lineage.database,
+            lineage.slot,
+            lineage.consistent_point
         )
     };
     Err(Error::new(

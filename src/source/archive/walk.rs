@@ -78,8 +78,10 @@ impl Walk {
         self.marks.hand(Mark::of(&manifest));
         let found = if manifest.to > self.options.from && is_wanted(&manifest, &self.options.wanted) {
             tracing::debug!(file = manifest.name, "fetching");
-            let file =
-                self.shelf.fetch(&manifest.name, manifest.stored_bytes, &self.options.spool_directory).await?;
+            let file = self
+                .shelf
+                .fetch(&manifest.name, manifest.stored_bytes, &self.options.spool_directory)
+                .await?;
             Found::File(Box::new(manifest.clone()), file)
         } else {
             Found::Behind(manifest.to.max(self.options.from))

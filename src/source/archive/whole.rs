@@ -41,10 +41,13 @@ impl<'a> From<&'a Piece> for Expected<'a> {
 
 /// Proves an object whole, and gives it back at its beginning.
 pub(super) fn check(name: &str, expected: &Expected<'_>, mut file: File) -> Result<File> {
-    let local = |error: io::Error| Error::unexpected(format!("the fetched {name} cannot be read")).because(error);
+    let local =
+        |error: io::Error| Error::unexpected(format!("the fetched {name} cannot be read")).because(error);
     let (sha256, bytes) = hash(&mut file, expected.stored_bytes).map_err(local)?;
     if (sha256.as_str(), bytes) != (expected.stored_sha256, expected.stored_bytes) {
-        return Err(broken(format!("{name} has other content than its manifest says: its SHA-256 is {sha256}")));
+        return Err(broken(format!(
+            "{name} has other content than its manifest says: its SHA-256 is {sha256}"
+        )));
     }
     file.rewind().map_err(local)?;
     let (sha256, bytes) = match stored_as(name) {
@@ -55,7 +58,9 @@ pub(super) fn check(name: &str, expected: &Expected<'_>, mut file: File) -> Resu
             .map_err(|error| broken(format!("{name} cannot be decompressed")).because(error))?,
     };
     if (sha256.as_str(), bytes) != (expected.content_sha256, expected.content_bytes) {
-        return Err(broken(format!("{name} has other content than its manifest says, once it is decompressed")));
+        return Err(broken(format!(
+            "{name} has other content than its manifest says, once it is decompressed"
+        )));
     }
     file.rewind().map_err(local)?;
     Ok(file)
