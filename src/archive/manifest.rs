@@ -194,15 +194,16 @@ pub struct Piece {
     pub stored_bytes: u64,
 }
 
-/// How far a registered reader is: what it has wholly, pruning may take.
+/// How far a registered reader is; the one kind of object that is written over, by its reader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReaderNote {
     pub format: u32,
     pub archive: String,
     pub name: String,
-    /// The last file that it has wholly.
+    /// The first change file that it may still need: everything before is applied.
     pub file: u64,
+    /// The commit end LSN up to which everything is applied.
     pub position: Lsn,
-    /// When it wrote this, RFC 3339.
+    /// RFC 3339.
     pub updated: String,
 }
