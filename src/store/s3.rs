@@ -260,9 +260,9 @@ impl S3 {
         let place =
             if name.is_empty() { self.location.clone() } else { format!("{}, {name}", self.location) };
         match (&error, status(&error)) {
-            (S3Error::NotFound { .. }, _) => Error::config(format!("{place}: there is no bucket {}", self.bucket))
+            (S3Error::NotFound { .. }, _) | (_, Some(404)) => Error::config(format!("{place}: there is no bucket {}", self.bucket))
                 .hint("create the bucket, or correct its name, the region and the endpoint"),
-            (S3Error::PermissionDenied { .. } | S3Error::Unauthenticated { .. }, _) => {
+            (S3Error::PermissionDenied { .. } | S3Error::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
                 Error::refused(format!("{place}: the server does not let us do this")).hint(
                     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, this machine's clock, and that the key may list, get, put \
                      and delete objects below the prefix",
@@ -283,7 +283,7 @@ impl S3 {
             _ => Error::unexpected(format!("{place}: the request failed"))
                 .hint("check the endpoint and the credentials; this is no answer of an S3 server"),
         }
-        .because(error)
+        .because(reason(&error))
     }
 }
 
@@ -422,4 +422,12 @@ fn is_about_http(error: &S3Error) -> bool {
 fn causes(error: &S3Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |cause| cause.source())
+}
+
+/// The client's errors repeat their causes: only what each adds.
+fn reason(error: &S3Error) -> String {
+    let texts: Vec<String> = causes(error).map(ToString::to_string).collect();
+    let repeats = |at: &usize| texts.get(at + 1).is_some_and(|next| texts[*at].contains(next.as_str()));
+    let kept: Vec<&str> = (0..texts.len()).filter(|at| !repeats(at)).map(|at| texts[at].trim()).collect();
+    kept.join(": ")
 }

@@ -66,7 +66,7 @@ impl Sftp {
             })
             .await?;
         match attributes {
-            Some(attributes) if attributes.is_dir() => Ok(store),
+            Some(attributes) if is_folder(&attributes) => Ok(store),
             Some(_) => Err(Error::config(format!("{} is no directory", store.display()))
                 .hint("name a directory that the archive has for itself")),
             None => Err(Error::config(format!("there is no directory {}", store.display())).hint(format!(
@@ -78,7 +78,7 @@ impl Sftp {
     /// The connection, made if there is none that lives.
     async fn connect(&self) -> Result<Arc<Connection>> {
         let mut connection = self.connection.lock().await;
-        if let Some(connection) = &*connection {
+        if let Some(connection) = connection.as_ref().filter(|connection| !connection.is_dead()) {
             return Ok(Arc::clone(connection));
         }
         let fresh = Arc::new(Connection::open(&self.address, &self.options, self.side).await?);
@@ -160,7 +160,7 @@ impl Sftp {
         let mut plain = Vec::with_capacity(entries.len());
         for mut entry in entries {
             entry.name = name::join(folder, &entry.name);
-            if !entry.attributes.is_dir() && !entry.attributes.is_regular() {
+            if !is_folder(&entry.attributes) && !is_file(&entry.attributes) {
                 let Some(attributes) = self.attributes(connection, &entry.name).await? else { continue };
                 entry.attributes = attributes;
             }
@@ -189,7 +189,7 @@ impl Sftp {
         let opened = session.open(self.path(name), OpenFlags::READ, FileAttributes::empty()).await;
         let Some(opened) = self.unless_absent(name, opened)? else { return Ok(None) };
         let attributes = session.fstat(&opened.handle).await.map_err(|error| self.failed(name, error))?.attrs;
-        if attributes.is_dir() {
+        if is_folder(&attributes) {
             let _ = session.close(opened.handle).await;
             return Ok(None);
         }
@@ -340,7 +340,7 @@ impl Store for Sftp {
         let entries =
             self.again(|connection| async move { self.plain_entries(&connection, folder).await }).await?;
         let is_listed = |entry: &Entry| {
-            entry.attributes.is_regular() && after.is_none_or(|after| entry.name.as_str() > after)
+            is_file(&entry.attributes) && after.is_none_or(|after| entry.name.as_str() > after)
         };
         Ok(entries
             .into_iter()
@@ -353,14 +353,14 @@ impl Store for Sftp {
         name::check_folder(folder)?;
         let entries =
             self.again(|connection| async move { self.plain_entries(&connection, folder).await }).await?;
-        Ok(entries.into_iter().filter(|entry| entry.attributes.is_dir()).map(|entry| entry.name).collect())
+        Ok(entries.into_iter().filter(|entry| is_folder(&entry.attributes)).map(|entry| entry.name).collect())
     }
 
     async fn size(&self, name: &str) -> Result<Option<u64>> {
         name::check(name)?;
         let attributes =
             self.again(|connection| async move { self.attributes(&connection, name).await }).await?;
-        Ok(attributes.filter(FileAttributes::is_regular).map(|attributes| attributes.size.unwrap_or(0)))
+        Ok(attributes.filter(is_file).map(|attributes| attributes.size.unwrap_or(0)))
     }
 
     async fn read_if_any(&self, name: &str, offset: u64, length: usize) -> Result<Option<Bytes>> {
@@ -414,4 +414,18 @@ struct OpenFile {
 
 fn is_status(error: &SftpError, code: StatusCode) -> bool {
     matches!(error, SftpError::Status(status) if status.status_code == code)
+}
+
+/// The kind of a file, in the bits that every Unix has for it. The protocol's library takes them for flags, so that a
+/// link would count as a file.
+fn kind_bits(attributes: &FileAttributes) -> Option<u32> {
+    attributes.permissions.map(|mode| mode & 0o170_000)
+}
+
+fn is_folder(attributes: &FileAttributes) -> bool {
+    kind_bits(attributes) == Some(0o040_000)
+}
+
+fn is_file(attributes: &FileAttributes) -> bool {
+    kind_bits(attributes) == Some(0o100_000)
 }

@@ -67,17 +67,36 @@ impl Service {
             return;
         };
         ground::signal("STOP", &[child.id()]);
-        let mut tree = vec![child.id()];
-        let mut next = 0;
-        while next < tree.len() {
-            tree.extend(ground::children(tree[next]));
-            next += 1;
-        }
-        ground::signal("KILL", &tree);
+        let below = below(child.id());
+        ground::signal("KILL", &[child.id()]);
+        ground::signal("KILL", &below);
         child.wait().expect("the server is our child");
-        let gone = wait_for(|| (!tree[1..].iter().any(|pid| ground::is_running(*pid))).then_some(()));
+        self.assert_gone(&below);
+    }
+
+    /// Ends what serves the connections of the moment; the server itself takes new ones.
+    pub fn kill_sessions(&self) {
+        let server = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id);
+        let sessions = below(server.expect("the server runs"));
+        ground::signal("KILL", &sessions);
+        self.assert_gone(&sessions);
+    }
+
+    fn assert_gone(&self, pids: &[u32]) {
+        let gone = wait_for(|| (!pids.iter().any(|pid| ground::is_running(*pid))).then_some(()));
         assert!(gone.is_some(), "the processes of a killed {} stay", self.name);
     }
+}
+
+/// Children, and theirs.
+fn below(pid: u32) -> Vec<u32> {
+    let mut found = ground::children(pid);
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(ground::children(found[next]));
+        next += 1;
+    }
+    found
 }
 
 impl Drop for Service {

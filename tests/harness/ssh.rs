@@ -112,18 +112,24 @@ impl SshServer {
         self.service.kill();
     }
 
+    /// Connections break; new ones can be made at once.
+    pub fn kill_sessions(&self) {
+        self.service.kill_sessions();
+    }
+
     pub fn start_again(&self) {
         let mut command = ground::service_command(program(SSHD));
         command.args(["-D", "-e", "-f"]).arg(self.data().join("sshd_config"));
         self.service.start(command);
     }
 
-    pub fn log(&self) -> String {
-        self.service.log()
-    }
-
+    /// Where the server's own files are.
     pub fn data(&self) -> PathBuf {
         self.service.data()
+    }
+
+    pub fn log(&self) -> String {
+        self.service.log()
     }
 }
 

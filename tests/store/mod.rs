@@ -2,6 +2,9 @@
 //! `conformance`; what can go wrong with one of them, in the other files.
 
 mod conformance;
+mod memory;
+mod s3;
+mod sftp;
 
 use std::fs;
 use std::path::{Path, PathBuf};

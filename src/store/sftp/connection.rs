@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use russh::ChannelMsg;
 use russh::client::{self, AuthResult, Handle};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
@@ -43,7 +44,7 @@ pub struct Connection {
     pub packet: usize,
     extensions: HashMap<String, String>,
     /// Ends the connection when dropped.
-    _handle: Handle<Trust>,
+    handle: Handle<Trust>,
 }
 
 impl Connection {
@@ -57,6 +58,11 @@ impl Connection {
             )
             .hint("is the host up, and does a firewall let SSH through?")),
         }
+    }
+
+    /// Known to be; one that is dead may not know yet.
+    pub fn is_dead(&self) -> bool {
+        self.handle.is_closed()
     }
 
     pub fn offers(&self, extension: &str) -> bool {
@@ -91,8 +97,20 @@ async fn connect(address: &Address, options: &SftpOptions, side: Side) -> Result
             Refusal::Broken(error) => unreachable("the SSH connection broke off", error.into()),
         })?;
     log_in(&mut handle, address, options).await.map_err(|failure| failure.into_error(side))?;
-    let channel = handle.channel_open_session().await.map_err(|error| broken(side, error))?;
+    let mut channel = handle.channel_open_session().await.map_err(|error| broken(side, error))?;
     channel.request_subsystem(true, "sftp").await.map_err(|error| broken(side, error))?;
+    loop {
+        match channel.wait().await {
+            Some(ChannelMsg::Success) => break,
+            Some(ChannelMsg::Failure) => {
+                return Err(Error::refused("the server does not offer SFTP to this user").hint(
+                    "sshd_config needs a line Subsystem sftp internal-sftp, and must let this user use it",
+                ));
+            }
+            Some(_) => {}
+            None => return Err(broken(side, russh::Error::Disconnect)),
+        }
+    }
     let config = russh_sftp::client::Config {
         request_timeout_secs: ANSWER_SECONDS_MAX,
         ..russh_sftp::client::Config::default()
@@ -113,7 +131,7 @@ async fn connect(address: &Address, options: &SftpOptions, side: Side) -> Result
         }
         session.set_limits(limits);
     }
-    Ok(Connection { session, packet, extensions: version.extensions, _handle: handle })
+    Ok(Connection { session, packet, extensions: version.extensions, handle })
 }
 
 fn broken(side: Side, error: russh::Error) -> Error {

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use russh_sftp::client::error::Error as SftpError;
 use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 
-use super::{Connection, IN_FLIGHT, Sftp, is_status};
+use super::{Connection, IN_FLIGHT, Sftp, is_file, is_status};
 use crate::error::{Error, Result};
 use crate::store::{COMPARED_BYTES, Content, Put, Store as _, name, piece_length};
 
@@ -259,7 +259,7 @@ impl<'a> Upload<'a> {
         let Ok(now) = session.fstat(just_now).await else { return };
         let Some(now) = now.attrs.mtime else { return };
         let Ok(entries) = store.entries(connection, name::UNFINISHED).await else { return };
-        for entry in entries.iter().filter(|entry| entry.attributes.is_regular()) {
+        for entry in entries.iter().filter(|entry| is_file(&entry.attributes)) {
             if entry.attributes.mtime.is_some_and(|then| now.saturating_sub(then) > LEFTOVER_SECONDS) {
                 let path = store.path(&format!("{}/{}", name::UNFINISHED, entry.name));
                 let _ = session.remove(path).await;
