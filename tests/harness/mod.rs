@@ -15,7 +15,7 @@
 
 mod cluster;
 mod fixtures;
-mod ground;
+pub mod ground;
 mod pipeline;
 mod proxy;
 mod rng;

@@ -343,7 +343,7 @@ fn a_session_killed_in_mid_upload_is_gone_on_with() {
     let store = store(&server);
     let killed = server.clone();
     let put = while_uploading(&server, store.create("object", Content::File(&file)), move || {
-        killed.kill_sessions()
+        killed.kill_sessions();
     });
     assert_eq!(put.unwrap_or_else(|error| panic!("{error:?}\n{}", server.log())), Put::Created);
     assert!(run(store.read_all("object", LARGE)).unwrap().unwrap() == content_of(LARGE));
