@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod archive;
 mod audit;
 mod chaos;
 mod cli;

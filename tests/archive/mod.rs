@@ -1,0 +1,5 @@
+//! Archives of change files, and what looks at them and tends them.
+
+mod built;
+mod damage;
+mod verbs;
