@@ -4,6 +4,7 @@
 //! Archive::at("/srv/changes") --catalogue.rs--> what lies there, and whether it is one chain
 //!                             --verify.rs-----> every byte of it: file.rs change files, base.rs bases
 //!                             --prune.rs------> what nobody needs any more
+//!                             --list.rs-------> what it holds
 //!                             --show.rs-------> a file's lines
 //! ```
 //!
@@ -14,13 +15,17 @@ mod base;
 mod catalogue;
 mod file;
 mod list;
+mod prune;
 mod pull;
+mod show;
 mod verify;
 
 use crate::config::Pipeline;
 use crate::error::{Error, Result, Side};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 
+pub use prune::{Plan, PruneOptions};
+pub use show::{FileHeader, ShowOptions};
 pub use verify::VerifyOptions;
 
 /// An archive, wherever it lies.

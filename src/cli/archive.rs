@@ -1,6 +1,8 @@
 //! `pgdiode archive`: looks at an archive of change files and tends it; one file a verb in `archive/`.
 
 mod list;
+mod prune;
+mod show;
 mod verify;
 
 use clap::Subcommand;
@@ -9,7 +11,7 @@ use super::{Global, output};
 use crate::custody::Archive;
 use crate::error::Result;
 
-/// Look at an archive of change files: list, verify
+/// Look at an archive of change files: list, show, verify, prune
 ///
 /// An archive is a directory of change files with what belongs to them, on a disk, over SFTP or in S3. These verbs need no
 /// PostgreSQL: they run wherever the archive can be read. Each takes the archive's location, or without one the archive
@@ -17,12 +19,13 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: nothing.
+Changes: nothing, but for prune --yes, which removes what nobody needs.
 
 Examples:
   pgdiode archive list /srv/changes
+  pgdiode archive show 12 /srv/changes
   pgdiode archive verify sftp://backup@host/srv/changes
-  pgdiode archive verify
+  pgdiode archive prune s3://bucket/changes --keep-days 30
 
 A location is /path, sftp://user@host:port/path or s3://bucket/prefix?endpoint=https://host&region=name. Keys for SFTP \
 are those of the agent and of ~/.ssh, credentials for S3 those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; others are \
@@ -39,7 +42,9 @@ pub struct ArchiveVerbs {
 #[derive(Debug, Subcommand)]
 enum ArchiveVerb {
     List(list::List),
+    Show(show::Show),
     Verify(verify::Verify),
+    Prune(prune::Prune),
 }
 
 /// Which archive.
@@ -63,7 +68,9 @@ impl ArchiveVerbs {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         match self.verb {
             ArchiveVerb::List(verb) => verb.run(global).await,
+            ArchiveVerb::Show(verb) => verb.run(global).await,
             ArchiveVerb::Verify(verb) => verb.run(global).await,
+            ArchiveVerb::Prune(verb) => verb.run(global).await,
         }
     }
 }

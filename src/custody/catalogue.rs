@@ -228,8 +228,11 @@ impl Catalogue {
             let name = names::base_manifest(number);
             let manifest = self.object(store, &name).await?;
             let objects = objects.into_iter().filter(|object| object.name != name);
-            let objects = objects.map(|object| (object.name, object.size)).collect();
-            self.bases.insert(number, BaseObjects { manifest, objects });
+            let objects: BTreeMap<String, u64> = objects.map(|object| (object.name, object.size)).collect();
+            // The folders of what was removed stay where a store has folders.
+            if !objects.is_empty() || !matches!(manifest, Read::Absent) {
+                self.bases.insert(number, BaseObjects { manifest, objects });
+            }
         }
         Ok(())
     }

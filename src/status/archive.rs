@@ -267,3 +267,55 @@ fn ratio(content: u64, stored: u64) -> Option<String> {
     let tenths = u128::from(content) * 10 / u128::from(stored);
     Some(format!("{}.{} : 1", tenths / 10, tenths % 10))
 }
+
+/// What a prune removes, or would.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PrunePlan {
+    pub location: String,
+    /// Whether it has been done.
+    pub done: bool,
+    /// The first change file that stays.
+    pub first_kept: u64,
+    /// Why it stays.
+    pub kept_for: Vec<String>,
+    pub forgotten_readers: Vec<String>,
+    /// Change files that go.
+    pub files: Vec<u64>,
+    /// Bases that go.
+    pub bases: Vec<u64>,
+    /// Everything that goes, in this order.
+    pub objects: Vec<String>,
+    pub bytes: u64,
+}
+
+impl PrunePlan {
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.forgotten_readers.is_empty()
+    }
+
+    pub fn text(&self) -> String {
+        let verb = if self.done { "removed  " } else { "remove   " };
+        let mut lines = Vec::new();
+        lines.extend(
+            self.forgotten_readers.iter().map(|name| format!("{verb}  reader \"{}\"", printable(name))),
+        );
+        lines.extend(self.bases.iter().map(|base| format!("{verb}  base {base}")));
+        if let (Some(first), Some(last)) = (self.files.first(), self.files.last()) {
+            let which =
+                if first == last { format!("file {first}") } else { format!("files {first} to {last}") };
+            lines.push(format!("{verb}  {which}"));
+        }
+        if self.is_empty() {
+            lines.push("nothing to remove".to_owned());
+        } else {
+            lines.push(format!(
+                "{}  {}",
+                if self.done { "freed    " } else { "to free  " },
+                bytes(self.bytes)
+            ));
+        }
+        lines.push(format!("keep       file {} and later ones:", self.first_kept));
+        lines.extend(self.kept_for.iter().map(|why| format!("           {}", printable(why))));
+        lines.join("\n") + "\n"
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use pgdiode::archive::draft::{Draft, Press};
@@ -17,19 +18,35 @@ use tempfile::TempDir;
 
 pub const NOW: &str = "2026-02-05T10:30:00Z";
 
+/// Exit status, standard output, standard error.
+pub fn pgdiode(arguments: &[&str]) -> (i32, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pgdiode"))
+        .args(arguments)
+        .current_dir(directory.path())
+        .env_clear()
+        .env("HOME", directory.path())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
 pub struct Built {
     directory: TempDir,
     pub archive: String,
     pub sealed: Vec<Manifest>,
     /// Makes what is written differ from another's.
     pub flavour: u32,
+    /// How many more rows a file has.
+    pub rows: u32,
 }
 
 impl Built {
     /// An archive with a writer and no files.
     pub fn new(archive: &str) -> Built {
         let directory = tempfile::tempdir().unwrap();
-        let built = Built { directory, archive: archive.to_owned(), sealed: Vec::new(), flavour: 1 };
+        let built = Built { directory, archive: archive.to_owned(), sealed: Vec::new(), flavour: 1, rows: 0 };
         let identity = Identity { format: FORMAT, archive: archive.to_owned(), created: NOW.to_owned() };
         built.put(names::IDENTITY, &manifest::text(&identity));
         built.claim(1);
@@ -148,6 +165,12 @@ impl Built {
             draft.transaction(Transaction { xid, commit_lsn, committed_at_us: 823_602_600_123_456 });
             for change in changes {
                 draft.change(change);
+            }
+            let more = users();
+            for row in 0..self.rows {
+                let id = (1000 + row).to_string();
+                let new = tuple(&[Some(&id), Some(&id.repeat(row as usize % 50)), Some("1")]);
+                draft.change(&Change::Insert { relation: Arc::clone(&more), new });
             }
             draft.commit(Lsn(commit_lsn.0 + 0x30));
         }

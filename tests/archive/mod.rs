@@ -2,4 +2,5 @@
 
 mod built;
 mod damage;
+mod pruning;
 mod verbs;

@@ -1,22 +1,11 @@
 //! `pgdiode archive`, through the built binary: exit statuses, texts and JSON.
 
-use std::process::Command;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 
-use super::built::Built;
+use pgdiode::archive::names::Stored;
 
-/// Exit status, standard output, standard error.
-fn pgdiode(arguments: &[&str]) -> (i32, String, String) {
-    let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_pgdiode"))
-        .args(arguments)
-        .current_dir(directory.path())
-        .env_clear()
-        .env("HOME", directory.path())
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
+use super::built::{Built, pgdiode};
 
 #[test]
 fn verify_says_intact_or_what_is_damaged() {
@@ -90,4 +79,63 @@ fn list_shows_files_bases_and_readers() {
     ] {
         assert!(out.contains(line), "{line}\n{out}");
     }
+}
+
+#[test]
+fn show_prints_a_file_or_a_part_of_it() {
+    let built = Built::small();
+    let root = built.root();
+    let plain = String::from_utf8(built.read("0000000002.json")).unwrap();
+    for arguments in [
+        &["2", root][..],
+        &["0000000002", root],
+        &["0000000002.json", root],
+        &[&format!("{root}/0000000002.json")],
+    ] {
+        let (status, out, err) = pgdiode(&[&["archive", "show"], arguments].concat());
+        assert_eq!((status, &out), (0, &plain), "{err}");
+    }
+    let (_, compressed, _) = pgdiode(&["archive", "show", "3", root]);
+    assert_eq!(compressed.lines().count(), plain.lines().count());
+    assert!(compressed.starts_with("{\"op\":\"ARCHIVE\",\"format\":1,"), "{compressed}");
+    let (_, first, _) = pgdiode(&["archive", "show", "3", root, "--limit", "2"]);
+    assert_eq!(first.lines().collect::<Vec<_>>(), compressed.lines().take(2).collect::<Vec<_>>());
+
+    let (_, orders, _) = pgdiode(&["archive", "show", "2", root, "--table", "public.orders"]);
+    let op = |line: &str| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["op"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(orders.lines().map(op).collect::<Vec<_>>(), ["INSERT", "DELETE", "TRUNCATE"]);
+
+    let (_, header, _) = pgdiode(&["archive", "show", "3", root, "--header"]);
+    let header: serde_json::Value = serde_json::from_str(&header).unwrap();
+    assert_eq!((&header["header"]["number"], &header["manifest"]["number"]), (&3.into(), &3.into()));
+    for (file, expected) in
+        [("9", "has no file 9"), ("users", "names no change file"), ("0", "names no change file")]
+    {
+        let (status, _, err) = pgdiode(&["archive", "show", file, root]);
+        assert!(status == 2 && err.contains(expected), "{file}: {err}");
+    }
+    built.put("0000000003.json.zst", &built.read("0000000003.json.zst")[..400]);
+    let (status, _, err) = pgdiode(&["archive", "show", "3", root]);
+    assert!(status == 4 && err.contains("0000000003.json.zst, line "), "{status} {err}");
+}
+
+/// `pgdiode archive show 1 | head -1`.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut built = Built::new("a");
+    built.rows = 20_000;
+    built.file(Stored::Zstd);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pgdiode"))
+        .args(["archive", "show", "1", built.root()])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
 }
