@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
 use crate::archive::line::{Header, Origin};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
 
@@ -126,6 +127,17 @@ impl Manifest {
     }
 }
 
+/// What stands before an object's own checksum, which is its last member.
+const SUM: &str = ",\n  \"sum\": \"";
+
+/// Whether an object holds what was written: the checksum of all that stands before it. `None`: it has no checksum, as
+/// one that was written by other means.
+pub fn is_whole(bytes: &[u8]) -> Option<bool> {
+    let at = bytes.windows(SUM.len()).rposition(|window| window == SUM.as_bytes())?;
+    let (before, sum) = (&bytes[..at], &bytes[at + SUM.len()..]);
+    Some(sum == format!("{}\"\n}}\n", sha256(before)).as_bytes())
+}
+
 /// Reads one of these. `name` is the object's, for the error.
 pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> {
     /// Looked at before the rest: another layout has other fields.
@@ -138,6 +150,13 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
             .because(error)
             .hint("It is not what pgdiode wrote there; `pgdiode archive verify` looks at everything.")
     };
+    if is_whole(bytes) == Some(false) {
+        return Err(Error::new(
+            crate::error::Kind::Difference,
+            format!("{name} does not have the checksum that it says"),
+        )
+        .hint("It is not what pgdiode wrote there; `pgdiode archive verify` looks at everything."));
+    }
     let versioned: Versioned = serde_json::from_slice(bytes).map_err(unreadable)?;
     if let Some(format) = versioned.format.filter(|format| *format > FORMAT) {
         return Err(Error::refused(format!(
@@ -148,10 +167,13 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// As it is stored: for `jq` and for people.
+/// As it is stored: for `jq` and for people, with a checksum of itself as its last member.
 pub fn text(object: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(object).expect("a manifest is made of texts and numbers");
-    text.push(b'\n');
+    let end = text.len().checked_sub(2).filter(|end| &text[*end..] == b"\n}");
+    text.truncate(end.expect("an object with members ends so"));
+    let sum = sha256(&text);
+    text.extend_from_slice(format!("{SUM}{sum}\"\n}}\n").as_bytes());
     text
 }
 
@@ -194,4 +216,62 @@ pub struct Piece {
     pub content_bytes: u64,
     pub stored_sha256: String,
     pub stored_bytes: u64,
+}
+
+/// How far a registered reader is; the one kind of object that is written over, by its reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderNote {
+    pub format: u32,
+    pub archive: String,
+    pub name: String,
+    /// The first change file that it may still need: everything before is applied.
+    pub file: u64,
+    /// The commit end LSN up to which everything is applied.
+    pub position: Lsn,
+    /// RFC 3339.
+    pub updated: String,
+}
+
+/// Written before change files are removed: that they are gone is no loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    pub format: u32,
+    pub archive: String,
+    /// This file and all before it may be gone.
+    pub number: u64,
+    /// Its manifest: what the first file that is left goes on from.
+    pub last: Manifest,
+    pub host: String,
+    /// RFC 3339.
+    pub pruned: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_of_an_object_counts() {
+        let identity = Identity { format: 1, archive: "a".into(), created: "2026-02-05T10:30:00Z".into() };
+        let text = text(&identity);
+        assert_eq!(is_whole(&text), Some(true));
+        assert_eq!(parse::<Identity>("meta/archive.json", &text).unwrap(), identity);
+        for bit in 0..text.len() * 8 {
+            let mut flipped = text.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(is_whole(&flipped), Some(true), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_object_by_another_hand_needs_no_checksum() {
+        let text = br#"{"format":1,"archive":"a","created":"today"}"#;
+        assert_eq!(is_whole(text), None);
+        assert_eq!(parse::<Identity>("meta/archive.json", text).unwrap().archive, "a");
+        let newer = br#"{"format":2}"#;
+        assert_eq!(
+            parse::<Identity>("meta/archive.json", newer).unwrap_err().kind(),
+            crate::error::Kind::Refused
+        );
+    }
 }

@@ -7,6 +7,7 @@ pub const IDENTITY: &str = "meta/archive.json";
 pub const MANIFESTS: &str = "meta/files";
 pub const EPOCHS: &str = "meta/epochs";
 pub const READERS: &str = "meta/readers";
+pub const PRUNED: &str = "meta/pruned";
 pub const BASES: &str = "bases";
 
 /// How a change file's bytes are stored.
@@ -39,6 +40,16 @@ pub fn manifest(number: u64) -> String {
 
 pub fn epoch(number: u64) -> String {
     format!("{EPOCHS}/{number:0DIGITS$}.json")
+}
+
+/// How far the reader of this name is.
+pub fn reader(name: &str) -> String {
+    format!("{READERS}/{name}.json")
+}
+
+/// Says that the files up to this one were removed on purpose.
+pub fn pruned(number: u64) -> String {
+    format!("{PRUNED}/{number:0DIGITS$}.json")
 }
 
 pub fn base(number: u64) -> String {

@@ -1,3 +1,7 @@
-//! Archives of change files: written by a real production server's log, looked at, and replayed.
+//! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
+mod built;
+mod damage;
+mod pruning;
+mod verbs;
 mod writer;
