@@ -734,7 +734,7 @@ fn index_cost(entry: &Entry, table_bytes: u64) -> u64 {
 }
 
 /// Empties a table for its copy, in the open transaction; whether its rows may be frozen on arrival.
-async fn empty(target: &mut Session, table: &TableName, is_partitioned: bool) -> Result<bool> {
+pub(super) async fn empty(target: &mut Session, table: &TableName, is_partitioned: bool) -> Result<bool> {
     let name = quote::table(table);
     let referenced = format!(
         "select exists (select from pg_catalog.pg_constraint

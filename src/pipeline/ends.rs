@@ -67,6 +67,29 @@ impl Origin {
     }
 }
 
+/// The target alone: all that there is to connect to where the source is an archive, and all that many a verb needs.
+#[derive(Debug, Clone)]
+pub struct TargetEnd {
+    pub conninfo: ConnInfo,
+}
+
+impl TargetEnd {
+    pub fn resolve(pipeline: &Pipeline) -> Result<TargetEnd> {
+        refuse_idle_masks(pipeline)?;
+        Ok(TargetEnd { conninfo: resolve(pipeline, Side::Target)? })
+    }
+
+    pub async fn session(&self) -> Result<Session> {
+        Session::connect(&self.conninfo, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+    }
+
+    /// As [`Ends::target_for_rows`].
+    pub async fn session_for_rows(&self) -> Result<Session> {
+        let mut session = self.session().await?;
+        prepare_for_rows(&mut session, &self.conninfo).await.map(|()| session)
+    }
+}
+
 fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
     let endpoint = match side {
         Side::Source => &pipeline.source,
@@ -79,6 +102,17 @@ fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
         .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;
     conninfo.application_name.get_or_insert_with(|| format!("pgdiode {}", pipeline.name));
     Ok(conninfo)
+}
+
+async fn prepare_for_rows(session: &mut Session, target: &ConnInfo) -> Result<()> {
+    session.query(progress::APPLY_SETTINGS).await.map(drop).map_err(|error| match error.sqlstate() {
+        Some("42501") => error.with_kind(Kind::Refused).hint(format!(
+            "The target's user must be able to switch triggers off for its own session. As a superuser, on \
+             PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
+            quote::identifier(&target.user)
+        )),
+        _ => error,
+    })
 }
 
 /// Where both ends are.
@@ -154,14 +188,7 @@ impl Ends {
             session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
             return Ok(session);
         }
-        session.query(progress::APPLY_SETTINGS).await.map_err(|error| match error.sqlstate() {
-            Some("42501") => error.with_kind(Kind::Refused).hint(format!(
-                "The target's user must be able to switch triggers off for its own session. As a superuser, on \
-                 PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
-                quote::identifier(&self.target.user)
-            )),
-            _ => error,
-        })?;
+        prepare_for_rows(&mut session, &self.target).await?;
         Ok(session)
     }
 }
