@@ -13,8 +13,8 @@
 //! table what its own snapshot already showed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::OnceCell;
@@ -35,6 +35,7 @@ use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
 use crate::pipeline::shadow_schemas;
+use crate::pipeline::statistics;
 use crate::position::Lsn;
 use crate::source::postgres::catalog::{self, SourceColumn, SourceTable};
 use crate::source::postgres::slot;
@@ -42,10 +43,15 @@ use crate::status::Phase;
 use crate::target::postgres::progress;
 use crate::target::postgres::schema::{self, LeftOut};
 
+/// Statistics of smaller tables take no time worth saving: 8 MB.
+const STATISTICS_BLOCKS_MIN: u64 = 1024;
+
 /// What to copy.
 pub struct Order {
     pub tables: Vec<SourceTable>,
     pub schema: SchemaWork,
+    /// Workers that would idle gather statistics of the tables that are done.
+    pub gathers_statistics: bool,
 }
 
 /// What of the schema is missing at the target.
@@ -81,6 +87,9 @@ struct Copy {
     named: HashSet<u32>,
     tables: Vec<TableCopy>,
     queue: Queue<Work>,
+    gathers_statistics: bool,
+    /// Tables whose statistics were gathered, by their names at the source.
+    gathered: Mutex<HashSet<TableName>>,
     post_data: OnceCell<Dump>,
     post_data_options: DumpOptions,
     pg_dump: std::path::PathBuf,
@@ -115,6 +124,7 @@ enum Work {
     Index(usize, Box<Entry>),
     /// What a table has beside indexes: triggers, policies.
     Finish(usize),
+    Statistics(usize),
 }
 
 impl Work {
@@ -124,13 +134,18 @@ impl Work {
             Work::Keys(_) => "keys",
             Work::Index(..) => "index",
             Work::Finish(_) => "rest",
+            Work::Statistics(_) => "statistics",
         }
     }
 
     /// The index of the table that it is done for.
     fn table(&self) -> usize {
         match self {
-            Work::Rows(index, _) | Work::Keys(index) | Work::Index(index, _) | Work::Finish(index) => *index,
+            Work::Rows(index, _)
+            | Work::Keys(index)
+            | Work::Index(index, _)
+            | Work::Finish(index)
+            | Work::Statistics(index) => *index,
         }
     }
 }
@@ -141,6 +156,8 @@ pub struct Copied {
     pub left_out: Vec<LeftOut>,
     /// A table was rewritten under the copy's hands, and is pending still.
     pub is_partial: bool,
+    /// Tables that have statistics already.
+    pub gathered: HashSet<TableName>,
 }
 
 /// Waits for a slot, and says in log and status for whom that waits.
@@ -214,6 +231,8 @@ pub async fn run(
         named,
         tables,
         queue: Queue::default(),
+        gathers_statistics: order.gathers_statistics,
+        gathered: Mutex::default(),
         post_data: OnceCell::new(),
         post_data_options: DumpOptions {
             section: Some(Section::PostData),
@@ -234,7 +253,8 @@ pub async fn run(
     mark_ready(&mut target, &pipeline.name, order.schema).await?;
     drop(held);
     let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
-    Ok(Copied { left_out, is_partial })
+    let gathered = std::mem::take(&mut *copy.gathered.lock().expect("nobody panics over a set"));
+    Ok(Copied { left_out, is_partial, gathered })
 }
 
 /// The moment, and what keeps it in reach.
@@ -500,6 +520,9 @@ impl Worker<'_> {
                 Ok(())
             }
             Work::Finish(index) => self.finish_table(*index).await,
+            // The rest is left to the caller, who has more to do at that time.
+            Work::Statistics(_) if self.copy.queue.is_ending() => Ok(()),
+            Work::Statistics(index) => self.gather_statistics(*index).await,
         }
     }
 
@@ -620,12 +643,35 @@ impl Worker<'_> {
         }
     }
 
-    /// Statistics are left to the target's autovacuum, which sees the new rows at once.
+    /// Statistics of tables that a stream follows are left to the target's autovacuum, which sees the new rows at once.
     async fn finish_table(&mut self, index: usize) -> Result<()> {
         let entries = self.copy.entries_of(&self.copy.tables[index].source.table).await?;
         let rest =
             entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Constraint | EntryKind::Index));
-        self.replay(rest).await
+        self.replay(rest).await?;
+        let is_worth_it = self.copy.tables[index].source.blocks >= STATISTICS_BLOCKS_MIN;
+        if self.copy.gathers_statistics && is_worth_it {
+            self.copy.queue.push(0, Work::Statistics(index));
+        }
+        Ok(())
+    }
+
+    /// A table that cannot be analyzed is tried again, and told of, by whoever looks after statistics.
+    async fn gather_statistics(&mut self, index: usize) -> Result<()> {
+        let copy = self.copy;
+        let table = &copy.tables[index].source.table;
+        match statistics::gather_early(self.target().await?, &copy.ends.at_target(table)).await {
+            Ok(true) => {
+                copy.gathered.lock().expect("nobody panics over a set").insert(table.clone());
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(error) if error.retries() => Err(error),
+            Err(error) => {
+                tracing::debug!(%table, error = error.chain(), "no statistics yet");
+                Ok(())
+            }
+        }
     }
 
     async fn replay(&mut self, entries: impl Iterator<Item = &Entry>) -> Result<()> {
