@@ -5,6 +5,7 @@
 //! pg_dump pre-data -> tables            (one transaction)
 //! largest piece first: COPY out -> COPY in, frames relayed; the last piece of a table sets copied_at = C
 //!                      then that table's keys, then its other indexes, each as it becomes possible
+//!                      then, if ordered, its statistics, while others are not as far
 //! attachments, foreign keys, the rest -> sequences -> ready
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! table what its own snapshot already showed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -70,7 +72,7 @@ pub enum Moment {
     /// That of a slot made for the copy, so that the stream can go on from there.
     OfSlot,
     /// That of a transaction which the caller holds open until the copy is done.
-    Exported { snapshot: String, at: Lsn },
+    Exported { snapshot: String, at: Lsn, schema: SchemaAhead },
 }
 
 /// What a copy needs to know; shared by its workers.
@@ -92,7 +94,7 @@ struct Copy {
     gathered: Mutex<HashSet<TableName>>,
     post_data: OnceCell<Dump>,
     post_data_options: DumpOptions,
-    pg_dump: std::path::PathBuf,
+    pg_dump: PathBuf,
     roles: HashSet<String>,
 }
 
@@ -190,12 +192,15 @@ pub async fn run(
 ) -> Result<Copied> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     let holding = hold(ends, pipeline, moment);
-    let Held { snapshot, consistent_point, carriage, session: held } =
+    let Held { snapshot, consistent_point, carriage, session: held, schema } =
         telling_who_delays(ends, meter, holding).await?;
     let mut target = ends.target_for_rows().await?;
     let mut source = ends.source().await?;
     let source_major = source.server_major();
-    let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), source_major).await?;
+    let (pg_dump, pre_data) = match schema {
+        Some(schema) => schema.read().await.map(|(pg_dump, text)| (pg_dump, Some(text)))?,
+        None => (dump::find_pg_dump(pipeline.pg_dump.as_deref(), source_major).await?, None),
+    };
     let may_be_binary = target.server_major() >= source_major;
     meter.phase(Phase::Copying, "creating tables");
     if order.schema != SchemaWork::All {
@@ -205,7 +210,7 @@ pub async fn run(
         }
     }
     let mut making =
-        Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
+        Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: &snapshot, pre_data };
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
     let fair_share = fair_share(&order.tables, pipeline);
     let mut tables = Vec::new();
@@ -264,12 +269,14 @@ struct Held {
     carriage: Carriage,
     /// The session of the slot; `None` where the caller holds the moment.
     session: Option<Session>,
+    /// The caller has it read already.
+    schema: Option<SchemaAhead>,
 }
 
 async fn hold(ends: &Ends, pipeline: &Pipeline, moment: Moment) -> Result<Held> {
-    if let Moment::Exported { snapshot, at } = moment {
+    if let Moment::Exported { snapshot, at, schema } = moment {
         let carriage = Carriage::default();
-        return Ok(Held { snapshot, consistent_point: at, carriage, session: None });
+        return Ok(Held { snapshot, consistent_point: at, carriage, session: None, schema: Some(schema) });
     }
     // Before the snapshot: what leaves and returns after this is seen to have done so.
     let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
@@ -277,7 +284,8 @@ async fn hold(ends: &Ends, pipeline: &Pipeline, moment: Moment) -> Result<Held> 
     let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
     let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
     let snapshot = slot.snapshot.ok_or_else(|| Error::unexpected("the source exported no snapshot"))?;
-    Ok(Held { snapshot, consistent_point: slot.consistent_point, carriage, session: Some(replication) })
+    let session = Some(replication);
+    Ok(Held { snapshot, consistent_point: slot.consistent_point, carriage, session, schema: None })
 }
 
 /// What became of the tables that the target did not have.
@@ -313,13 +321,47 @@ async fn create_tables(making: &mut Making<'_>, order: &Order) -> Result<Created
     making.create_each(missing).await
 }
 
+async fn pre_data(ends: &Ends, pg_dump: &Path, snapshot: &str, tables: &[TableName]) -> Result<String> {
+    let options = DumpOptions {
+        section: Some(Section::PreData),
+        snapshot: Some(snapshot.to_owned()),
+        tables: tables.to_vec(),
+        ..DumpOptions::default()
+    };
+    dump::run(pg_dump, &ends.source.to_libpq_env(), &options).await
+}
+
+/// Reads the schema that a copy begins with, while the caller makes a place for it; stops when it is dropped.
+pub struct SchemaAhead(JoinSet<Result<(PathBuf, String)>>);
+
+impl SchemaAhead {
+    /// Begins to read it, in a moment that is held open at a source of that major version.
+    pub fn begin(ends: &Ends, pipeline: &Pipeline, snapshot: &str, source_major: u32) -> SchemaAhead {
+        let (ends, named, snapshot) = (ends.clone(), pipeline.pg_dump.clone(), snapshot.to_owned());
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
+            let pg_dump = dump::find_pg_dump(named.as_deref(), source_major).await?;
+            let text = pre_data(&ends, &pg_dump, &snapshot, &[]).await?;
+            Ok((pg_dump, text))
+        });
+        SchemaAhead(reading)
+    }
+
+    async fn read(mut self) -> Result<(PathBuf, String)> {
+        let failed = || Error::unexpected("the source's schema was not read");
+        self.0.join_next().await.ok_or_else(failed)?.map_err(|error| failed().because(error))?
+    }
+}
+
 /// What creating tables takes.
 struct Making<'a> {
     ends: &'a Ends,
     pipeline: &'a Pipeline,
     target: &'a mut Session,
-    pg_dump: &'a std::path::Path,
+    pg_dump: &'a Path,
     snapshot: &'a str,
+    /// All of it, where it has been read already.
+    pre_data: Option<String>,
 }
 
 impl Making<'_> {
@@ -347,13 +389,10 @@ impl Making<'_> {
 
     /// Creates tables, or with none named everything, in one transaction with the mark that says so.
     async fn create(&mut self, tables: &[TableName]) -> Result<Vec<LeftOut>> {
-        let options = DumpOptions {
-            section: Some(Section::PreData),
-            snapshot: Some(self.snapshot.to_owned()),
-            tables: tables.to_vec(),
-            ..DumpOptions::default()
+        let text = match self.pre_data.take() {
+            Some(text) if tables.is_empty() => text,
+            _ => pre_data(self.ends, self.pg_dump, self.snapshot, tables).await?,
         };
-        let text = dump::run(self.pg_dump, &self.ends.source.to_libpq_env(), &options).await?;
         let dump = Dump::parse(&text)?;
         self.target.query(&self.ends.begin_named()).await?;
         // A dump of single tables leaves their schemas out.

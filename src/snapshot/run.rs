@@ -10,6 +10,7 @@ use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::copy::SchemaAhead;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::statistics;
@@ -118,6 +119,8 @@ impl<'a> Sync<'a> {
         let place = self.place;
         self.phase("exporting").await?;
         let mut exported = shadow::export(place).await?;
+        let major = exported.session.server_major();
+        let schema = SchemaAhead::begin(&place.ends, place.pipeline, &exported.snapshot, major);
         let counting = guards::begin(place, &exported);
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
         let mut source = place.ends.source().await?;
@@ -133,7 +136,7 @@ impl<'a> Sync<'a> {
         };
         self.phase("copying").await?;
         let copied = tokio::select! {
-            copied = shadow::fill(place, &ends, &exported, &self.meter) => copied?,
+            copied = shadow::fill(place, &ends, &exported, schema, &self.meter) => copied?,
             never = checkpoint_of_rows(place, &self.meter, will_drop) => match never {},
         };
         let left_out: Vec<String> =

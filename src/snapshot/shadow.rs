@@ -11,7 +11,7 @@ use crate::change::TableName;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
-use crate::pipeline::copy::{self, Copied, Moment, Order, SchemaWork};
+use crate::pipeline::copy::{self, Copied, Moment, Order, SchemaAhead, SchemaWork};
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::position::Lsn;
@@ -130,6 +130,7 @@ pub(super) async fn fill(
     place: &Place<'_>,
     ends: &Ends,
     exported: &Exported,
+    schema: SchemaAhead,
     meter: &Arc<Meter>,
 ) -> Result<Copied> {
     let mut target = ends.target().await?;
@@ -143,7 +144,7 @@ pub(super) async fn fill(
     let name = quote::literal(&pipeline.name);
     target.query(&format!("insert into pgdiode.pipeline (name, mode) values ({name}, 'snapshot')")).await?;
     let order = Order { tables: exported.tables.clone(), schema: SchemaWork::All, gathers_statistics: true };
-    let moment = Moment::Exported { snapshot: exported.snapshot.clone(), at: exported.at };
+    let moment = Moment::Exported { snapshot: exported.snapshot.clone(), at: exported.at, schema };
     let copied = copy::run(ends, &pipeline, meter, order, moment).await?;
     if copied.is_partial {
         return Err(Error::unexpected(
