@@ -39,11 +39,14 @@ pub(super) fn begin(place: &Place<'_>, exported: &Exported) -> Option<Counting> 
 pub(super) async fn compare(
     place: &Place<'_>,
     ends: &Ends,
-    exported: &Exported,
+    exported: &mut Exported,
     at_source: Option<Counting>,
 ) -> Result<Contents> {
     let Some(at_source) = at_source else { return compare_digests(place, ends, exported).await };
-    let (source, copied) = tokio::try_join!(at_source.rows(), count_copied(ends, &exported.tables))?;
+    // The moment must still be held open: a source that has died meanwhile may not have kept all that it showed.
+    let is_held = exported.session.one("select 1");
+    let (source, copied, _) =
+        tokio::try_join!(at_source.rows(), count_copied(ends, &exported.tables), is_held)?;
     let mut contents = Contents::new();
     for table in exported.tables.iter().map(|table| &table.table) {
         let missing = || Error::unexpected(format!("table {table} was not counted"));

@@ -168,7 +168,7 @@ impl<'a> Sync<'a> {
         let ((), (), contents, discarded) = tokio::try_join!(
             statistics::gather(ends, place.pipeline.copy.jobs(), &filled.gathered),
             checkpoint_early(place, will_drop),
-            guards::compare(place, ends, &exported, filled.counting.take()),
+            guards::compare(place, ends, &mut exported, filled.counting.take()),
             discarded::find(place, &self.standing, &made)
         )?;
         self.phase("checking").await?;

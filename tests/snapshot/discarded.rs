@@ -106,7 +106,10 @@ fn what_is_changed_while_the_next_copy_is_made_is_told() {
     ground.let_copy_go();
     assert!(running.wait().success());
     let said = running.stderr();
-    assert!(said.contains("discarded: table public.item: 1 rows written since, 1 rows of the copy"), "{said}");
+    assert!(
+        said.contains("discarded: table public.item: 1 rows written since, 1 rows of the copy"),
+        "{said}"
+    );
 }
 
 #[test]
