@@ -19,6 +19,7 @@ pub mod run;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
+pub mod statistics;
 mod step;
 mod stop;
 mod subscription;

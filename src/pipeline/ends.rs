@@ -121,7 +121,8 @@ pub struct Ends {
     pub source: ConnInfo,
     pub target: ConnInfo,
     /// The target is a database of our own making, which has no trigger and no foreign key before its rows are in: the
-    /// privilege to switch these off is not needed.
+    /// privilege to switch these off is not needed. Nobody relies on it before a later transaction of the same server
+    /// puts it in place, whose commit waits for all that was written before: none of its own commits waits.
     pub target_is_fresh: bool,
     /// The target is not in the schemas of the source's names.
     pub schemas: Option<Arc<ShadowSchemas>>,
@@ -172,12 +173,14 @@ impl Ends {
     }
 
     pub async fn target(&self) -> Result<Session> {
-        if self.schemas.is_none() {
-            return Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)])
-                .await;
+        let mut options = progress::TARGET_OPTIONS.to_owned();
+        if self.target_is_fresh {
+            options.push_str(" -c synchronous_commit=off");
         }
-        // The database serves, and its readers may be kept from writing by a setting of it.
-        let options = format!("{} -c default_transaction_read_only=off", progress::TARGET_OPTIONS);
+        if self.schemas.is_some() {
+            // The database serves, and its readers may be kept from writing by a setting of it.
+            options.push_str(" -c default_transaction_read_only=off");
+        }
         Session::connect(&self.target, Side::Target, &[("options", &options)]).await
     }
 
@@ -185,7 +188,8 @@ impl Ends {
     pub async fn target_for_rows(&self) -> Result<Session> {
         let mut session = self.target().await?;
         if self.target_is_fresh {
-            session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
+            let settings = progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "");
+            session.query(&format!("{settings} set synchronous_commit = off")).await?;
             return Ok(session);
         }
         prepare_for_rows(&mut session, &self.target).await?;
