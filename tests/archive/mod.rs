@@ -2,5 +2,6 @@
 
 mod built;
 mod damage;
+mod format;
 mod pruning;
 mod verbs;
