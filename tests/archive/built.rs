@@ -131,21 +131,38 @@ impl Built {
 
     /// The next file, sealed.
     pub fn file(&mut self, stored: Stored) -> Manifest {
-        let manifest = self.unsealed(stored);
-        self.put(&names::manifest(manifest.number), &manifest::text(&manifest));
-        self.sealed.push(manifest.clone());
-        manifest
+        self.file_of(&self.transactions(), stored)
     }
 
     /// The next file, and the manifest that it lacks.
     pub fn unsealed(&self, stored: Stored) -> Manifest {
-        let (bytes, manifest) = self.drafted(stored);
+        let (bytes, manifest) = self.drafted(&self.transactions(), stored);
         self.put(&manifest.name, &bytes);
         manifest
     }
 
     /// Two transactions: every kind of change there is.
-    fn drafted(&self, stored: Stored) -> (Vec<u8>, Manifest) {
+    fn transactions(&self) -> [Vec<Change>; 2] {
+        let mut first = rows(self.flavour);
+        let more = users();
+        first.extend((0..self.rows).map(|row| {
+            let id = (1000 + row).to_string();
+            let new = tuple(&[Some(&id), Some(&id.repeat(row as usize % 50)), Some("1")]);
+            Change::Insert { relation: Arc::clone(&more), new }
+        }));
+        [first, emptied()]
+    }
+
+    /// The next file, sealed, with these transactions.
+    pub fn file_of(&mut self, transactions: &[Vec<Change>], stored: Stored) -> Manifest {
+        let (bytes, manifest) = self.drafted(transactions, stored);
+        self.put(&manifest.name, &bytes);
+        self.put(&names::manifest(manifest.number), &manifest::text(&manifest));
+        self.sealed.push(manifest.clone());
+        manifest
+    }
+
+    fn drafted(&self, transactions: &[Vec<Change>], stored: Stored) -> (Vec<u8>, Manifest) {
         let number = self.sealed.last().map_or(1, |last| last.number + 1);
         let from = self.sealed.last().map_or(Lsn(0x1000), |last| last.to);
         let header = Header {
@@ -160,18 +177,12 @@ impl Built {
             writer: "pgdiode 0.1.0".into(),
         };
         let mut draft = Draft::begin(&header, Arc::new(type_names()));
-        for (at, changes) in [rows(self.flavour), emptied()].iter().enumerate() {
+        for (at, changes) in transactions.iter().enumerate() {
             let commit_lsn = Lsn(from.0 + 0x100 * (at as u64 + 1));
             let xid = 741 + u32::try_from(at).unwrap();
             draft.transaction(Transaction { xid, commit_lsn, committed_at_us: 823_602_600_123_456 });
             for change in changes {
                 draft.change(change);
-            }
-            let more = users();
-            for row in 0..self.rows {
-                let id = (1000 + row).to_string();
-                let new = tuple(&[Some(&id), Some(&id.repeat(row as usize % 50)), Some("1")]);
-                draft.change(&Change::Insert { relation: Arc::clone(&more), new });
             }
             draft.commit(Lsn(commit_lsn.0 + 0x30));
         }
@@ -276,7 +287,7 @@ fn relation(id: u32, name: &str, identity: ReplicaIdentity, columns: &[(&str, u3
     })
 }
 
-fn users() -> Arc<Relation> {
+pub fn users() -> Arc<Relation> {
     relation(
         16_385,
         "users",
@@ -289,7 +300,7 @@ fn orders() -> Arc<Relation> {
     relation(16_390, "orders", ReplicaIdentity::Full, &[("id", 23, true), ("picture", 17, false)])
 }
 
-fn tuple(values: &[Option<&str>]) -> Tuple {
+pub fn tuple(values: &[Option<&str>]) -> Tuple {
     values.iter().map(|value| value.map_or(Value::Null, |text| Value::Text(text.as_bytes()))).collect()
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use pgdiode::archive::line::Row;
-use pgdiode::archive::manifest::{Base, Manifest, parse};
+use pgdiode::archive::manifest::{Base, Claim, Manifest, parse, text};
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::archive::reading::{ChangeFile, Item};
 use pgdiode::position::Lsn;
@@ -105,6 +105,8 @@ impl Ground {
                 rows.into_iter().map(|row| (row["id"].as_i64().unwrap(), row)).collect();
             assert_eq!(replayed.0.get(table).cloned().unwrap_or_default(), here, "table {table}");
         }
+        let place = self.archive.display().to_string();
+        PgdiodeRun::new("").run(&["archive", "verify", &place]).success();
     }
 
     fn start(&self, pgdiode: &PgdiodeRun) -> Running {
@@ -328,8 +330,9 @@ fn one_archive_has_one_writer() {
     assert!(said.contains("start of pipeline out"), "{said}");
     // Somebody on another host takes over.
     let newest = listed(&ground.archive.join(names::EPOCHS)).pop().unwrap();
-    let epoch = names::parse_numbered(&newest.to_string_lossy()).unwrap();
-    fs::copy(&newest, ground.archive.join(names::epoch(epoch + 1))).unwrap();
+    let newest: Claim = parse("a claim", &fs::read(newest).unwrap()).unwrap();
+    let claim = Claim { epoch: newest.epoch + 1, host: "elsewhere".into(), ..newest };
+    fs::write(ground.archive.join(names::epoch(claim.epoch)), text(&claim)).unwrap();
     ground.work(1);
     assert_eq!(running.wait().code(), Some(5), "{}", running.stderr());
     assert!(running.stderr().contains("another writer has taken over"), "{}", running.stderr());
