@@ -424,10 +424,11 @@ fn causes(error: &S3Error) -> impl Iterator<Item = &(dyn std::error::Error + 'st
     std::iter::successors(Some(first), |cause| cause.source())
 }
 
-/// The client's errors repeat their causes: only what each adds.
+/// The client's errors repeat their causes, and have answers of many lines: only what each adds, on one.
 fn reason(error: &S3Error) -> String {
-    let texts: Vec<String> = causes(error).map(ToString::to_string).collect();
+    let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let texts: Vec<String> = causes(error).map(|cause| one_line(cause.to_string())).collect();
     let repeats = |at: &usize| texts.get(at + 1).is_some_and(|next| texts[*at].contains(next.as_str()));
-    let kept: Vec<&str> = (0..texts.len()).filter(|at| !repeats(at)).map(|at| texts[at].trim()).collect();
+    let kept: Vec<&str> = (0..texts.len()).filter(|at| !repeats(at)).map(|at| texts[at].as_str()).collect();
     kept.join(": ")
 }

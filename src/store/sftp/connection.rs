@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use russh::client::{self, AuthResult, Handle};
@@ -43,6 +44,8 @@ pub struct Connection {
     pub session: RawSftpSession,
     /// How much is read or written by one request.
     pub packet: usize,
+    /// Whether leftovers were looked for: once is enough.
+    pub swept: AtomicBool,
     extensions: HashMap<String, String>,
     /// Ends the connection when dropped.
     handle: Handle<Trust>,
@@ -147,7 +150,14 @@ async fn connect(address: &Address, options: &SftpOptions, side: Side) -> Result
         }
         session.set_limits(limits);
     }
-    Ok(Connection { session, packet, extensions: version.extensions, handle, alive })
+    Ok(Connection {
+        session,
+        packet,
+        swept: AtomicBool::new(false),
+        extensions: version.extensions,
+        handle,
+        alive,
+    })
 }
 
 fn broken(side: Side, error: russh::Error) -> Error {
