@@ -28,6 +28,7 @@ Exit statuses:
 }
 
 mod add_tables;
+mod archive;
 mod audit;
 mod check;
 mod completions;
@@ -172,6 +173,7 @@ pub enum Verb {
     ListTables(list_tables::ListTables),
     Reset(reset::Reset),
     Audit(audit::Audit),
+    Archive(archive::ArchiveVerbs),
     Sync(sync::Sync),
     Generations(generations::Generations),
     Rollback(rollback::Rollback),
@@ -251,6 +253,7 @@ impl Verb {
             Verb::ListTables(verb) => verb.run(global).await,
             Verb::Reset(verb) => verb.run(global).await,
             Verb::Audit(verb) => verb.run(global).await,
+            Verb::Archive(verb) => verb.run(global).await,
             Verb::Sync(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Generations(verb) => verb.run(global).await,
             Verb::Rollback(verb) => verb.run(global).await,

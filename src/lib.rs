@@ -14,7 +14,7 @@
 //! - wires: [`pg`], our PostgreSQL connections, [`store`], where objects lie, and [`archive`], the change files
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
-//! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`demo`]
+//! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`demo`]
 //! - doors: [`cli`]
 //!
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
@@ -25,6 +25,7 @@ pub mod change;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod custody;
 pub mod demo;
 pub mod digest;
 pub mod error;

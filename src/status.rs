@@ -4,6 +4,7 @@
 //! Serialised they are the stable `--json` output: keys in snake case with their units, an absent value is null.
 //! [`text`] renders them for people.
 
+pub mod archive;
 pub mod snapshot;
 pub mod text;
 

@@ -38,6 +38,7 @@ const FLOORS: &[(Floor, &[&str])] = &[
             "audit",
             "lock",
             "checkpoint",
+            "custody",
             "daemon",
             "demo",
             "subscription",

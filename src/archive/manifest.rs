@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
-use crate::archive::line::{Header, Origin, RelationLine};
+use crate::archive::line::{Header, Origin};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
 
@@ -27,6 +28,8 @@ pub struct Claim {
     pub host: String,
     pub process: u32,
     pub pipeline: String,
+    /// The slot that it reads.
+    pub slot: String,
     pub since: String,
 }
 
@@ -124,6 +127,17 @@ impl Manifest {
     }
 }
 
+/// What stands before an object's own checksum, which is its last member.
+const SUM: &str = ",\n  \"sum\": \"";
+
+/// Whether an object holds what was written: the checksum of all that stands before it. `None`: it has no checksum, as
+/// one that was written by other means.
+pub fn is_whole(bytes: &[u8]) -> Option<bool> {
+    let at = bytes.windows(SUM.len()).rposition(|window| window == SUM.as_bytes())?;
+    let (before, sum) = (&bytes[..at], &bytes[at + SUM.len()..]);
+    Some(sum == format!("{}\"\n}}\n", sha256(before)).as_bytes())
+}
+
 /// Reads one of these. `name` is the object's, for the error.
 pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> {
     /// Looked at before the rest: another layout has other fields.
@@ -136,6 +150,13 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
             .because(error)
             .hint("It is not what pgdiode wrote there; `pgdiode archive verify` looks at everything.")
     };
+    if is_whole(bytes) == Some(false) {
+        return Err(Error::new(
+            crate::error::Kind::Difference,
+            format!("{name} does not have the checksum that it says"),
+        )
+        .hint("It is not what pgdiode wrote there; `pgdiode archive verify` looks at everything."));
+    }
     let versioned: Versioned = serde_json::from_slice(bytes).map_err(unreadable)?;
     if let Some(format) = versioned.format.filter(|format| *format > FORMAT) {
         return Err(Error::refused(format!(
@@ -146,10 +167,13 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// As it is stored: for `jq` and for people.
+/// As it is stored: for `jq` and for people, with a checksum of itself as its last member.
 pub fn text(object: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(object).expect("a manifest is made of texts and numbers");
-    text.push(b'\n');
+    let end = text.len().checked_sub(2).filter(|end| &text[*end..] == b"\n}");
+    text.truncate(end.expect("an object with members ends so"));
+    let sum = sha256(&text);
+    text.extend_from_slice(format!("{SUM}{sum}\"\n}}\n").as_bytes());
     text
 }
 
@@ -178,12 +202,20 @@ pub struct BaseTable {
     pub table: String,
     /// The columns that its rows have, in this order.
     pub columns: Vec<String>,
-    /// The table as its next change would describe it: what tells one that was made anew or altered since.
+    /// Tells a table that was made anew or altered since, from this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relation: Option<RelationLine>,
+    pub shape: Option<TableShape>,
     pub rows: u64,
     /// Rows in the text format of `copy`, in pieces that end at rows; each is loaded by itself.
     pub pieces: Vec<Piece>,
+}
+
+/// What a change file says of a table before its rows, as far as it tells one table from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableShape {
+    pub oid: u32,
+    /// The type OID and the modifier of each column, in the order of `columns`.
+    pub types: Vec<(u32, i32)>,
 }
 
 /// An object of a base.
@@ -209,4 +241,48 @@ pub struct ReaderNote {
     pub position: Lsn,
     /// RFC 3339.
     pub updated: String,
+}
+
+/// Written before change files are removed: that they are gone is no loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    pub format: u32,
+    pub archive: String,
+    /// This file and all before it may be gone.
+    pub number: u64,
+    /// Its manifest: what the first file that is left goes on from.
+    pub last: Manifest,
+    pub host: String,
+    /// RFC 3339.
+    pub pruned: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_of_an_object_counts() {
+        let identity = Identity { format: 1, archive: "a".into(), created: "2026-02-05T10:30:00Z".into() };
+        let text = text(&identity);
+        assert_eq!(is_whole(&text), Some(true));
+        assert_eq!(parse::<Identity>("meta/archive.json", &text).unwrap(), identity);
+        for bit in 0..text.len() * 8 {
+            let mut flipped = text.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(is_whole(&flipped), Some(true), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_object_by_another_hand_needs_no_checksum() {
+        let text = br#"{"format":1,"archive":"a","created":"today"}"#;
+        assert_eq!(is_whole(text), None);
+        assert_eq!(parse::<Identity>("meta/archive.json", text).unwrap().archive, "a");
+        let newer = br#"{"format":2}"#;
+        assert_eq!(
+            parse::<Identity>("meta/archive.json", newer).unwrap_err().kind(),
+            crate::error::Kind::Refused
+        );
+    }
 }

@@ -5,6 +5,9 @@
 //! meta/archive.json           whose archive this is               ([`names`], [`manifest::Identity`])
 //! meta/files/0000000001.json  the file's manifest: it is sealed   ([`manifest::Manifest`])
 //! meta/epochs/0000000001.json a writer's claim                    ([`manifest::Claim`])
+//! meta/readers/NAME.json      how far a registered reader is      ([`manifest::ReaderNote`])
+//! meta/pruned/0000000001.json files up to this one are gone       ([`manifest::Pruned`])
+//! bases/0000000001/           every table as of one moment        ([`manifest::Base`])
 //! ```
 //!
 //! A change file is JSON lines (`docs/archive-format.md`): a header, then for each transaction its rows and a line that

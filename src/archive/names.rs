@@ -7,6 +7,7 @@ pub const IDENTITY: &str = "meta/archive.json";
 pub const MANIFESTS: &str = "meta/files";
 pub const EPOCHS: &str = "meta/epochs";
 pub const READERS: &str = "meta/readers";
+pub const PRUNED: &str = "meta/pruned";
 pub const BASES: &str = "bases";
 
 /// How a change file's bytes are stored.
@@ -41,6 +42,16 @@ pub fn epoch(number: u64) -> String {
     format!("{EPOCHS}/{number:0DIGITS$}.json")
 }
 
+/// How far the reader of this name is.
+pub fn reader(name: &str) -> String {
+    format!("{READERS}/{name}.json")
+}
+
+/// Says that the files up to this one were removed on purpose.
+pub fn pruned(number: u64) -> String {
+    format!("{PRUNED}/{number:0DIGITS$}.json")
+}
+
 pub fn base(number: u64) -> String {
     format!("{BASES}/{number:0DIGITS$}")
 }
@@ -48,11 +59,6 @@ pub fn base(number: u64) -> String {
 /// The base is there once this is.
 pub fn base_manifest(number: u64) -> String {
     format!("{}/manifest.json", base(number))
-}
-
-/// How far a reader is, by the reader's name.
-pub fn reader(name: &str) -> String {
-    format!("{READERS}/{name}.json")
 }
 
 /// The number in the last part of a manifest's, a claim's or a base's name.

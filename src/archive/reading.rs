@@ -161,6 +161,18 @@ impl<R: Read> ChangeFile<R> {
         Ok(Item::End(end))
     }
 
+    /// After an error: the next line that is none, whatever stands before it; `None` at the end, or where nothing more
+    /// can be read.
+    pub fn next_damaged(&mut self) -> Option<Error> {
+        loop {
+            let number = self.lines.number + 1;
+            let line = self.lines.next().ok()??;
+            if let Err(error) = parse(line) {
+                return Some(damaged(&self.name, number, "it is no line of a change file").because(error));
+            }
+        }
+    }
+
     /// The hash and the size of the content, once `next` has given `None`.
     pub fn content(self) -> (String, u64) {
         self.lines.content()
@@ -244,11 +256,7 @@ struct Lines<R: Read> {
 impl<R: Read> Lines<R> {
     fn new(stored: Stored, from: R) -> io::Result<Lines<R>> {
         const BUFFER: usize = 256 * 1024;
-        let from = match stored {
-            Stored::Plain => Bytes::Plain(from),
-            Stored::Zstd => Bytes::Zstd(Box::new(zstd::Decoder::new(from)?)),
-        };
-        let from = BufReader::with_capacity(BUFFER, Content { from, hash: Sha256::default(), bytes: 0 });
+        let from = BufReader::with_capacity(BUFFER, Content::new(stored, from)?);
         Ok(Lines { from, line: Vec::new(), number: 0 })
     }
 
@@ -266,15 +274,30 @@ impl<R: Read> Lines<R> {
     }
 
     fn content(self) -> (String, u64) {
-        let content = self.from.into_inner();
-        (content.hash.finish(), content.bytes)
+        self.from.into_inner().finish()
     }
 }
 
-struct Content<R: Read> {
+/// The content of an object, decompressed where it is stored so, counted and hashed as it passes.
+pub struct Content<R: Read> {
     from: Bytes<R>,
     hash: Sha256,
     bytes: u64,
+}
+
+impl<R: Read> Content<R> {
+    pub fn new(stored: Stored, from: R) -> io::Result<Content<R>> {
+        let from = match stored {
+            Stored::Plain => Bytes::Plain(from),
+            Stored::Zstd => Bytes::Zstd(Box::new(zstd::Decoder::new(from)?)),
+        };
+        Ok(Content { from, hash: Sha256::default(), bytes: 0 })
+    }
+
+    /// The hash and the size of what has passed.
+    pub fn finish(self) -> (String, u64) {
+        (self.hash.finish(), self.bytes)
+    }
 }
 
 enum Bytes<R: Read> {

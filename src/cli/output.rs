@@ -24,6 +24,14 @@ pub(super) fn text(text: &str) -> Result<()> {
         .map_err(|error| Error::unexpected("cannot write to standard output").because(error))
 }
 
+/// Writes a part of a result as it is.
+pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::unexpected("cannot write to standard output").because(error))
+}
+
 /// Writes a result as one indented JSON document.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let document = serde_json::to_string_pretty(value)

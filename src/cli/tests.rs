@@ -36,15 +36,14 @@ fn help_teaches() {
         &command().try_get_matches_from(["pgdiode", "--help"]).unwrap_err().render().to_string(),
     );
     golden("pgdiode.short", &command().render_help().to_string());
-    for verb in verbs() {
-        golden(&verb, &help_of(&verb));
+    for (verb, help) in every_help() {
+        golden(&verb, &help);
     }
 }
 
 #[test]
 fn every_help_says_what_changes_with_an_example_and_the_exit_statuses() {
-    for verb in verbs() {
-        let help = help_of(&verb);
+    for (verb, help) in every_help() {
         for part in
             ["\nChanges: ", "\nExamples:\n  pgdiode ", "\nExit statuses:\n    0  done\n", "  143  terminated"]
         {
@@ -55,11 +54,23 @@ fn every_help_says_what_changes_with_an_example_and_the_exit_statuses() {
     }
 }
 
+/// A verb's help, and that of the verbs of `archive`.
+fn every_help() -> Vec<(String, String)> {
+    let of_archive = ["list", "show", "verify", "prune"].map(|verb| {
+        let asked = command().try_get_matches_from(["pgdiode", "archive", verb, "--help"]);
+        (format!("archive-{verb}"), asked.unwrap_err().render().to_string())
+    });
+    let verbs = verbs().into_iter().map(|verb| {
+        let help = help_of(&verb);
+        (verb, help)
+    });
+    verbs.chain(of_archive).collect()
+}
+
 /// An example that does not parse teaches nothing.
 #[test]
 fn every_example_parses() {
-    for verb in verbs() {
-        let help = help_of(&verb);
+    for (_, help) in every_help() {
         let examples =
             help.lines().skip_while(|line| *line != "Examples:").skip(1).take_while(|line| !line.is_empty());
         for example in examples {

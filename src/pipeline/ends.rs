@@ -41,6 +41,32 @@ fn refuse_archives(pipeline: &Pipeline) -> Result<()> {
     .hint("What there is for an archive: pgdiode archive --help."))
 }
 
+/// A source database, whatever becomes of what it sends.
+#[derive(Debug, Clone)]
+pub struct Origin(pub ConnInfo);
+
+impl Origin {
+    pub fn resolve(pipeline: &Pipeline) -> Result<Origin> {
+        refuse_idle_masks(pipeline)?;
+        resolve(pipeline, Side::Source).map(Origin)
+    }
+
+    /// A session that cannot write: sources are read-only to us (invariant 7).
+    pub async fn session(&self) -> Result<Session> {
+        let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off");
+        Session::connect(&self.0, Side::Source, &[("options", &options)]).await
+    }
+
+    /// The one kind of source session that may write: for set-up, which says what it runs.
+    pub async fn session_for_setup(&self) -> Result<Session> {
+        Session::connect(&self.0, Side::Source, &[("options", TEXT_FORMAT)]).await
+    }
+
+    pub async fn replication(&self) -> Result<Session> {
+        Session::connect_replication(&self.0).await
+    }
+}
+
 /// The target alone: all that there is to connect to where the source is an archive, and all that many a verb needs.
 #[derive(Debug, Clone)]
 pub struct TargetEnd {
@@ -49,7 +75,8 @@ pub struct TargetEnd {
 
 impl TargetEnd {
     pub fn resolve(pipeline: &Pipeline) -> Result<TargetEnd> {
-        Ok(TargetEnd { conninfo: resolve(pipeline, &pipeline.target, Side::Target)? })
+        refuse_idle_masks(pipeline)?;
+        Ok(TargetEnd { conninfo: resolve(pipeline, Side::Target)? })
     }
 
     pub async fn session(&self) -> Result<Session> {
@@ -63,7 +90,11 @@ impl TargetEnd {
     }
 }
 
-fn resolve(pipeline: &Pipeline, endpoint: &crate::config::Endpoint, side: Side) -> Result<ConnInfo> {
+fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
+    let endpoint = match side {
+        Side::Source => &pipeline.source,
+        Side::Target => &pipeline.target,
+    };
     let written = endpoint.conninfo()?;
     let parameters = written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
     let text = written.text.as_ref().map_or("", |text| text.reveal());
@@ -90,7 +121,8 @@ pub struct Ends {
     pub source: ConnInfo,
     pub target: ConnInfo,
     /// The target is a database of our own making, which has no trigger and no foreign key before its rows are in: the
-    /// privilege to switch these off is not needed.
+    /// privilege to switch these off is not needed. Nobody relies on it before a later transaction of the same server
+    /// puts it in place, whose commit waits for all that was written before: none of its own commits waits.
     pub target_is_fresh: bool,
     /// The target is not in the schemas of the source's names.
     pub schemas: Option<Arc<ShadowSchemas>>,
@@ -101,8 +133,8 @@ impl Ends {
         refuse_idle_masks(pipeline)?;
         refuse_archives(pipeline)?;
         Ok(Ends {
-            source: resolve(pipeline, &pipeline.source, Side::Source)?,
-            target: resolve(pipeline, &pipeline.target, Side::Target)?,
+            source: resolve(pipeline, Side::Source)?,
+            target: resolve(pipeline, Side::Target)?,
             target_is_fresh: false,
             schemas: None,
         })
@@ -123,28 +155,32 @@ impl Ends {
         self.schemas.as_ref().map_or_else(|| "commit".into(), |schemas| schemas.leave())
     }
 
-    /// A session that cannot write: sources are read-only to us (invariant 7).
-    pub async fn source(&self) -> Result<Session> {
-        let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off");
-        Session::connect(&self.source, Side::Source, &[("options", &options)]).await
+    /// The source alone.
+    pub fn origin(&self) -> Origin {
+        Origin(self.source.clone())
     }
 
-    /// The one kind of source session that may write: for set-up, which says what it runs.
+    pub async fn source(&self) -> Result<Session> {
+        self.origin().session().await
+    }
+
     pub async fn source_for_setup(&self) -> Result<Session> {
-        Session::connect(&self.source, Side::Source, &[("options", TEXT_FORMAT)]).await
+        self.origin().session_for_setup().await
     }
 
     pub async fn replication(&self) -> Result<Session> {
-        Session::connect_replication(&self.source).await
+        self.origin().replication().await
     }
 
     pub async fn target(&self) -> Result<Session> {
-        if self.schemas.is_none() {
-            return Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)])
-                .await;
+        let mut options = progress::TARGET_OPTIONS.to_owned();
+        if self.target_is_fresh {
+            options.push_str(" -c synchronous_commit=off");
         }
-        // The database serves, and its readers may be kept from writing by a setting of it.
-        let options = format!("{} -c default_transaction_read_only=off", progress::TARGET_OPTIONS);
+        if self.schemas.is_some() {
+            // The database serves, and its readers may be kept from writing by a setting of it.
+            options.push_str(" -c default_transaction_read_only=off");
+        }
         Session::connect(&self.target, Side::Target, &[("options", &options)]).await
     }
 
@@ -152,7 +188,8 @@ impl Ends {
     pub async fn target_for_rows(&self) -> Result<Session> {
         let mut session = self.target().await?;
         if self.target_is_fresh {
-            session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
+            let settings = progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "");
+            session.query(&format!("{settings} set synchronous_commit = off")).await?;
             return Ok(session);
         }
         prepare_for_rows(&mut session, &self.target).await?;

@@ -48,6 +48,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// For a pump that nobody but its own run speaks to: where its commands go in.
+    pub fn without_monitor(meter: Arc<Meter>) -> (mpsc::Sender<Command>, Link) {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        (sender, Link { commands, held: watch::Sender::new(0), meter })
+    }
+
     pub(super) fn new(
         commands: mpsc::Receiver<Command>,
         held: watch::Sender<u64>,

@@ -25,7 +25,7 @@ pub enum Paint {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tone {
+pub(super) enum Tone {
     Plain,
     Strong,
     Good,
@@ -353,7 +353,7 @@ impl Stopped {
 }
 
 /// Rows of equal width, with notes between them.
-struct Grid {
+pub(super) struct Grid {
     heading: Vec<String>,
     rows: Vec<Row>,
     /// So many columns are aligned to the left, the numbers after them to the right.
@@ -366,11 +366,11 @@ enum Row {
 }
 
 impl Grid {
-    fn new(heading: &[&str], left: usize) -> Grid {
+    pub(super) fn new(heading: &[&str], left: usize) -> Grid {
         Grid { heading: heading.iter().map(ToString::to_string).collect(), rows: Vec::new(), left }
     }
 
-    fn row(&mut self, cells: Vec<(String, Tone)>) {
+    pub(super) fn row(&mut self, cells: Vec<(String, Tone)>) {
         assert_eq!(cells.len(), self.heading.len(), "a row has a cell for each column");
         self.rows.push(Row::Cells(cells));
     }
@@ -379,7 +379,7 @@ impl Grid {
         self.rows.push(Row::Note(text));
     }
 
-    fn text(&self, paint: Paint) -> String {
+    pub(super) fn text(&self, paint: Paint) -> String {
         let mut widths: Vec<usize> = self.heading.iter().map(|name| name.chars().count()).collect();
         for row in &self.rows {
             if let Row::Cells(cells) = row {

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use pgdiode::archive::FORMAT;
 use pgdiode::archive::draft::{Draft, Press};
-use pgdiode::archive::line::{ColumnLine, Header, Origin as Lines, RelationLine};
-use pgdiode::archive::manifest::{self, Base, BaseTable, Identity, Manifest, Piece};
+use pgdiode::archive::line::{Header, Origin as Lines};
+use pgdiode::archive::manifest::{self, Base, BaseTable, Identity, Manifest, Piece, TableShape};
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::change::Event;
 use pgdiode::pg::conninfo::{ConnInfo, Environment};
@@ -273,37 +273,24 @@ impl Origin {
         BaseTable {
             schema: schema.to_owned(),
             table: name.to_owned(),
-            relation: Some(self.relation(table)),
+            shape: Some(self.shape(table)),
             columns,
             rows: lines.len() as u64,
             pieces: pieces.collect(),
         }
     }
 
-    /// As the stream would describe it.
-    fn relation(&self, table: &str) -> RelationLine {
-        let (schema, name) = table.split_once('.').expect("schema.table");
-        let columns = self.psql(&format!(
-            "select attname || E'\\t' || atttypid::int8 || E'\\t' || atttypmod from pg_attribute
+    fn shape(&self, table: &str) -> TableShape {
+        let types = self.psql(&format!(
+            "select atttypid::int8 || ' ' || atttypmod from pg_attribute
               where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum"
         ));
-        let columns = columns.lines().map(|line| {
-            let parts: Vec<&str> = line.split('\t').collect();
-            ColumnLine {
-                name: parts[0].into(),
-                type_name: None,
-                oid: parts[1].parse().unwrap(),
-                modifier: parts[2].parse().unwrap(),
-                key: false,
-            }
+        let types = types.lines().map(|line| {
+            let (oid, modifier) = line.split_once(' ').expect("two numbers");
+            (oid.parse().unwrap(), modifier.parse().unwrap())
         });
-        RelationLine {
-            schema: schema.into(),
-            table: name.into(),
-            oid: self.psql(&format!("select '{table}'::regclass::oid")).parse().unwrap(),
-            identity: pgdiode::archive::line::Identity::Default,
-            columns: columns.collect(),
-        }
+        let oid = self.psql(&format!("select '{table}'::regclass::oid")).parse().unwrap();
+        TableShape { oid, types: types.collect() }
     }
 
     fn piece(&self, name: &str, content: &[u8]) -> Piece {

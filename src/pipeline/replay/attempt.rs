@@ -244,10 +244,10 @@ impl Applying {
                 OnConflict::Apply => apply::OnConflict::Apply,
                 OnConflict::Quarantine => apply::OnConflict::Quarantine,
             },
-            limits: BatchLimits {
-                bytes: mebibytes(stream.batch_mb),
-                age: Duration::from_millis(stream.batch_ms_max),
-            },
+            limits: BatchLimits::without_delay(
+                mebibytes(stream.batch_mb),
+                Duration::from_millis(stream.batch_ms_max),
+            ),
             follows: stream.schema_drift == SchemaDrift::Follow,
         }
     }

@@ -1,0 +1,73 @@
+//! What looks at an archive and tends it, without any PostgreSQL.
+//!
+//! ```text
+//! Archive::at("/srv/changes") --catalogue.rs--> what lies there, and whether it is one chain
+//!                             --verify.rs-----> every byte of it: file.rs change files, base.rs bases
+//!                             --prune.rs------> what nobody needs any more
+//!                             --list.rs-------> what it holds
+//!                             --show.rs-------> a file's lines
+//! ```
+//!
+//! Everything is read through the store and nothing is believed: each look goes on after the first thing that is wrong
+//! and names the object, and the line where there is one. `docs/archive-format.md` says what an archive must be.
+
+mod base;
+mod catalogue;
+mod file;
+mod list;
+mod prune;
+mod pull;
+mod show;
+mod verify;
+
+use crate::config::Pipeline;
+use crate::error::{Error, Result, Side};
+use crate::store::{AnyStore, Location, Store, StoreOptions};
+
+pub use prune::{Plan, PruneOptions};
+pub use show::{FileHeader, ShowOptions};
+pub use verify::VerifyOptions;
+
+/// An archive, wherever it lies.
+#[derive(Debug)]
+pub struct Archive {
+    store: AnyStore,
+}
+
+impl Archive {
+    /// By its location; a path may begin at the working directory.
+    pub async fn at(location: &str) -> Result<Archive> {
+        let is_relative = !location.contains("://") && !location.starts_with('/');
+        let location = if is_relative {
+            let absolute = std::path::absolute(location).map_err(|error| {
+                Error::config(format!("{location:?} names no directory"))
+                    .because(error)
+                    .hint("name a directory")
+            })?;
+            Location::Directory(absolute)
+        } else {
+            Location::parse(location)?
+        };
+        Archive::open(&location, &StoreOptions::new(Side::Source)).await
+    }
+
+    /// The end of a pipeline that is one.
+    pub async fn of(pipeline: &Pipeline) -> Result<Archive> {
+        for (endpoint, side) in [(&pipeline.source, Side::Source), (&pipeline.target, Side::Target)] {
+            if let Some((location, options)) = endpoint.archive(side)? {
+                return Archive::open(&location, &options).await;
+            }
+        }
+        Err(Error::config(format!("pipeline \"{}\" has no archive at either end", pipeline.name))
+            .hint("name the archive: pgdiode archive VERB LOCATION"))
+    }
+
+    async fn open(location: &Location, options: &StoreOptions) -> Result<Archive> {
+        Ok(Archive { store: AnyStore::open(location, options).await? })
+    }
+
+    /// Where it is, for people.
+    pub fn display(&self) -> String {
+        self.store.display()
+    }
+}
