@@ -175,6 +175,7 @@ impl Replay<'_> {
             Applier::new(rows_session, name, position.offset, applying.on_conflict, Arc::clone(&follow));
         let mut rows = PostgresTarget::new(applier, applying.limits.bytes, follow);
         self.meter.streams(consistent_from);
+        tracing::info!(tables = stored.relations.len(), position = %position.offset, "applying files");
         self.reached_files = Some(Instant::now());
         let pump = Pump::new(
             &mut source,

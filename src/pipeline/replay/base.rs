@@ -212,8 +212,8 @@ async fn from_first_file(target: &mut Session, pipeline: &Pipeline, shelf: &Shel
 
 /// Tables that the configuration names without a wildcard must be there.
 fn refuse_unknown(pipeline: &Pipeline, all: &BTreeSet<TableName>, place: &str) -> Result<()> {
-    let exact = pipeline.tables.included.iter().filter_map(crate::config::Pattern::exact);
-    for table in exact.filter(|table| !all.contains(table)) {
+    let mut exact = pipeline.tables.included.iter().filter_map(crate::config::Pattern::exact);
+    if let Some(table) = exact.find(|table| !all.contains(table)) {
         return Err(unknown(&table, all, place));
     }
     if all.iter().any(|table| pipeline.tables.match_table(table)) {

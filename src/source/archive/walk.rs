@@ -41,6 +41,7 @@ pub(super) struct Walk {
 impl Walk {
     pub(super) async fn begin(shelf: Arc<Shelf>, options: ReadOptions, marks: Arc<Marks>) -> Result<Walk> {
         let Place { next, before, last } = shelf.locate(options.from, options.copied_at).await?;
+        marks.begin(next, options.from);
         if let Some(before) = &before {
             shelf::check_origin(&before.name, &before.lineage, &options.lineage)?;
             marks.hand(Mark::of(before));
@@ -111,6 +112,7 @@ impl Walk {
     async fn refuse_gap(&mut self) -> Result<()> {
         if self.last < self.next && self.listed.elapsed() >= LIST_INTERVAL {
             self.listed = Instant::now();
+            self.shelf.still_there().await?;
             let later = self.shelf.sealed(self.next).await?;
             self.last = later.last().copied().unwrap_or(0).max(self.last);
         }
