@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use pgdiode::archive::FORMAT;
 use pgdiode::archive::draft::{Draft, Press};
-use pgdiode::archive::line::{Header, Origin as Lines};
+use pgdiode::archive::line::{ColumnLine, Header, Origin as Lines, RelationLine};
 use pgdiode::archive::manifest::{self, Base, BaseTable, Identity, Manifest, Piece};
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::change::Event;
@@ -273,9 +273,36 @@ impl Origin {
         BaseTable {
             schema: schema.to_owned(),
             table: name.to_owned(),
+            relation: Some(self.relation(table)),
             columns,
             rows: lines.len() as u64,
             pieces: pieces.collect(),
+        }
+    }
+
+    /// As the stream would describe it.
+    fn relation(&self, table: &str) -> RelationLine {
+        let (schema, name) = table.split_once('.').expect("schema.table");
+        let columns = self.psql(&format!(
+            "select attname || E'\\t' || atttypid::int8 || E'\\t' || atttypmod from pg_attribute
+              where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum"
+        ));
+        let columns = columns.lines().map(|line| {
+            let parts: Vec<&str> = line.split('\t').collect();
+            ColumnLine {
+                name: parts[0].into(),
+                type_name: None,
+                oid: parts[1].parse().unwrap(),
+                modifier: parts[2].parse().unwrap(),
+                key: false,
+            }
+        });
+        RelationLine {
+            schema: schema.into(),
+            table: name.into(),
+            oid: self.psql(&format!("select '{table}'::regclass::oid")).parse().unwrap(),
+            identity: pgdiode::archive::line::Identity::Default,
+            columns: columns.collect(),
         }
     }
 

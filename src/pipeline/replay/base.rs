@@ -238,6 +238,11 @@ pub async fn is_there(target: &mut Session, table: &TableName) -> Result<bool> {
     Ok(target.one(&sql).await?.bool(0))
 }
 
+pub async fn has_rows(target: &mut Session, table: &TableName) -> Result<bool> {
+    let sql = format!("select exists (select from {})", quote::table(table));
+    Ok(target.one(&sql).await?.bool(0))
+}
+
 /// A first start that was cut off: what is pending holds no rows of ours.
 async fn refuse_foreign_rows(target: &mut Session, pipeline: &Pipeline) -> Result<()> {
     let rows = target
@@ -255,11 +260,8 @@ async fn refuse_foreign_rows(target: &mut Session, pipeline: &Pipeline) -> Resul
 pub async fn refuse_rows_in(target: &mut Session, tables: &[TableName]) -> Result<()> {
     let mut filled = HashSet::new();
     for table in tables {
-        if is_there(target, table).await? {
-            let sql = format!("select exists (select from {})", quote::table(table));
-            if target.one(&sql).await?.bool(0) {
-                filled.insert(written(table));
-            }
+        if is_there(target, table).await? && has_rows(target, table).await? {
+            filled.insert(written(table));
         }
     }
     if filled.is_empty() {

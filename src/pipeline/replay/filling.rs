@@ -16,8 +16,9 @@ use crate::pg::session::Session;
 use crate::pipeline::copy::empty;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
+use crate::pipeline::monitor::{Known, await_copies};
 use crate::pipeline::replay::attempt::Desk;
-use crate::pipeline::replay::base::{Bases, is_behind, is_there};
+use crate::pipeline::replay::base::{Bases, has_rows, is_behind, is_there, table_of};
 use crate::pipeline::replay::schema::BaseSchema;
 use crate::pipeline::replay::shapes;
 use crate::position::Lsn;
@@ -48,6 +49,11 @@ struct Order<'a> {
 impl Filling<'_> {
     /// Fills every table that waits for it.
     pub async fn run(&self, target: &mut Session) -> Result<()> {
+        if let Some(base) = self.bases.newest.as_ref().filter(|_| self.pipeline.stream.new_tables) {
+            let tables =
+                base.tables.iter().map(table_of).filter(|table| self.pipeline.tables.match_table(table));
+            join(target, self.pipeline, &tables.collect::<Vec<_>>(), JoinsWith::Base).await?;
+        }
         let stored = progress::read(target, &self.pipeline.name).await?;
         let Some(stored) = stored else { return Ok(()) };
         let pending: Vec<TableName> = stored
@@ -320,13 +326,13 @@ impl Filling<'_> {
         } else {
             "null"
         };
+        let [source_oid, columns] = shapes::of_base(order.table);
         let sql = format!(
             "update pgdiode.relation
                 set state = 'copied', copied_at = '{}', rows_copied = {rows}, carried_by = {carried_by},
-                    source_oid = null, columns = null, column_types = {}, reason = null, remedy = null, since = now()
+                    source_oid = {source_oid}, columns = null, column_types = {columns}, reason = null, remedy = null, since = now()
              {} and state in ('pending', 'copying')",
             order.base.at,
-            quote::literal(&shapes::of_base(&order.table.columns)),
             of_relation(&self.pipeline.name, &order.name)
         );
         if session.execute(&sql).await? == 1 {
@@ -396,6 +402,39 @@ impl Filling<'_> {
         tracing::error!(%table, reason, "the table cannot be filled; it is quarantined");
         target.query(&progress::quarantine(&self.pipeline.name, table, reason, remedy)).await.map(drop)
     }
+}
+
+/// What tables that join begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinsWith {
+    /// Its rows take the place of those that are there.
+    Base,
+    /// The rows that are there.
+    ItsRows,
+}
+
+/// Has tables filled that nobody knows of yet, but for those with rows that are not pgdiode's to replace (invariant 8).
+pub async fn join(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    joins_with: JoinsWith,
+) -> Result<()> {
+    let known =
+        progress::read(target, &pipeline.name).await?.map(|stored| stored.relations).unwrap_or_default();
+    let known: HashSet<TableName> = known.into_iter().map(|relation| relation.table).collect();
+    let mut joining = Vec::new();
+    for table in tables.iter().filter(|table| !known.contains(table)) {
+        if joins_with == JoinsWith::Base && is_there(target, table).await? && has_rows(target, table).await? {
+            let reason = "the target has rows in it that are not pgdiode's to replace";
+            let remedy = format!("empty it, or to have them replaced: pgdiode resync '{table}'");
+            tracing::warn!(%table, reason, "a table that would join is quarantined");
+            target.query(&progress::quarantine(&pipeline.name, table, reason, &remedy)).await?;
+        } else {
+            joining.push(table.clone());
+        }
+    }
+    await_copies(target, &pipeline.name, &joining, Known::Kept).await
 }
 
 /// Whether a table's keys, indexes and the like come after its rows.

@@ -51,7 +51,7 @@ pub struct ReadOptions {
     pub lineage: Lineage,
     /// Where the target stands: everything up to here is already applied.
     pub from: Lsn,
-    /// The latest moment of a base that the target was filled from: `from` may lie beyond all files up to here.
+    /// The latest moment that a base shows: up to here `from` may lie beyond all files.
     pub copied_at: Lsn,
     pub wanted: Wanted,
     /// A directory of this reader's own.
