@@ -1,12 +1,14 @@
-//! Archives of change files: who fills them, who reads them, who looks after them.
+//! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod circle;
 mod damage;
 mod format;
 mod kills;
 mod origin;
 mod pruning;
 mod replay;
+mod through;
 mod untrusted;
 mod verbs;
 mod writer;
