@@ -1,5 +1,7 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
+mod archiving;
+mod backoff;
 mod continuity;
 pub mod copy;
 pub mod drift;
@@ -24,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::audit;
 use crate::change::TableName;
-use crate::config::{Mode, Pipeline};
+use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
@@ -36,6 +38,9 @@ use crate::status::{
 
 /// Everything that can be found wrong before anything runs.
 pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
+    if pipeline.way() == Way::ToArchive {
+        return preflight::check_origin(pipeline).await;
+    }
     match pipeline.mode {
         Mode::Snapshot => snapshot::check(pipeline).await,
         Mode::Stream | Mode::Subscription => preflight::check(pipeline).await,
@@ -47,12 +52,18 @@ const TABLES_BY_CONFIGURATION: &str = "Change `tables` in the configuration; the
 /// The SQL that would be run at each side.
 pub async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
+    if pipeline.way() == Way::ToArchive {
+        return setup::of_origin(pipeline, true).await;
+    }
     setup::plan(pipeline).await
 }
 
 /// The SQL that was run at each side; `reason` is for the audit log, here and below.
 pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
+    if pipeline.way() == Way::ToArchive {
+        return setup::of_origin(pipeline, false).await;
+    }
     setup::setup(pipeline, reason).await
 }
 
@@ -74,6 +85,9 @@ pub async fn start(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
     match pipeline.mode {
+        Mode::Stream if pipeline.way() == Way::ToArchive => {
+            archiving::run(pipeline, until, progress, stop).await
+        }
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
@@ -83,6 +97,7 @@ pub async fn start(
 /// Asks the running process to stop and waits until it has; `None` when none was running.
 pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     match pipeline.mode {
+        Mode::Stream if pipeline.way() == Way::ToArchive => archiving::stop(pipeline).await,
         Mode::Stream => stop::stop(pipeline).await,
         Mode::Subscription => subscription::stop(pipeline).await,
         Mode::Snapshot => snapshot::stop(pipeline).await,
@@ -91,6 +106,7 @@ pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
 
 pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     match pipeline.mode {
+        Mode::Stream if pipeline.way() == Way::ToArchive => archiving::status(pipeline).await,
         Mode::Stream => report::status(pipeline).await,
         Mode::Subscription => subscription::status(pipeline).await,
         Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),

@@ -40,6 +40,8 @@ pub type Joins = Box<dyn Fn(&TableName) -> bool + Send + Sync>;
 pub struct Plan {
     rules: HashMap<TableName, Rule>,
     joins: Joins,
+    /// Whether a table that joins is copied first.
+    needs_copy: bool,
     /// `rules` by the source's OID and the name that it had then, filled as relations are met. A table that is renamed
     /// keeps its OID and falls under another rule.
     met: ByNumber<u32, (TableName, Met)>,
@@ -54,7 +56,12 @@ enum Met {
 
 impl Plan {
     pub fn new(rules: impl IntoIterator<Item = (TableName, Rule)>, joins: Joins) -> Plan {
-        Plan { rules: rules.into_iter().collect(), joins, met: ByNumber::default() }
+        Plan { rules: rules.into_iter().collect(), joins, needs_copy: true, met: ByNumber::default() }
+    }
+
+    /// For a target that takes every change of these tables as it is and needs no copy.
+    pub fn of_all(carries: Joins) -> Plan {
+        Plan { needs_copy: false, ..Plan::new([], carries) }
     }
 
     /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.
@@ -69,6 +76,7 @@ impl Plan {
             Met::Rule(Rule::Copied { relation: copied, .. }) if copied.is_none_or(|id| id == relation.id) => {
                 Admission::Apply
             }
+            Met::Joins if !self.needs_copy => Admission::Apply,
             Met::Rule(Rule::Copied { .. }) | Met::Joins => Admission::AwaitsCopy,
             Met::NotCarried => Admission::NotCarried,
         }

@@ -12,7 +12,7 @@ mod target;
 use crate::config::{Mode, Pipeline};
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::{Ends, Origin};
 use crate::pipeline::selection::Selection;
 use crate::position::Lsn;
 use crate::source::postgres::slot::SlotState;
@@ -78,17 +78,7 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
 /// The findings that refuse, as one error. Warnings go to the log: those of a pipeline that is under way were there
 /// with its set-up and first start, and are left to [`check`], but for what would have refused those.
 pub async fn refuse_unsafe(pipeline: &Pipeline, purpose: Purpose) -> Result<()> {
-    let Survey { report, goes_on, tolerated, .. } = survey(pipeline, purpose).await?;
-    for (index, finding) in report.findings.iter().enumerate() {
-        match finding.level {
-            Level::Warning if goes_on && !tolerated.contains(&index) => {
-                tracing::debug!(hint = finding.hint, "{}", finding.what);
-            }
-            Level::Warning => tracing::warn!(hint = finding.hint, "{}", finding.what),
-            Level::Ok | Level::Refused => {}
-        }
-    }
-    refusal(&report, &pipeline.name)
+    survey(pipeline, purpose).await?.refuse()
 }
 
 /// The refusing findings of a report as an error.
@@ -106,16 +96,23 @@ fn refusal(report: &CheckReport, pipeline: &str) -> Result<()> {
     Err(if hint.is_empty() { error } else { error.hint(hint) })
 }
 
+/// What can be found wrong with the source of an archive.
+pub async fn check_origin(pipeline: &Pipeline) -> Result<CheckReport> {
+    let mut survey = Survey::new(pipeline, Purpose::Check);
+    survey.origin().await?;
+    Ok(survey.report)
+}
+
+/// The findings that refuse to fill an archive from this source, as one error.
+pub async fn refuse_unsafe_origin(pipeline: &Pipeline, purpose: Purpose, goes_on: bool) -> Result<()> {
+    let mut survey = Survey { goes_on, ..Survey::new(pipeline, purpose) };
+    survey.origin().await?;
+    survey.refuse()
+}
+
 async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<Survey<'_>> {
     let ends = Ends::resolve(pipeline)?;
-    let mut survey = Survey {
-        pipeline,
-        purpose,
-        report: CheckReport::default(),
-        stored: None,
-        goes_on: false,
-        tolerated: Vec::new(),
-    };
+    let mut survey = Survey::new(pipeline, purpose);
     let (source, target) = tokio::join!(ends.source(), ends.target());
     let source = survey.kept(source);
     let target = survey.kept(target);
@@ -130,7 +127,7 @@ async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<Survey<'_>> {
     };
     let mut source = match source {
         Some(session) => {
-            let examined = survey.source(session, &ends).await;
+            let examined = survey.source(session, &ends.origin()).await;
             survey.kept(examined)
         }
         None => None,
@@ -144,6 +141,44 @@ async fn survey(pipeline: &Pipeline, purpose: Purpose) -> Result<Survey<'_>> {
         survey.kept(compared);
     }
     Ok(survey)
+}
+
+impl<'a> Survey<'a> {
+    fn new(pipeline: &'a Pipeline, purpose: Purpose) -> Survey<'a> {
+        Survey {
+            pipeline,
+            purpose,
+            report: CheckReport::default(),
+            stored: None,
+            goes_on: false,
+            tolerated: Vec::new(),
+        }
+    }
+
+    /// Logs the warnings; the refusals are an error.
+    fn refuse(&self) -> Result<()> {
+        for (index, finding) in self.report.findings.iter().enumerate() {
+            match finding.level {
+                Level::Warning if self.goes_on && !self.tolerated.contains(&index) => {
+                    tracing::debug!(hint = finding.hint, "{}", finding.what);
+                }
+                Level::Warning => tracing::warn!(hint = finding.hint, "{}", finding.what),
+                Level::Ok | Level::Refused => {}
+            }
+        }
+        refusal(&self.report, &self.pipeline.name)
+    }
+
+    /// The source alone.
+    async fn origin(&mut self) -> Result<()> {
+        let origin = Origin::resolve(self.pipeline)?;
+        let session = origin.session().await;
+        if let Some(session) = self.kept(session) {
+            let examined = self.source(session, &origin).await;
+            self.kept(examined);
+        }
+        Ok(())
+    }
 }
 
 impl Survey<'_> {
@@ -170,9 +205,9 @@ impl Survey<'_> {
         self.report.push(level, what, Some(hint));
     }
 
-    async fn source(&mut self, mut session: Session, ends: &Ends) -> Result<Source> {
+    async fn source(&mut self, mut session: Session, origin: &Origin) -> Result<Source> {
         self.source_server(&mut session).await?;
-        let replication = self.replication(ends).await;
+        let replication = self.replication(origin).await;
         self.kept(replication);
         let slot = self.slot(&mut session).await?;
         let selection = Selection::read(&mut session, &self.pipeline.tables).await?;

@@ -7,7 +7,7 @@
 //! `confirmed <= flushed <= gathered <= received`, all of them commit end LSNs.
 
 use std::collections::BTreeSet;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,8 +21,6 @@ use crate::target::{Flushed, Target};
 
 /// Events taken in a row before anything else is looked at.
 const EVENTS_IN_A_ROW_MAX: usize = 1024;
-/// An idle source's position is stored no more often than this, so that an idle pipeline hardly writes.
-const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 /// A source that waits for word (it is shutting down) is answered faster, yet bounded.
 const URGENT_COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -31,6 +29,17 @@ const URGENT_COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 pub struct BatchLimits {
     pub bytes: usize,
     pub age: Duration,
+    /// How long a batch waits for more though the source has nothing: zero, where a batch costs little.
+    pub linger: Duration,
+    /// An idle source's position is stored no more often than this, so that an idle pipeline hardly writes.
+    pub idle: Duration,
+}
+
+impl BatchLimits {
+    /// For a target that commits a batch at once.
+    pub fn without_delay(bytes: usize, age: Duration) -> BatchLimits {
+        BatchLimits { bytes, age, linger: Duration::ZERO, idle: Duration::from_secs(10) }
+    }
 }
 
 /// What is asked of a running pump.
@@ -111,6 +120,8 @@ pub struct Pump<'a, S, T, C> {
     ending: Option<Ended>,
     awaits_copy: BTreeSet<TableName>,
     idle_stored: Instant,
+    /// Somebody waits for what has been gathered.
+    urgent: bool,
 }
 
 impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
@@ -138,6 +149,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             ending: None,
             awaits_copy: BTreeSet::new(),
             idle_stored: Instant::now(),
+            urgent: false,
         }
     }
 
@@ -149,6 +161,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             }
             let takes_more = self.takes_more();
             let may_flush = self.has_gathered() && self.current.is_none() && !self.target.is_busy();
+            let due = self.flush_due();
             // In this order: learn what became durable, obey, take what the source has; flush once it has nothing.
             tokio::select! {
                 biased;
@@ -158,15 +171,34 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
                     self.take(event?).await?;
                     self.take_ready().await?;
                 }
-                () = ready(()), if may_flush => self.target.flush(),
+                () = until(due), if may_flush => self.flush(),
             }
         }
     }
 
     /// Whether the next event is wanted: a transaction that has begun is always finished.
     fn takes_more(&self) -> bool {
+        let is_full = || self.target.is_busy() && self.target.gathered().bytes >= self.limits.bytes;
         self.current.is_some()
-            || (self.beyond.is_none() && self.ending.is_none() && self.awaits_copy.is_empty())
+            || (self.beyond.is_none() && self.ending.is_none() && self.awaits_copy.is_empty() && !is_full())
+    }
+
+    /// When what has been gathered is to be flushed, while the source has nothing; `None`: at once.
+    fn flush_due(&self) -> Option<Instant> {
+        let waits = self.limit != Limit::None || self.ending.is_some() || !self.awaits_copy.is_empty();
+        if self.limits.linger.is_zero() || self.urgent || waits {
+            return None;
+        }
+        let gathered = self.target.gathered();
+        if gathered.bytes >= self.limits.bytes {
+            return None;
+        }
+        Some(Instant::from_std(gathered.since?) + self.limits.linger)
+    }
+
+    fn flush(&mut self) {
+        self.urgent = false;
+        self.target.flush();
     }
 
     fn has_gathered(&self) -> bool {
@@ -214,8 +246,10 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             Command::EndAt(at) => self.limit = Limit::EndAt(at),
             Command::Release => self.limit = Limit::None,
         }
-        if self.limit.at().is_none_or(|at| self.beyond.is_some_and(|beyond| beyond.commit_lsn < at)) {
-            self.current = self.beyond.take().or(self.current);
+        let limit = self.limit.at();
+        if let Some(beyond) = self.beyond.take_if(|beyond| limit.is_none_or(|at| beyond.commit_lsn < at)) {
+            self.current = Some(beyond);
+            self.tell_target(&beyond);
         }
     }
 
@@ -253,7 +287,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
                 let commit_lsn = self.current.expect("a change came outside of a transaction").commit_lsn;
                 if self.repeated { Ok(()) } else { self.admit(change, commit_lsn).await }
             }
-            Event::Commit(position) => self.commit(position).await,
+            Event::Commit(position) => self.commit(position),
             Event::Idle { position, urgent } => {
                 assert!(self.current.is_none(), "the source called itself idle inside a transaction");
                 self.idle(position, urgent);
@@ -269,6 +303,13 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
             self.beyond = Some(transaction);
         } else {
             self.current = Some(transaction);
+            self.tell_target(&transaction);
+        }
+    }
+
+    fn tell_target(&mut self, transaction: &Transaction) {
+        if !self.repeated {
+            self.target.begin(transaction);
         }
     }
 
@@ -309,7 +350,7 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
     }
 
-    async fn commit(&mut self, position: Lsn) -> Result<()> {
+    fn commit(&mut self, position: Lsn) -> Result<()> {
         let transaction = self.current.take().expect("a commit came outside of a transaction");
         if self.repeated {
             return Ok(());
@@ -322,16 +363,10 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         }
         self.advance(position, transaction.committed_at_us);
         let gathered = self.target.gathered();
-        if gathered.bytes >= self.limits.bytes {
-            while self.target.is_busy() {
-                let flushed = self.target.flushed().await?;
-                self.confirm(&flushed)?;
-            }
-        }
         let is_old = gathered.since.is_some_and(|since| since.elapsed() >= self.limits.age);
         // A batch that is old while another is under way only grows wider.
         if (gathered.bytes >= self.limits.bytes || is_old) && !self.target.is_busy() {
-            self.target.flush();
+            self.flush();
         }
         Ok(())
     }
@@ -339,11 +374,13 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
     /// An idle source: the position moves without data, so that the source can let go of its log.
     fn idle(&mut self, position: Lsn, urgent: bool) {
         self.received = self.received.max(position);
-        let interval = if urgent { URGENT_COMMIT_INTERVAL } else { IDLE_COMMIT_INTERVAL };
+        self.urgent |= urgent && self.has_gathered();
+        let interval = if urgent { URGENT_COMMIT_INTERVAL.min(self.limits.idle) } else { self.limits.idle };
         // Until all tables are of one moment, every step counts.
         let is_due = self.idle_stored.elapsed() >= interval || self.gathered < self.plan.consistent_from();
         if position > self.gathered && self.limit == Limit::None && is_due {
             self.idle_stored = Instant::now();
+            self.urgent |= urgent;
             self.advance(position, 0);
         }
     }
@@ -353,6 +390,12 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         self.gathered = position;
         self.received = self.received.max(position);
         self.target.commit(position, committed_at_us);
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
     }
 }
 

@@ -14,6 +14,7 @@ mod harness_works;
 mod packaging;
 mod readme;
 mod snapshot;
+mod store;
 mod stream;
 mod tidy;
 mod verbs;

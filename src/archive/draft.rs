@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::archive::encode::{Encoder, TypeNames, put_line};
 use crate::archive::line::{End, Header};
 use crate::archive::names::Stored;
-use crate::change::{Change, TableName, Transaction};
+use crate::change::{ByNumber, Change, Relation, Transaction};
 use crate::digest::Sha256;
 use crate::position::Lsn;
 
@@ -21,11 +21,36 @@ pub struct Counted {
     pub tables: BTreeMap<String, u64>,
 }
 
+impl Counted {
+    pub fn count(&mut self, change: &Change) {
+        self.records += 1;
+        for relation in relations(change) {
+            self.add(relation, 1);
+        }
+    }
+
+    fn add(&mut self, relation: &Relation, rows: u64) {
+        *self.tables.entry(relation.table().to_string()).or_default() += rows;
+    }
+}
+
+/// Those that a change is of: several, for a truncation.
+fn relations(change: &Change) -> &[Arc<Relation>] {
+    match change {
+        Change::Insert { relation, .. }
+        | Change::Update { relation, .. }
+        | Change::Delete { relation, .. } => std::slice::from_ref(relation),
+        Change::Truncate { relations, .. } => relations,
+    }
+}
+
 /// The lines of one file, in memory only until they are taken.
 pub struct Draft {
     encoder: Encoder,
     bytes: Vec<u8>,
     counted: Counted,
+    /// By the relation's OID; put under their names in the end.
+    rows: ByNumber<u32, (Arc<Relation>, u64)>,
     current: Option<Transaction>,
 }
 
@@ -33,7 +58,13 @@ impl Draft {
     pub fn begin(header: &Header, types: Arc<TypeNames>) -> Draft {
         let mut bytes = Vec::new();
         put_line(&mut bytes, header);
-        Draft { encoder: Encoder::new(types), bytes, counted: Counted::default(), current: None }
+        Draft {
+            encoder: Encoder::new(types),
+            bytes,
+            counted: Counted::default(),
+            rows: ByNumber::default(),
+            current: None,
+        }
     }
 
     pub fn transaction(&mut self, transaction: Transaction) {
@@ -44,19 +75,8 @@ impl Draft {
     pub fn change(&mut self, change: &Change) {
         self.encoder.change(change, &mut self.bytes);
         self.counted.records += 1;
-        let tables = &mut self.counted.tables;
-        let mut count = |schema: &str, name: &str| {
-            *tables.entry(TableName::new(schema, name).to_string()).or_default() += 1;
-        };
-        match change {
-            Change::Insert { relation, .. }
-            | Change::Update { relation, .. }
-            | Change::Delete { relation, .. } => count(&relation.schema, &relation.name),
-            Change::Truncate { relations, .. } => {
-                for relation in relations {
-                    count(&relation.schema, &relation.name);
-                }
-            }
+        for relation in relations(change) {
+            self.rows.entry(relation.id).or_insert_with(|| (Arc::clone(relation), 0)).1 += 1;
         }
     }
 
@@ -77,10 +97,6 @@ impl Draft {
         self.bytes.len()
     }
 
-    pub fn counted(&self) -> &Counted {
-        &self.counted
-    }
-
     /// The bytes since the last time.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
@@ -89,6 +105,9 @@ impl Draft {
     /// Ends the file at a position that everything before is in it.
     pub fn end(mut self, to: Lsn) -> (Vec<u8>, Counted) {
         assert!(self.current.is_none(), "a file ends at a commit");
+        for (relation, rows) in self.rows.values() {
+            self.counted.add(relation, *rows);
+        }
         let Counted { records, transactions, .. } = self.counted;
         put_line(&mut self.bytes, &End { records, transactions, to });
         (self.bytes, self.counted)

@@ -28,6 +28,8 @@ pub struct Claim {
     pub host: String,
     pub process: u32,
     pub pipeline: String,
+    /// The slot that it reads.
+    pub slot: String,
     pub since: String,
 }
 

@@ -9,7 +9,6 @@ use crate::archive::line::{End, Header};
 use crate::archive::manifest::Manifest;
 use crate::archive::names::Stored;
 use crate::archive::reading::{ChangeFile, Item};
-use crate::change::{Change, Relation, TableName};
 use crate::error::Error;
 use crate::status::archive::Finding;
 
@@ -84,7 +83,7 @@ fn lines(expected: &Expected, stored: &mut impl Read, checked: &mut Checked) -> 
     let mut last = None;
     loop {
         match file.next(&|_| true) {
-            Ok(Some(Item::Change(change))) => count(&change, &mut checked.counted.tables),
+            Ok(Some(Item::Change(change))) => checked.counted.count(&change),
             Ok(Some(Item::Begin(_) | Item::Commit(_))) => {}
             Ok(Some(Item::End(end))) => last = Some(end),
             Ok(None) => break,
@@ -100,7 +99,7 @@ fn lines(expected: &Expected, stored: &mut impl Read, checked: &mut Checked) -> 
     }
     // A file is only read to its end by its end.
     let end = last?;
-    (checked.counted.records, checked.counted.transactions) = (end.records, end.transactions);
+    checked.counted.transactions = end.transactions;
     if let Some(manifest) = &expected.manifest {
         let line = Some(file.line_number().saturating_sub(1));
         totals(manifest, &end, &checked.counted.tables, &mut |what| {
@@ -161,19 +160,5 @@ fn totals(manifest: &Manifest, end: &End, tables: &BTreeMap<String, u64>, add: &
     }
     if end.to != manifest.to {
         add(format!("it ends at {}, and its manifest says {}", end.to, manifest.to));
-    }
-}
-
-fn count(change: &Change, tables: &mut BTreeMap<String, u64>) {
-    let mut add = |relation: &Relation| {
-        *tables.entry(TableName::new(&relation.schema, &relation.name).to_string()).or_default() += 1;
-    };
-    match change {
-        Change::Insert { relation, .. }
-        | Change::Update { relation, .. }
-        | Change::Delete { relation, .. } => {
-            add(relation);
-        }
-        Change::Truncate { relations, .. } => relations.iter().for_each(|relation| add(relation)),
     }
 }

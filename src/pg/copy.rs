@@ -1,9 +1,9 @@
-//! Relaying `COPY … TO STDOUT` of one server into `COPY … FROM STDIN` of another.
+//! Relaying `COPY … TO STDOUT` of one server into `COPY … FROM STDIN` of another, or reading its rows.
 //!
 //! The frames of both directions are the same (`CopyData`: `d`, length, bytes), so they are passed on as they come,
 //! even in the middle of a frame; only their headers are looked at, to see the end.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
@@ -38,6 +38,36 @@ pub async fn relay(
     }
     let sent = source.reply().await?.ok()?.counts.last().copied().unwrap_or(0);
     finish(target, sent).await
+}
+
+/// `COPY … TO STDOUT`, row by row.
+pub struct Rows<'a> {
+    source: &'a mut Session,
+}
+
+impl<'a> Rows<'a> {
+    pub async fn begin(source: &'a mut Session, out: &str) -> Result<Rows<'a>> {
+        begin(source, out, b'H').await?;
+        Ok(Rows { source })
+    }
+
+    /// The next row as the server wrote it, its line break included in text format; `None` after the last one.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let message = self.source.message().await?;
+            match message.tag {
+                b'd' => return Ok(Some(message.body)),
+                b'c' => return Ok(None),
+                b'E' => return Err(self.source.server_error(&message.body)),
+                _ => {}
+            }
+        }
+    }
+
+    /// How many rows the server has sent, once `next` has given `None`.
+    pub async fn sent(self) -> Result<u64> {
+        Ok(self.source.reply().await?.ok()?.counts.last().copied().unwrap_or(0))
+    }
 }
 
 /// Sends a COPY statement and waits until the server is in copy mode.

@@ -30,7 +30,7 @@ use crate::pg::replication::SlotLife;
 use crate::pg::session::Session;
 use crate::pipeline::continuity::{self, Carriage};
 use crate::pipeline::drift;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::{Ends, Origin};
 use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
@@ -145,13 +145,13 @@ pub struct Copied {
 
 /// Waits for a slot, and says in log and status for whom that waits.
 pub async fn telling_who_delays<T>(
-    ends: &Ends,
+    origin: &Origin,
     meter: &Meter,
     making: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     slot::telling_who_delays(
         making,
-        async || ends.source().await,
+        async || origin.session().await,
         |who| {
             tracing::warn!(
                 hint = "It goes on when these have ended, been committed or rolled back.",
@@ -174,7 +174,7 @@ pub async fn run(
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     let holding = hold(ends, pipeline, moment);
     let Held { snapshot, consistent_point, carriage, session: held } =
-        telling_who_delays(ends, meter, holding).await?;
+        telling_who_delays(&ends.origin(), meter, holding).await?;
     let mut target = ends.target_for_rows().await?;
     let mut source = ends.source().await?;
     let source_major = source.server_major();
@@ -763,6 +763,11 @@ async fn is_rewritten(source: &mut Session, table: &SourceTable) -> Result<bool>
                 and c.relkind = 'r' and c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid))"
     );
     Ok(source.one(&sql).await?.bool(0))
+}
+
+/// All rows of a table in text format, with the columns that are carried.
+pub fn whole_table_out(table: &SourceTable) -> String {
+    copy_out(table, Part::Whole, "text")
 }
 
 /// The source's half; the column list is pinned, since a snapshot pins rows but not the catalog.

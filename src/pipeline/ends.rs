@@ -41,6 +41,46 @@ fn refuse_archives(pipeline: &Pipeline) -> Result<()> {
     .hint("What there is for an archive: pgdiode archive --help."))
 }
 
+/// A source database, whatever becomes of what it sends.
+#[derive(Debug, Clone)]
+pub struct Origin(pub ConnInfo);
+
+impl Origin {
+    pub fn resolve(pipeline: &Pipeline) -> Result<Origin> {
+        refuse_idle_masks(pipeline)?;
+        resolve(pipeline, Side::Source).map(Origin)
+    }
+
+    /// A session that cannot write: sources are read-only to us (invariant 7).
+    pub async fn session(&self) -> Result<Session> {
+        let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off");
+        Session::connect(&self.0, Side::Source, &[("options", &options)]).await
+    }
+
+    /// The one kind of source session that may write: for set-up, which says what it runs.
+    pub async fn session_for_setup(&self) -> Result<Session> {
+        Session::connect(&self.0, Side::Source, &[("options", TEXT_FORMAT)]).await
+    }
+
+    pub async fn replication(&self) -> Result<Session> {
+        Session::connect_replication(&self.0).await
+    }
+}
+
+fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
+    let endpoint = match side {
+        Side::Source => &pipeline.source,
+        Side::Target => &pipeline.target,
+    };
+    let written = endpoint.conninfo()?;
+    let parameters = written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    let text = written.text.as_ref().map_or("", |text| text.reveal());
+    let mut conninfo = ConnInfo::parse_with(text, parameters, &Environment::of_process())
+        .map_err(|error| error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name)))?;
+    conninfo.application_name.get_or_insert_with(|| format!("pgdiode {}", pipeline.name));
+    Ok(conninfo)
+}
+
 /// Where both ends are.
 #[derive(Debug, Clone)]
 pub struct Ends {
@@ -57,22 +97,9 @@ impl Ends {
     pub fn resolve(pipeline: &Pipeline) -> Result<Ends> {
         refuse_idle_masks(pipeline)?;
         refuse_archives(pipeline)?;
-        let environment = Environment::of_process();
-        let name = format!("pgdiode {}", pipeline.name);
-        let resolve = |endpoint: &crate::config::Endpoint, side: Side| -> Result<ConnInfo> {
-            let written = endpoint.conninfo()?;
-            let parameters =
-                written.parameters.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
-            let text = written.text.as_ref().map_or("", |text| text.reveal());
-            let mut conninfo = ConnInfo::parse_with(text, parameters, &environment).map_err(|error| {
-                error.context(format!("{} of pipeline \"{}\"", side.name(), pipeline.name))
-            })?;
-            conninfo.application_name.get_or_insert_with(|| name.clone());
-            Ok(conninfo)
-        };
         Ok(Ends {
-            source: resolve(&pipeline.source, Side::Source)?,
-            target: resolve(&pipeline.target, Side::Target)?,
+            source: resolve(pipeline, Side::Source)?,
+            target: resolve(pipeline, Side::Target)?,
             target_is_fresh: false,
             schemas: None,
         })
@@ -93,19 +120,21 @@ impl Ends {
         self.schemas.as_ref().map_or_else(|| "commit".into(), |schemas| schemas.leave())
     }
 
-    /// A session that cannot write: sources are read-only to us (invariant 7).
-    pub async fn source(&self) -> Result<Session> {
-        let options = format!("{TEXT_FORMAT} -c default_transaction_read_only=on -c row_security=off");
-        Session::connect(&self.source, Side::Source, &[("options", &options)]).await
+    /// The source alone.
+    pub fn origin(&self) -> Origin {
+        Origin(self.source.clone())
     }
 
-    /// The one kind of source session that may write: for set-up, which says what it runs.
+    pub async fn source(&self) -> Result<Session> {
+        self.origin().session().await
+    }
+
     pub async fn source_for_setup(&self) -> Result<Session> {
-        Session::connect(&self.source, Side::Source, &[("options", TEXT_FORMAT)]).await
+        self.origin().session_for_setup().await
     }
 
     pub async fn replication(&self) -> Result<Session> {
-        Session::connect_replication(&self.source).await
+        self.origin().replication().await
     }
 
     pub async fn target(&self) -> Result<Session> {

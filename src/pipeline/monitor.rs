@@ -47,6 +47,14 @@ pub struct Link {
     meter: Arc<Meter>,
 }
 
+impl Link {
+    /// For a pump that nobody but its own run speaks to: where its commands go in.
+    pub fn without_monitor(meter: Arc<Meter>) -> (mpsc::Sender<Command>, Link) {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        (sender, Link { commands, held: watch::Sender::new(0), meter })
+    }
+}
+
 impl Control for Link {
     async fn next(&mut self) -> Command {
         match self.commands.recv().await {

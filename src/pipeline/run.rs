@@ -21,10 +21,11 @@ use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Session, Side};
+use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::{Ends, Origin};
 use crate::pipeline::holder;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies, phase_word};
@@ -41,8 +42,6 @@ use crate::target::postgres::apply::{self, Applier};
 use crate::target::postgres::progress::{self, RelationState, Stored};
 use crate::target::postgres::{PostgresTarget, schema::LeftOut};
 
-/// An attempt that streamed this long was a good one: the next pause is short again.
-const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
 /// How soon a wish is heard between two attempts.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a run that has ended tries to reach the audit log.
@@ -147,7 +146,7 @@ enum Attempted {
 
 impl Run<'_> {
     async fn until_ended(&mut self) -> Result<Stopped> {
-        let mut pause = Duration::from_millis(self.pipeline.retry.first_ms);
+        let mut backoff = Backoff::new(&self.pipeline.retry);
         loop {
             self.reached_streaming = None;
             let error = match self.attempt().await {
@@ -158,25 +157,20 @@ impl Run<'_> {
                 Ok(Attempted::Again) => continue,
                 Err(error) => error,
             };
-            let streamed = self.reached_streaming.is_some_and(|since| since.elapsed() > GOOD_ATTEMPT);
-            if streamed {
-                (pause, self.retries) = (Duration::from_millis(self.pipeline.retry.first_ms), 0);
-            }
-            // Nothing has worked yet: more likely a wrong address than an outage.
-            let is_first = self.retries == 0 && !streamed && self.meter.progress(0).phase == Phase::New;
-            if !error.retries() || is_first || self.stop.borrow().is_some() {
-                self.store_phase(Phase::Failed, Some(&error), None).await;
-                return Err(error);
-            }
-            self.retries += 1;
-            // Half of it by chance, so that many pipelines do not come back in step.
-            let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            tracing::warn!(
-                error = error.chain(),
-                retries = self.retries,
-                wait_ms = wait.as_millis(),
-                "trying again"
-            );
+            let failed = Failed {
+                streamed: self.reached_streaming.map(|since| since.elapsed()),
+                nothing_worked: self.meter.progress(0).phase == Phase::New,
+                is_over: self.stop.borrow().is_some(),
+            };
+            let waits = backoff.wait(error, &failed);
+            self.retries = backoff.retries;
+            let (error, wait) = match waits {
+                Ok(waits) => waits,
+                Err(error) => {
+                    self.store_phase(Phase::Failed, Some(&error), None).await;
+                    return Err(error);
+                }
+            };
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
             tokio::select! {
@@ -191,7 +185,6 @@ impl Run<'_> {
                 }
             }
             self.meter.phase(Phase::Retrying, "connecting");
-            pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
         }
     }
 
@@ -323,7 +316,7 @@ impl Run<'_> {
         target.query(&begun).await?;
         let database = source.one("select pg_catalog.current_database()").await?.string(0);
         let making = slot::create(&mut replication, &self.pipeline.slot, &database);
-        let lineage = copy::telling_who_delays(&self.ends, &self.meter, making).await?;
+        let lineage = copy::telling_who_delays(&self.ends.origin(), &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
         Ok(Position { offset: lineage.consistent_point, lineage })
@@ -450,7 +443,7 @@ impl Run<'_> {
             spool_memory_max: mebibytes(stream.spool_mb),
             spool_directory: stream.spool_dir(),
         };
-        let mut source = start_stream(&self.ends, options).await?;
+        let mut source = start_stream(&self.ends.origin(), options).await?;
         let on_conflict = match stream.on_conflict {
             OnConflict::Apply => apply::OnConflict::Apply,
             OnConflict::Quarantine => apply::OnConflict::Quarantine,
@@ -462,36 +455,12 @@ impl Run<'_> {
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
         self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
-        let limits = BatchLimits {
-            bytes: mebibytes(stream.batch_mb),
-            age: Duration::from_millis(stream.batch_ms_max),
-        };
+        let age = Duration::from_millis(stream.batch_ms_max);
+        let limits = BatchLimits::without_delay(mebibytes(stream.batch_mb), age);
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
-        let ended = pump.run().await.map_err(|error| self.explained(error))?;
+        let ended = pump.run().await.map_err(|error| explained(self.pipeline, error))?;
         source.finish().await;
         self.settle(&mut target, ended).await
-    }
-
-    /// What the source cannot decode, it cannot decode at the next attempt either.
-    fn explained(&self, error: Error) -> Error {
-        let is_of_publication =
-            error.what().contains("publication") && error.what().contains("does not exist");
-        if error.sqlstate() == Some("42704") && is_of_publication {
-            let publication = &self.pipeline.publication;
-            return error.with_kind(Kind::Refused).hint(format!(
-                "The source cannot decode what was written while \"{publication}\" did not exist, also when it is there \
-                 again. To copy everything anew: pgdiode reset --drop-slot, then pgdiode setup, then pgdiode start."
-            ));
-        }
-        // An internal error of the server, met in its own log: what it is about only the server's log can say.
-        let is_of_source = error.what().starts_with(Side::Source.name());
-        if is_of_source && error.sqlstate().is_some_and(|state| state.starts_with("XX")) {
-            return error.hint(
-                "The source cannot decode its own log; see the server's log. If the next start fails likewise, copy \
-                 everything anew: pgdiode reset --drop-slot, then pgdiode start.",
-            );
-        }
-        error
     }
 
     async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {
@@ -592,13 +561,34 @@ impl Run<'_> {
     }
 }
 
+/// What the source cannot decode, it cannot decode at the next attempt either.
+pub(super) fn explained(pipeline: &Pipeline, error: Error) -> Error {
+    let is_of_publication = error.what().contains("publication") && error.what().contains("does not exist");
+    if error.sqlstate() == Some("42704") && is_of_publication {
+        let publication = &pipeline.publication;
+        return error.with_kind(Kind::Refused).hint(format!(
+            "The source cannot decode what was written while \"{publication}\" did not exist, also when it is there \
+             again. To copy everything anew: pgdiode reset --drop-slot, then pgdiode setup, then pgdiode start."
+        ));
+    }
+    // An internal error of the server, met in its own log: what it is about only the server's log can say.
+    let is_of_source = error.what().starts_with(Side::Source.name());
+    if is_of_source && error.sqlstate().is_some_and(|state| state.starts_with("XX")) {
+        return error.hint(
+            "The source cannot decode its own log; see the server's log. If the next start fails likewise, copy \
+             everything anew: pgdiode reset --drop-slot, then pgdiode start.",
+        );
+    }
+    error
+}
+
 /// Starts streaming; a walsender of an earlier connection may hold the slot for a moment.
-async fn start_stream(ends: &Ends, options: StreamOptions) -> Result<PostgresSource> {
+pub(super) async fn start_stream(origin: &Origin, options: StreamOptions) -> Result<PostgresSource> {
     const ATTEMPTS_MAX: u32 = 40;
     const PAUSE: Duration = Duration::from_millis(250);
     let mut attempts = 0;
     loop {
-        match PostgresSource::start(&ends.source, options.clone()).await {
+        match PostgresSource::start(&origin.0, options.clone()).await {
             Err(error) if error.sqlstate() == Some("55006") && attempts < ATTEMPTS_MAX => {
                 attempts += 1;
                 tokio::time::sleep(PAUSE).await;
@@ -608,6 +598,6 @@ async fn start_stream(ends: &Ends, options: StreamOptions) -> Result<PostgresSou
     }
 }
 
-fn mebibytes(count: u64) -> usize {
+pub(super) fn mebibytes(count: u64) -> usize {
     usize::try_from(count << 20).unwrap_or(usize::MAX)
 }

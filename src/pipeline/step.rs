@@ -25,10 +25,22 @@ impl Step {
 
     /// The statement for people and psql, behind a comment that says where it belongs.
     pub(super) fn text(&self, ends: &Ends) -> String {
-        let place = match self.side {
+        self.text_at(&match self.side {
             Side::Source => ends.source.display(),
             Side::Target => ends.target.display(),
-        };
+        })
+    }
+
+    async fn run(&self, session: &mut Session) -> Result<()> {
+        tracing::debug!(
+            sql = self.shown.as_ref().unwrap_or(&self.sql),
+            "running at the {}",
+            self.side.name()
+        );
+        session.query(&self.sql).await.map(drop)
+    }
+
+    pub(super) fn text_at(&self, place: &str) -> String {
         let sql = self.shown.as_ref().unwrap_or(&self.sql).trim();
         format!("-- at the {}, {place}:\n{};", self.side.name(), sql.trim_end_matches(';'))
     }
@@ -37,13 +49,16 @@ impl Step {
 /// Runs the steps in their order, each a transaction of its own.
 pub(super) async fn run(steps: &[Step], source: &mut Session, target: &mut Session) -> Result<()> {
     for step in steps {
-        let session = if step.side == Side::Source { &mut *source } else { &mut *target };
-        tracing::debug!(
-            sql = step.shown.as_ref().unwrap_or(&step.sql),
-            "running at the {}",
-            step.side.name()
-        );
-        session.query(&step.sql).await?;
+        step.run(if step.side == Side::Source { &mut *source } else { &mut *target }).await?;
+    }
+    Ok(())
+}
+
+/// The same, where there is a source alone.
+pub(super) async fn run_at_source(steps: &[Step], source: &mut Session) -> Result<()> {
+    for step in steps {
+        assert!(step.side == Side::Source, "there is no target");
+        step.run(source).await?;
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! The source's server: its version and settings, what it lets this user do, and the pipeline's slot.
 
 use super::{Survey, counted};
-use crate::config::Mode;
+use crate::config::{Mode, Way};
 use crate::error::Result;
 use crate::pg::dump::find_pg_dump;
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::Origin;
 use crate::source::postgres::slot::{self, SlotState};
 
 /// The oldest version whose catalogs and slots are read here.
@@ -68,7 +68,9 @@ impl Survey<'_> {
         self.room(session, &settings).await?;
         self.retention(&settings);
         let pg_dump = find_pg_dump(self.pipeline.pg_dump.as_deref(), session.server_major()).await;
-        if let Err(error) = pg_dump {
+        // An archive without a base needs no schema.
+        let is_needed = self.pipeline.way() == Way::Direct || self.pipeline.archive.base;
+        if let (Err(error), true) = (pg_dump, is_needed) {
             // The schema is there already; only a table that joins later needs its own.
             if self.stored.as_ref().is_some_and(|stored| stored.schema_copied) {
                 let hint = error.hint_text().unwrap_or_default().to_owned();
@@ -183,11 +185,11 @@ impl Survey<'_> {
     }
 
     /// Opens a replication connection: `pg_hba.conf` and poolers treat those apart.
-    pub(super) async fn replication(&mut self, ends: &Ends) -> Result<()> {
+    pub(super) async fn replication(&mut self, origin: &Origin) -> Result<()> {
         if self.report.refusal.is_some() {
             return Ok(());
         }
-        let session = ends.replication().await;
+        let session = origin.replication().await;
         session.map(drop).map_err(|error| error.context("no replication connection"))
     }
 
@@ -232,7 +234,8 @@ impl Survey<'_> {
                 "start the pipeline now, or raise max_slot_wal_keep_size",
             );
         }
-        if self.pipeline.mode == Mode::Stream && self.stored.is_none() && state.active {
+        let is_direct = self.pipeline.mode == Mode::Stream && self.pipeline.way() == Way::Direct;
+        if is_direct && self.stored.is_none() && state.active {
             self.report.warn(
                 format!("slot \"{name}\" is in use, and not by a pipeline of this target"),
                 "two pipelines cannot share a slot: name another one",

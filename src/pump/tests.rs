@@ -411,7 +411,8 @@ fn live(world: &Shared) {
         SimulatedTarget { world: Arc::clone(world), gathering: Gathering::default(), flushing: None };
     let mut control =
         SimulatedControl { world: Arc::clone(world), holds: false, wishes: 0, hold_at: Lsn::ZERO };
-    let limits = BatchLimits { bytes: lock(world).rng.usize(1..8), age: Duration::from_hours(1) };
+    let bytes = lock(world).rng.usize(1..8);
+    let limits = BatchLimits::without_delay(bytes, Duration::from_hours(1));
     let pump = Pump::new(&mut source, &mut target, &mut control, &mut plan, limits, from);
     let mut run = pin!(pump.run());
     let mut context = Context::from_waker(Waker::noop());

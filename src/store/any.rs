@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Content, Directory, Location, Object, Put, Side, Store};
-use crate::error::{Error, Result};
+use super::{Content, Directory, Location, Object, Put, S3, Sftp, Side, Store};
+use crate::error::Result;
 use crate::secret::Secret;
 
 /// How to get into a place, apart from where it is.
@@ -32,8 +32,10 @@ pub struct SftpOptions {
     pub known_hosts: PathBuf,
     /// Of the identity files that have one.
     pub passphrase: Option<Secret>,
-    /// Whether the agent of `SSH_AUTH_SOCK` is asked first.
+    /// Whether the agent's keys are tried first.
     pub use_agent: bool,
+    /// Where the agent listens.
+    pub agent_socket: Option<PathBuf>,
 }
 
 impl Default for SftpOptions {
@@ -44,6 +46,7 @@ impl Default for SftpOptions {
             known_hosts: directory.join("known_hosts"),
             passphrase: None,
             use_agent: true,
+            agent_socket: std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
         }
     }
 }
@@ -59,19 +62,25 @@ pub struct S3Options {
 #[derive(Debug)]
 pub enum AnyStore {
     Directory(Directory),
+    Sftp(Sftp),
+    S3(S3),
 }
 
 impl AnyStore {
     /// Goes there and finds out that it can be used: what is wrong with a location or a key shows here.
-    pub async fn open(location: &Location, _options: &StoreOptions) -> Result<AnyStore> {
+    pub async fn open(location: &Location, options: &StoreOptions) -> Result<AnyStore> {
         match location {
             Location::Directory(path) => {
                 let path = path.clone();
                 super::blocking(move || Directory::open(path)).await.map(AnyStore::Directory)
             }
-            Location::Sftp { .. } | Location::S3 { .. } => {
-                Err(Error::config(format!("{location}: only directories can be used so far"))
-                    .hint("name a directory: /path"))
+            Location::Sftp { user, host, port, path } => {
+                let sftp = options.sftp.clone();
+                Sftp::open(user, host, *port, path, sftp, options.side).await.map(AnyStore::Sftp)
+            }
+            Location::S3 { bucket, prefix, endpoint, region } => {
+                let (endpoint, region) = (endpoint.as_deref(), region.as_deref());
+                S3::open(bucket, prefix, endpoint, region, &options.s3, options.side).await.map(AnyStore::S3)
             }
         }
     }
@@ -82,6 +91,8 @@ macro_rules! each {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Directory($store) => $call,
+            AnyStore::Sftp($store) => $call,
+            AnyStore::S3($store) => $call,
         }
     };
 }

@@ -229,8 +229,7 @@ impl Unfinished {
         make_folder(&directory).map_err(|error| local(&directory, error))?;
         sweep(&directory);
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let mut unfinished = Unfinished::open(&directory.join(name::unfinished(&name)))
-            .map_err(|error| local(&directory, error))?;
+        let mut unfinished = Unfinished::open(&directory, &name).map_err(|error| local(&directory, error))?;
         let written = match content {
             Owned::Bytes(bytes) => io::Write::write_all(&mut unfinished.file, bytes),
             Owned::File(from) => {
@@ -242,14 +241,16 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    fn open(path: &Path) -> io::Result<Unfinished> {
+    fn open(directory: &Path, name: &str) -> io::Result<Unfinished> {
         loop {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
-            let unfinished = Unfinished { path: path.to_owned(), file };
+            // A new name each time: who sweeps may be about to remove the last one.
+            let path = directory.join(name::unfinished(name));
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
+            let unfinished = Unfinished { path, file };
             match unfinished.file.try_lock() {
                 // Without locks nothing is swept either.
                 Err(fs::TryLockError::Error(_)) => return Ok(unfinished),
-                Ok(()) if unfinished.is_at(path) => return Ok(unfinished),
+                Ok(()) if unfinished.is_at(&unfinished.path) => return Ok(unfinished),
                 // Somebody took it for a leftover, in the moment before it was locked.
                 Ok(()) | Err(fs::TryLockError::WouldBlock) => {}
             }

@@ -6,9 +6,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -35,7 +35,7 @@ where
     F: Future<Output = Result<Bytes>>,
 {
     let part = part_path(object, to)?;
-    let mut file = open(&part, size).map_err(|error| local(&part, error))?;
+    let file = Arc::new(open(&part, size).map_err(|error| local(&part, error))?);
     let start = file.metadata().map_err(|error| local(&part, error))?.len();
     let pieces = (start..size).step_by(stride.length).map(|offset| {
         let length = usize::try_from(size - offset).map_or(stride.length, |left| left.min(stride.length));
@@ -52,10 +52,10 @@ where
             ))
             .hint("objects are never changed by pgdiode: look at who else writes there"));
         }
-        file = tokio::task::spawn_blocking(move || file.write_all(&piece).map(|()| file))
-            .await
-            .map_err(|error| Error::unexpected("the process is ending").because(error))?
-            .map_err(|error| local(&part, error))?;
+        // At its place: a write of a fetch that was dropped may still go on, and is the same.
+        let (file, path) = (Arc::clone(&file), part.clone());
+        super::blocking(move || file.write_all_at(&piece, offset).map_err(|error| local(&path, error)))
+            .await?;
     }
     let to = to.to_owned();
     super::blocking(move || {
@@ -68,9 +68,9 @@ where
     .await
 }
 
-/// What an earlier attempt left, for appending; empty, when it cannot be of this object.
+/// What an earlier attempt left; empty, when it cannot be of this object.
 fn open(part: &Path, size: u64) -> std::io::Result<File> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(part)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(part)?;
     if file.metadata()?.len() > size {
         file.set_len(0)?;
     }

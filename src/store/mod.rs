@@ -15,6 +15,8 @@ mod directory;
 mod fetch;
 mod location;
 mod name;
+mod s3;
+mod sftp;
 
 use std::future::Future;
 use std::path::Path;
@@ -27,6 +29,8 @@ pub use crate::error::Side;
 pub use any::{AnyStore, S3Options, SftpOptions, StoreOptions};
 pub use directory::Directory;
 pub use location::Location;
+pub use s3::S3;
+pub use sftp::Sftp;
 
 /// How much [`Store::holds`] compares at once.
 const COMPARED_BYTES: usize = 1024 * 1024;
@@ -98,15 +102,15 @@ pub trait Store: Send + Sync {
     /// Whether the object is there with exactly this content.
     fn holds(&self, name: &str, content: Content<'_>) -> impl Future<Output = Result<bool>> + Send {
         async move {
-            let length = content.length()?;
+            let (length, content) = (content.length()?, content.open()?);
             if self.size(name).await? != Some(length) {
                 return Ok(false);
             }
             let mut offset = 0;
             while offset < length {
-                let ours = content.piece(offset, COMPARED_BYTES)?;
+                let ours = content.piece(offset, piece_length(offset, length, COMPARED_BYTES))?;
                 let there = self.read_if_any(name, offset, ours.len()).await?;
-                if ours.is_empty() || there.as_ref() != Some(&ours) {
+                if there.as_ref() != Some(&ours) {
                     return Ok(false);
                 }
                 offset += ours.len() as u64;
@@ -149,19 +153,46 @@ impl Content<'_> {
         }
     }
 
-    /// Up to `length` bytes from `offset`, fewer only at the end.
+    /// For reading it in pieces.
+    fn open(&self) -> Result<OpenContent<'_>> {
+        match self {
+            Content::Bytes(bytes) => Ok(OpenContent::Bytes(bytes)),
+            Content::File(path) => match std::fs::File::open(path) {
+                Ok(file) => Ok(OpenContent::File(path, file)),
+                Err(error) => Err(local(path, error)),
+            },
+        }
+    }
+}
+
+/// A content that is being read.
+enum OpenContent<'a> {
+    Bytes(&'a Bytes),
+    File(&'a Path, std::fs::File),
+}
+
+impl OpenContent<'_> {
+    /// `length` bytes from `offset`, which must be there.
     fn piece(&self, offset: u64, length: usize) -> Result<Bytes> {
         match self {
-            Content::Bytes(bytes) => {
+            OpenContent::Bytes(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 Ok(bytes.slice(start..bytes.len().min(start + length)))
             }
-            Content::File(path) => {
-                let read = || read_at(&std::fs::File::open(path)?, offset, length);
-                read().map_err(|error| local(path, error))
+            OpenContent::File(path, file) => {
+                let piece = read_at(file, offset, length).map_err(|error| local(path, error))?;
+                if piece.len() < length {
+                    return Err(Error::unexpected(format!("{} became shorter", path.display())));
+                }
+                Ok(piece)
             }
         }
     }
+}
+
+/// Of the piece at `offset` of what has `length` bytes, in pieces of `max`.
+fn piece_length(offset: u64, length: u64, max: usize) -> usize {
+    usize::try_from(length.saturating_sub(offset)).map_or(max, |left| left.min(max))
 }
 
 /// Up to `length` bytes of a file, fewer only at its end.

@@ -3,12 +3,13 @@
 //! A target gathers whole transactions, commits them together with the position that they reach, and says how far
 //! it durably is. It knows nothing of sources.
 
+pub mod archive;
 pub mod postgres;
 
 use std::future::Future;
 use std::time::Instant;
 
-use crate::change::{Change, Relation, TableName};
+use crate::change::{Change, Relation, TableName, Transaction};
 use crate::error::Result;
 use crate::position::Lsn;
 
@@ -69,6 +70,9 @@ pub struct Gathered {
 
 /// `apply* commit` is a transaction; `flush` makes what was gathered durable in the background, one flush at a time.
 pub trait Target: Send {
+    /// A transaction begins whose changes follow. Who needs only what they are need not listen.
+    fn begin(&mut self, _transaction: &Transaction) {}
+
     /// Adds a change to the current transaction. A transaction that outgrows memory is sent ahead, uncommitted.
     fn apply(&mut self, change: Change) -> impl Future<Output = Result<()>> + Send;
 

@@ -111,6 +111,7 @@ impl Built {
             host: "db1".into(),
             process: 4711,
             pipeline: "changes".into(),
+            slot: "pgdiode_changes".into(),
             since: NOW.into(),
         };
         self.put(&names::epoch(epoch), &manifest::text(&claim));

@@ -1,7 +1,8 @@
-//! Archives of change files, and what looks at them and tends them.
+//! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
 mod damage;
 mod format;
 mod pruning;
 mod verbs;
+mod writer;

@@ -128,6 +128,7 @@ fn end_leftover_servers(ground: &Path) {
     for entry in entries.flatten() {
         let data = entry.path().join("data");
         let Some(pid) = fs::read_to_string(data.join("postmaster.pid"))
+            .or_else(|_| fs::read_to_string(data.join(super::service::PID_FILE)))
             .ok()
             .and_then(|text| text.lines().next()?.trim().parse::<u32>().ok())
         else {

@@ -15,17 +15,23 @@
 
 mod cluster;
 mod fixtures;
-mod ground;
+pub mod ground;
 mod pipeline;
 mod proxy;
 mod rng;
+mod s3;
+mod service;
+mod ssh;
 mod version;
 
 pub use cluster::{Cluster, PsqlRun};
 pub use fixtures::{load_fixtures, work};
+pub use ground::give_to_service_user;
 pub use pipeline::{Output, PgdiodeRun, Running};
 pub use proxy::Proxy;
 pub use rng::Rng;
+pub use s3::{BUCKET, S3Server};
+pub use ssh::SshServer;
 pub use version::{Tools, Version};
 
 use std::time::{Duration, Instant};

@@ -72,7 +72,7 @@ fn debian_bin() -> PathBuf {
         .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
 }
 
-fn packages() -> PathBuf {
+pub fn packages() -> PathBuf {
     std::env::var_os("PGDIODE_TEST_POSTGRES_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres"), PathBuf::from)
 }

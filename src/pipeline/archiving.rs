@@ -1,0 +1,389 @@
+//! A pipeline into an archive: from wherever its last sealed file ends, stream into new ones.
+//!
+//! ```text
+//! attempt:  lock file -> archive: how far is it? -> slot: the same history? -> base, if there is none
+//!           -> claim the archive -> stream ... -> broken -> backoff -> again
+//! ```
+//!
+//! The archive itself is the only memory: a sealed file is the position. The slot is told of what is sealed and no more,
+//! so that a crash anywhere writes again what was not sealed, byte for byte under the same number or not at all.
+
+mod base;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::archive::encode::TypeNames;
+use crate::archive::line::Origin as LineageLine;
+use crate::archive::names::Stored;
+use crate::config::{Compression, Pipeline};
+use crate::digest::sha256;
+use crate::error::{Error, Kind, Result, Side};
+use crate::lock::{self, Lock};
+use crate::pg::session::Session;
+use crate::pipeline::backoff::{Backoff, Failed};
+use crate::pipeline::copy;
+use crate::pipeline::ends::Origin;
+use crate::pipeline::meter::Meter;
+use crate::pipeline::monitor::Link;
+use crate::pipeline::run::{explained, mebibytes, start_stream};
+use crate::plan::Plan;
+use crate::position::{Lineage, Lsn, Position};
+use crate::preflight::{self, Purpose};
+use crate::pump::{BatchLimits, Command, Ended, Pump};
+use crate::source::postgres::slot;
+use crate::source::postgres::stream::{Format, StreamOptions, now_us};
+use crate::status::{Phase, Progress, StopReason, Stopped, Until};
+use crate::store::{AnyStore, Location, Store, StoreOptions};
+use crate::target::archive::{ArchiveTarget, Making, Opened, claim, identity, open};
+
+pub(super) use report::{status, stop};
+
+/// How often whoever watches is told, and the source asked how far its log reaches.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the slot is looked at for how much log it holds.
+const SLOT_INTERVAL: Duration = Duration::from_mins(1);
+/// A run that was asked to stop seals what it has within this time, or leaves it to the next one.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
+pub(super) async fn run(
+    pipeline: &Pipeline,
+    until: Until,
+    progress: watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped> {
+    let _lock = take_lock(pipeline)?;
+    let meter = Arc::new(Meter::default());
+    let asked = watch::Sender::new(false);
+    let mut run = Run {
+        pipeline,
+        origin: Origin::resolve(pipeline)?,
+        meter: Arc::clone(&meter),
+        until,
+        asked: asked.subscribe(),
+        archive: None,
+        streaming: None,
+    };
+    let work = run.until_ended();
+    tokio::pin!(work, stop);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    loop {
+        tokio::select! {
+            ended = &mut work => return ended,
+            () = &mut stop, if !*asked.borrow() => {
+                asked.send_replace(true);
+            }
+            _ = ticks.tick() => {
+                // Nobody has to watch.
+                let _ = progress.send(meter.progress(now_us()));
+            }
+        }
+    }
+}
+
+/// The lock file of a pipeline that fills an archive.
+fn lock_path(pipeline: &Pipeline) -> Result<PathBuf> {
+    Ok(spool_dir(pipeline)?.join("lock"))
+}
+
+/// A directory of the pipeline's own: another archive has another, whatever its pipeline is called.
+fn spool_dir(pipeline: &Pipeline) -> Result<PathBuf> {
+    let place = sha256(place(pipeline)?.0.to_string().as_bytes());
+    Ok(pipeline.archive_spool_dir().join(format!("pgdiode-archive-{}-{}", pipeline.name, &place[..12])))
+}
+
+fn take_lock(pipeline: &Pipeline) -> Result<Lock> {
+    lock::take(&lock_path(pipeline)?, &format!("start of pipeline {}", pipeline.name))
+}
+
+fn place(pipeline: &Pipeline) -> Result<(Location, StoreOptions)> {
+    let place = pipeline.target.archive(Side::Target)?;
+    place.ok_or_else(|| Error::unexpected("the target is an archive, and names none"))
+}
+
+async fn open_store(pipeline: &Pipeline) -> Result<AnyStore> {
+    let (location, options) = place(pipeline)?;
+    AnyStore::open(&location, &options).await
+}
+
+struct Run<'a> {
+    pipeline: &'a Pipeline,
+    origin: Origin,
+    meter: Arc<Meter>,
+    until: Until,
+    /// Whether the run is to end.
+    asked: watch::Receiver<bool>,
+    /// Which archive this run has worked on.
+    archive: Option<String>,
+    /// Since when the current attempt streams.
+    streaming: Option<Instant>,
+}
+
+impl Run<'_> {
+    async fn until_ended(&mut self) -> Result<Stopped> {
+        let mut backoff = Backoff::new(&self.pipeline.retry);
+        loop {
+            self.streaming = None;
+            let (mut asked, meter) = (self.asked.clone(), Arc::clone(&self.meter));
+            let attempted = tokio::select! {
+                attempted = self.attempt() => attempted,
+                () = given_up(&mut asked, &meter) => return Ok(self.stopped(StopReason::Signal)),
+            };
+            let error = match attempted {
+                Ok(stopped) => return Ok(stopped),
+                Err(error) => self.blamed(error).await,
+            };
+            let failed = Failed {
+                streamed: self.streaming.map(|since| since.elapsed()),
+                nothing_worked: self.meter.progress(0).phase == Phase::New,
+                is_over: *self.asked.borrow(),
+            };
+            let (error, wait) = backoff.wait(error, &failed)?;
+            self.meter.phase(Phase::Retrying, error.what());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = asked.wait_for(|asked| *asked) => return Ok(self.stopped(StopReason::Signal)),
+            }
+        }
+    }
+
+    fn stopped(&self, reason: StopReason) -> Stopped {
+        Stopped { reason, position: self.meter.progress(0).position }
+    }
+
+    /// One attempt, from opening the archive to the end of the stream.
+    async fn attempt(&mut self) -> Result<Stopped> {
+        let store = Arc::new(open_store(self.pipeline).await?);
+        let spool = spool_dir(self.pipeline)?;
+        let opened = open(&store, &spool).await?;
+        let goes_on = opened.head.is_some();
+        preflight::refuse_unsafe_origin(self.pipeline, Purpose::Start, goes_on).await?;
+        let mut source = self.origin.session().await?;
+        self.refuse_unknown_slot(&mut source, &opened, &store.display()).await?;
+        let (name, slot) = (&self.pipeline.name, &self.pipeline.slot);
+        let claimed = claim(&store, &opened, name, slot, &lock::host_name()).await?;
+        self.archive = Some(claimed.archive.clone());
+        let position = self.find_position(&mut source, &opened).await?;
+        self.meter.positioned(position.offset);
+        self.meter.source_reaches(slot::log_reaches(&mut source).await?);
+        if self.pipeline.archive.base {
+            let next_file = opened.head.as_ref().map_or(1, |head| head.number + 1);
+            let order = base::Order { store: &store, claimed: &claimed, next_file, spool: &spool };
+            base::make_first(self.pipeline, &self.origin, &self.meter, &order, &position.lineage).await?;
+        }
+        let types = Arc::new(type_names(&mut source).await?);
+        let making = Making { stored: stored(self.pipeline), level: level(self.pipeline), spool };
+        let lineage = LineageLine::from(&position.lineage);
+        let target =
+            ArchiveTarget::new(store, opened.head.as_ref(), claimed, lineage, making, types, position.offset);
+        self.stream(source, target, position.offset).await
+    }
+
+    /// A slot that no claim speaks of has fed another place: what it has let go of is there, and would be missing here.
+    async fn refuse_unknown_slot(&self, source: &mut Session, opened: &Opened, place: &str) -> Result<()> {
+        let is_claimed = opened.claim.as_ref().is_some_and(|claim| claim.slot == self.pipeline.slot);
+        if is_claimed || opened.head.is_some() {
+            return Ok(());
+        }
+        if slot::read(source, &self.pipeline.slot).await?.is_none() {
+            return Ok(());
+        }
+        let slot = &self.pipeline.slot;
+        Err(Error::refused(format!(
+            "the source has a replication slot \"{slot}\", and {place} holds no archive that knows of it"
+        ))
+        .hint(format!(
+            "Is the archive's disk mounted? For a new archive choose another `slot`, or if nobody needs this one: \
+             select pg_drop_replication_slot('{slot}')."
+        )))
+    }
+
+    /// What an error comes to if the archive has gone from where it was: it may come back.
+    async fn blamed(&self, error: Error) -> Error {
+        let Some(known) = &self.archive else { return error };
+        if error.retries() || error.kind() == Kind::Locked {
+            return error;
+        }
+        let there = async { identity(&open_store(self.pipeline).await?).await };
+        match there.await {
+            Ok(Some(identity)) if identity.archive == *known => error,
+            _ => error.with_kind(Kind::TargetUnreachable).context("the archive is not where it was"),
+        }
+    }
+
+    /// Where to go on; makes the slot when the archive has no history yet.
+    async fn find_position(&self, source: &mut Session, opened: &Opened) -> Result<Position> {
+        let mut replication = self.origin.replication().await?;
+        if let Some(head) = &opened.head {
+            let lineage = Lineage::from(head.lineage.clone());
+            slot::check_name(&lineage, &self.pipeline.slot)?;
+            let lineage = slot::check_lineage(&mut replication, source, &lineage, head.to).await?;
+            return Ok(Position { lineage, offset: head.to });
+        }
+        let database = source.one("select pg_catalog.current_database()").await?.string(0);
+        // Made by a run of ours that was killed before it had sealed anything: the slot has let go of nothing.
+        if let Some(there) = slot::read(source, &self.pipeline.slot).await? {
+            let system = replication.identify_system().await?;
+            let lineage = Lineage {
+                system_identifier: system.system_identifier,
+                timeline: system.timeline,
+                database,
+                slot: self.pipeline.slot.clone(),
+                consistent_point: there.confirmed,
+            };
+            return Ok(Position { offset: there.confirmed, lineage });
+        }
+        self.meter.phase(Phase::Copying, "creating the replication slot");
+        let making = slot::create(&mut replication, &self.pipeline.slot, &database);
+        let lineage = copy::telling_who_delays(&self.origin, &self.meter, making).await?;
+        tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
+        Ok(Position { offset: lineage.consistent_point, lineage })
+    }
+
+    async fn stream(&mut self, source: Session, mut target: ArchiveTarget, from: Lsn) -> Result<Stopped> {
+        let (pipeline, archive) = (self.pipeline, &self.pipeline.archive);
+        let options = StreamOptions {
+            slot: pipeline.slot.clone(),
+            publication: pipeline.publication.clone(),
+            from,
+            format: Format::Text,
+            spool_memory_max: mebibytes(pipeline.stream.spool_mb),
+            spool_directory: pipeline.stream.spool_dir(),
+        };
+        let mut stream = start_stream(&self.origin, options).await?;
+        let patterns = pipeline.tables.clone();
+        let mut plan = Plan::of_all(Box::new(move |table| patterns.match_table(table)));
+        let limits = BatchLimits {
+            bytes: mebibytes(archive.file_mb),
+            age: Duration::from_secs(archive.file_seconds.max(1)),
+            linger: Duration::from_secs(archive.file_seconds),
+            idle: Duration::from_secs(archive.idle_seconds),
+        };
+        let (commands, mut link) = Link::without_monitor(Arc::clone(&self.meter));
+        self.meter.streams(from);
+        self.streaming = Some(Instant::now());
+        let pump = Pump::new(&mut stream, &mut target, &mut link, &mut plan, limits, from);
+        let mut watch = Watch {
+            pipeline,
+            source,
+            meter: &self.meter,
+            commands,
+            asked: self.asked.clone(),
+            until: self.until,
+        };
+        let ended = tokio::select! {
+            ended = pump.run() => ended.map_err(|error| explained(pipeline, error))?,
+            failed = watch.watch() => return Err(failed),
+        };
+        stream.finish().await;
+        let reason = if ended == Ended::Reached { StopReason::Reached } else { StopReason::Signal };
+        Ok(self.stopped(reason))
+    }
+}
+
+/// Looks at the source while the pump runs, and passes on that it is to end.
+struct Watch<'a> {
+    pipeline: &'a Pipeline,
+    source: Session,
+    meter: &'a Meter,
+    commands: mpsc::Sender<Command>,
+    asked: watch::Receiver<bool>,
+    until: Until,
+}
+
+impl Watch<'_> {
+    /// Until dropped, or until the source cannot be asked any more.
+    async fn watch(&mut self) -> Error {
+        match self.look().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn look(&mut self) -> Result<std::convert::Infallible> {
+        let end = match self.until {
+            Until::Stopped => None,
+            Until::CaughtUp => Some(slot::log_reaches(&mut self.source).await?),
+            Until::Reached(lsn) => Some(lsn),
+        };
+        if let Some(end) = end {
+            self.send(Command::EndAt(end)).await;
+        }
+        let mut slot_looked_at: Option<Instant> = None;
+        let mut is_told = false;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(SOURCE_INTERVAL) => {}
+                asked = self.asked.wait_for(|asked| *asked), if !is_told => {
+                    // The run holds the sender for as long as it lives.
+                    is_told = asked.is_ok();
+                }
+            }
+            if is_told {
+                self.send(Command::Stop).await;
+            }
+            self.meter.source_reaches(slot::log_reaches(&mut self.source).await?);
+            if slot_looked_at.is_none_or(|at| at.elapsed() >= SLOT_INTERVAL) {
+                slot_looked_at = Some(Instant::now());
+                self.warn_of_log().await?;
+            }
+        }
+    }
+
+    async fn send(&self, command: Command) {
+        // A pump that has ended needs no command.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn warn_of_log(&mut self) -> Result<()> {
+        let Some(slot) = slot::read(&mut self.source, &self.pipeline.slot).await? else { return Ok(()) };
+        let held_mb = slot.wal_held_bytes >> 20;
+        if held_mb > self.pipeline.limits.wal_budget_mb {
+            tracing::warn!(
+                held_mb,
+                budget_mb = self.pipeline.limits.wal_budget_mb,
+                "the source keeps more log for the archive than the budget allows: what is not sealed cannot be let go of"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the run was asked to end and had its time for it. Before it streams, ending is the same as crashing; then
+/// the attempt itself listens, and seals what it has.
+async fn given_up(asked: &mut watch::Receiver<bool>, meter: &Meter) {
+    if asked.wait_for(|asked| *asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    if !matches!(meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming) {
+        return;
+    }
+    tokio::time::sleep(STOP_PATIENCE).await;
+    tracing::warn!("what was not sealed in time is left to the next run");
+}
+
+fn stored(pipeline: &Pipeline) -> Stored {
+    match pipeline.archive.compression {
+        Compression::None => Stored::Plain,
+        Compression::Zstd => Stored::Zstd,
+    }
+}
+
+fn level(pipeline: &Pipeline) -> i32 {
+    i32::try_from(pipeline.archive.compression_level).unwrap_or_default()
+}
+
+/// The names of all types, so that a file explains itself.
+async fn type_names(source: &mut Session) -> Result<TypeNames> {
+    let rows = source
+        .query("select oid, pg_catalog.format_type(oid, null) from pg_catalog.pg_type where typtype <> 'c' or typrelid in (select oid from pg_catalog.pg_class where relkind = 'c')")
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.string(1)))).collect()
+}
