@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use pgdiode::archive::line::Row;
-use pgdiode::archive::manifest::{Base, Manifest, parse};
+use pgdiode::archive::manifest::{Base, Claim, Manifest, parse, text};
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::archive::reading::{ChangeFile, Item};
 use pgdiode::position::Lsn;
@@ -95,6 +95,9 @@ impl Ground {
 
     /// The archive tells what the source holds now.
     fn assert_complete(&self) {
+        let (status, out, err) =
+            super::built::pgdiode(&["archive", "verify", &self.archive.display().to_string()]);
+        assert_eq!(status, 0, "{out}{err}");
         let replayed = self.replayed();
         for table in ["counter", "entry"] {
             let rows = self
@@ -328,8 +331,9 @@ fn one_archive_has_one_writer() {
     assert!(said.contains("start of pipeline out"), "{said}");
     // Somebody on another host takes over.
     let newest = listed(&ground.archive.join(names::EPOCHS)).pop().unwrap();
-    let epoch = names::parse_numbered(&newest.to_string_lossy()).unwrap();
-    fs::copy(&newest, ground.archive.join(names::epoch(epoch + 1))).unwrap();
+    let mut claim: Claim = parse("a claim", &fs::read(&newest).unwrap()).unwrap();
+    claim.epoch += 1;
+    fs::write(ground.archive.join(names::epoch(claim.epoch)), text(&claim)).unwrap();
     ground.work(1);
     assert_eq!(running.wait().code(), Some(5), "{}", running.stderr());
     assert!(running.stderr().contains("another writer has taken over"), "{}", running.stderr());
