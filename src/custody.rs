@@ -26,7 +26,7 @@ use crate::store::{AnyStore, Location, Store, StoreOptions};
 
 pub use prune::{Plan, PruneOptions};
 pub use show::{FileHeader, ShowOptions};
-pub use verify::VerifyOptions;
+pub use verify::{Head, VerifyOptions};
 
 /// An archive, wherever it lies.
 #[derive(Debug)]

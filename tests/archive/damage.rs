@@ -8,16 +8,16 @@ use tokio::sync::watch;
 
 use super::built::Built;
 
-fn verify_with(built: &Built, options: VerifyOptions) -> ArchiveVerification {
+fn verify_with(built: &Built, options: &VerifyOptions) -> ArchiveVerification {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let archive = Archive::at(built.root()).await.unwrap();
-        archive.verify(options, &watch::Sender::new(ArchiveProgress::default())).await.unwrap()
+        archive.verify(&options, &watch::Sender::new(ArchiveProgress::default())).await.unwrap()
     })
 }
 
 fn verify(built: &Built) -> ArchiveVerification {
-    verify_with(built, VerifyOptions::default())
+    verify_with(built, &VerifyOptions::default())
 }
 
 /// The findings, as people see them.
@@ -50,9 +50,9 @@ fn an_untouched_archive_is_intact() {
     assert_eq!((report.records, report.transactions), (27, 6));
     let newest = &built.sealed[2];
     assert_eq!(report.head, Some(format!("3:{}", newest.content_sha256)));
-    let quick = verify_with(&built, VerifyOptions { quick: true, ..VerifyOptions::default() });
+    let quick = verify_with(&built, &VerifyOptions { quick: true, ..VerifyOptions::default() });
     assert!(quick.intact && quick.objects == 0);
-    let late = verify_with(&built, VerifyOptions { from: 3, ..VerifyOptions::default() });
+    let late = verify_with(&built, &VerifyOptions { from: 3, ..VerifyOptions::default() });
     assert!(late.intact && late.files == 1);
 }
 
@@ -172,9 +172,14 @@ fn a_gap_is_found() {
 fn an_end_that_was_cut_off_is_found_by_who_knew_more() {
     let built = Built::small();
     let known = verify(&built).head;
+    let with_head =
+        VerifyOptions { head: Some(known.as_ref().unwrap().parse().unwrap()), ..VerifyOptions::default() };
+    assert!(verify_with(&built, &with_head).intact);
     built.remove("0000000003.json.zst");
     built.remove("meta/files/0000000003.json");
-    assert_ne!(verify(&built).head, known, "the head tells");
+    assert_ne!(verify(&built).head, known);
+    let found = verify_with(&built, &with_head).findings;
+    assert_eq!(found[0].text(), "0000000003.json: it was there, and is no more");
     built.reader("laptop", 4);
     one(&built, "meta/readers/laptop.json: it has read all before file 4, and the newest is 2");
     built.reader("laptop", 3);
@@ -204,6 +209,31 @@ fn another_with_the_same_number_is_found() {
         &built,
         "0000000002.json.zst: it has the number of 0000000002.json, which is the one that was sealed",
     );
+}
+
+/// By somebody who can write there: every hash agrees with every other.
+#[test]
+fn an_archive_that_was_made_anew_is_found_by_its_head() {
+    let (mut ours, mut theirs) = (Built::new("a"), Built::new("a"));
+    theirs.flavour = 2;
+    for built in [&mut ours, &mut theirs] {
+        (0..3).for_each(|_| drop(built.file(Stored::Plain)));
+    }
+    let head = ours.sealed[1].content_sha256.clone();
+    let known = |hash: &str| VerifyOptions {
+        head: Some(format!("2:{hash}").parse().unwrap()),
+        ..VerifyOptions::default()
+    };
+    assert!(verify_with(&ours, &known(&head)).intact, "it went on since");
+    assert!(verify(&theirs).intact);
+    let found = verify_with(&theirs, &known(&head)).findings;
+    assert_eq!(
+        found[0].text(),
+        "0000000002.json: it is another than the one of this number and hash that was there"
+    );
+    ours.pruned(2);
+    assert!(verify_with(&ours, &known(&head)).intact, "it is the last that was pruned");
+    assert!(!verify_with(&ours, &known(&theirs.sealed[1].content_sha256)).intact);
 }
 
 /// A copy of the archive went on by itself, and files of both were put together.
