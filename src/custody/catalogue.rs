@@ -87,7 +87,10 @@ impl Catalogue {
             catalogue.find(names::IDENTITY, "it is missing: is this an archive of pgdiode?");
         }
         catalogue.identity = identity.whole().cloned();
-        // Manifests before files: what is sealed in between is then not taken for a file without a manifest.
+        // While this is read, its writer goes on. What speaks of a file is read before the files, so that none is taken
+        // for missing that was not there yet; what a file rests on, after them.
+        catalogue.readers(store).await?;
+        catalogue.bases(store).await?;
         let manifests = catalogue.numbered(store, names::MANIFESTS, names::manifest).await?;
         for (number, manifest) in manifests {
             catalogue.files.entry(number).or_default().manifest = manifest;
@@ -97,8 +100,6 @@ impl Catalogue {
         let pruned: BTreeMap<u64, Read<Pruned>> =
             catalogue.numbered(store, names::PRUNED, names::pruned).await?;
         catalogue.pruned = pruned.into_values().filter_map(|pruned| pruned.whole().cloned()).next_back();
-        catalogue.readers(store).await?;
-        catalogue.bases(store).await?;
         catalogue.strangers(store).await?;
         catalogue.check_chain();
         catalogue.check_claims();

@@ -30,6 +30,8 @@ pub struct Expected {
 pub struct Checked {
     pub findings: Vec<Finding>,
     pub counted: Counted,
+    /// It does not hold what was sealed, and every line can be read.
+    pub is_unexplained: bool,
 }
 
 /// Reads it to its end.
@@ -50,11 +52,14 @@ pub fn check(expected: &Expected, from: impl Read) -> Checked {
         (true, false, true) => {
             "it is not stored as it was sealed, though what it holds is what was written".to_owned()
         }
-        (true, false, false) => format!(
-            "it does not hold what was sealed, and no line shows where: its SHA-256 is {stored_sha256}, and that of \
-             its manifest {}",
-            manifest.stored_sha256
-        ),
+        (true, false, false) => {
+            checked.is_unexplained = true;
+            format!(
+                "it does not hold what was sealed, and no line shows where: its SHA-256 is {stored_sha256}, and that \
+                 of its manifest {}",
+                manifest.stored_sha256
+            )
+        }
         (true, true, false) => {
             "it is what its manifest says, but for the hash or size of its content".to_owned()
         }

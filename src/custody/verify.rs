@@ -10,6 +10,7 @@ use super::Archive;
 use super::base::{self, CheckedPiece};
 use super::catalogue::{Catalogue, Read};
 use super::file::{self, Checked, Expected};
+use super::odd;
 use super::pull::pull;
 use crate::archive::manifest::{Base, Manifest, Piece};
 use crate::archive::names::{self, Stored};
@@ -148,13 +149,14 @@ impl Archive {
         let name = job.name().to_owned();
         let looked = match job {
             Job::File { number, object, stored, manifest } => {
-                let expected = Expected {
-                    name: object.name.clone(),
-                    stored: *stored,
-                    number: *number,
-                    manifest: manifest.cloned(),
-                };
-                pull(&self.store, &name, passed, move |from| Done::File(file::check(&expected, from))).await
+                let (name, stored) = (object.name.clone(), *stored);
+                let expected = Expected { name, stored, number: *number, manifest: manifest.cloned() };
+                let checked =
+                    pull(&self.store, &object.name, passed, move |from| file::check(&expected, from));
+                match checked.await {
+                    Ok(checked) if checked.is_unexplained => self.explain(object, stored, checked).await,
+                    checked => checked.map(Done::File),
+                }
             }
             Job::Piece(piece, table, columns) => {
                 let (piece, table, columns) = ((*piece).clone(), *table, *columns);
@@ -166,6 +168,17 @@ impl Archive {
         };
         progress.send_modify(|progress| progress.objects_done += 1);
         looked.or_else(|error| job.unreadable(error))
+    }
+
+    /// Looks once more for the line that was changed, in a file whose hash alone tells that one was.
+    async fn explain(&self, object: &Object, stored: Stored, mut checked: Checked) -> Result<Done> {
+        let name = object.name.clone();
+        let odd =
+            pull(&self.store, &object.name, |_| (), move |from| odd::lines(&name, stored, from)).await?;
+        if !odd.is_empty() {
+            checked.findings = odd;
+        }
+        Ok(Done::File(checked))
     }
 }
 

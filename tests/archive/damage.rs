@@ -12,7 +12,7 @@ fn verify_with(built: &Built, options: &VerifyOptions) -> ArchiveVerification {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let archive = Archive::at(built.root()).await.unwrap();
-        archive.verify(&options, &watch::Sender::new(ArchiveProgress::default())).await.unwrap()
+        archive.verify(options, &watch::Sender::new(ArchiveProgress::default())).await.unwrap()
     })
 }
 
@@ -118,6 +118,50 @@ fn a_value_that_became_another_is_found_by_the_hash() {
     let text = String::from_utf8(built.read("0000000001.json")).unwrap();
     built.put("0000000001.json", text.replacen("ada", "eva", 1).as_bytes());
     one(&built, "0000000001.json: it does not hold what was sealed, and no line shows where");
+}
+
+/// What a line says of its transaction, and how it is written, can only be so.
+#[test]
+fn a_line_that_was_not_written_so_is_named() {
+    for stored in [Stored::Plain, Stored::Zstd] {
+        for (line, from, to) in [
+            (1, "\"writer\":", "\"wryter\":"),
+            (1, "\"op\":\"ARCHIVE\",", "\"op\":\"ARCHIVE\", "),
+            (3, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (4, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (4, "\"xid\":741", "\"xid\":740"),
+            (5, "\"lsn\":\"0/1100\"", "\"lsn\":\"0/1101\""),
+            (5, "\"unchanged\":", "\"unchanged\" :"),
+            (6, "\"lsn\":", "\"lso\":"),
+            (9, "{\"id\":1,", "{\"id\":01,"),
+            (12, "\"tables\":", "\"tablet\":"),
+            (11, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (15, "\"op\":\"END\",", "\"op\":\"END\" ,"),
+        ] {
+            let mut built = Built::new("a");
+            let mut manifest = built.file(stored);
+            let raw = built.read(&manifest.name);
+            let text = match stored {
+                Stored::Plain => raw,
+                Stored::Zstd => zstd::decode_all(&raw[..]).unwrap(),
+            };
+            let mut lines: Vec<String> =
+                String::from_utf8(text).unwrap().split_inclusive('\n').map(str::to_owned).collect();
+            assert!(lines[line - 1].contains(from), "{line}: {}", lines[line - 1]);
+            lines[line - 1] = lines[line - 1].replacen(from, to, 1);
+            let changed = match stored {
+                Stored::Plain => lines.concat().into_bytes(),
+                Stored::Zstd => zstd::encode_all(lines.concat().as_bytes(), 0).unwrap(),
+            };
+            // Of whatever size it is now: that is not what tells.
+            manifest.stored_bytes = changed.len() as u64;
+            built.put(&manifest.name, &changed);
+            built.put("meta/files/0000000001.json", &pgdiode::archive::manifest::text(&manifest));
+            let found = findings(&built);
+            let expected = format!("{}, line {line}: ", manifest.name);
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{from} in line {line}: {found:#?}");
+        }
+    }
 }
 
 #[test]
