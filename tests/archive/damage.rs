@@ -60,6 +60,10 @@ fn an_untouched_archive_is_intact() {
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
     let built = Built::small();
+    built.base(2, 2);
+    built.pruned(1);
+    built.remove("0000000001.json");
+    built.remove("meta/files/0000000001.json");
     let mut flipped = 0;
     for name in built.objects() {
         let whole = built.read(&name);
