@@ -12,12 +12,14 @@ mod membership;
 pub mod meter;
 pub mod monitor;
 pub mod queue;
+mod replay;
 mod report;
 mod reset;
 pub mod run;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
+pub mod statistics;
 mod step;
 mod stop;
 mod subscription;
@@ -29,7 +31,7 @@ use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
 use crate::status::{
@@ -88,6 +90,9 @@ pub async fn start(
         Mode::Stream if pipeline.way() == Way::ToArchive => {
             archiving::run(pipeline, until, progress, stop).await
         }
+        Mode::Stream if pipeline.way() == Way::FromArchive => {
+            replay::run(pipeline, until, progress, stop).await
+        }
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
@@ -107,6 +112,7 @@ pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
 pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => archiving::status(pipeline).await,
+        Mode::Stream if pipeline.way() == Way::FromArchive => replay::status(pipeline).await,
         Mode::Stream => report::status(pipeline).await,
         Mode::Subscription => subscription::status(pipeline).await,
         Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),
@@ -130,6 +136,9 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
 /// Has the tables copied again.
 pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
     pipeline.refuse_snapshot("resync", "Run pgdiode sync: it copies every table.")?;
+    if pipeline.way() == Way::FromArchive {
+        return replay::resync(pipeline, tables, reason).await;
+    }
     membership::resync(pipeline, tables, reason).await
 }
 
@@ -140,6 +149,9 @@ pub async fn add_tables(
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("add-tables", TABLES_BY_CONFIGURATION)?;
+    if pipeline.way() == Way::FromArchive {
+        return replay::add(pipeline, tables, reason).await;
+    }
     membership::add(pipeline, tables, reason).await
 }
 
@@ -150,12 +162,18 @@ pub async fn remove_tables(
     reason: Option<&str>,
 ) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("remove-tables", TABLES_BY_CONFIGURATION)?;
+    if pipeline.way() == Way::FromArchive {
+        return replay::remove(pipeline, tables, reason).await;
+    }
     membership::remove(pipeline, tables, reason).await
 }
 
 /// Every ordinary table of the source, carried or not.
 pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     pipeline.refuse_snapshot("list-tables", "What the last sync copied: pgdiode status --json.")?;
+    if pipeline.way() == Way::FromArchive {
+        return replay::list(pipeline).await;
+    }
     membership::list(pipeline).await
 }
 
@@ -163,6 +181,7 @@ pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
 pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>> {
     match pipeline.mode {
         Mode::Snapshot => Err(no_reset(pipeline)),
+        Mode::Stream if pipeline.way() == Way::FromArchive => replay::reset_plan(pipeline, reset).await,
         Mode::Stream => reset::plan(pipeline, reset).await,
         Mode::Subscription => subscription::reset_plan(pipeline, reset).await,
     }
@@ -172,6 +191,7 @@ pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>
 pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> Result<Vec<String>> {
     match pipeline.mode {
         Mode::Snapshot => Err(no_reset(pipeline)),
+        Mode::Stream if pipeline.way() == Way::FromArchive => replay::reset(pipeline, reset, reason).await,
         Mode::Stream => reset::reset(pipeline, reset, reason).await,
         Mode::Subscription => subscription::reset(pipeline, reset, reason).await,
     }
@@ -181,6 +201,9 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
 async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     match pipeline.mode {
         Mode::Snapshot => snapshot::audit_session(pipeline).await,
+        Mode::Stream | Mode::Subscription if pipeline.way() == Way::FromArchive => {
+            TargetEnd::resolve(pipeline)?.session().await
+        }
         Mode::Stream | Mode::Subscription => Ends::resolve(pipeline)?.target().await,
     }
 }

@@ -14,6 +14,7 @@ mod audited;
 mod by_schema;
 mod capacity;
 mod control;
+mod counts;
 mod discarded;
 mod generation;
 mod grants;

@@ -39,6 +39,8 @@ pub struct PipelineStatus {
     /// The age of the oldest commit that the target lacks.
     pub lag_seconds: Option<f64>,
     pub slot: Option<SlotStatus>,
+    /// How far the archive has been read, where the source is one.
+    pub archive: Option<ArchiveStatus>,
     pub tables: Vec<TableStatus>,
     pub sequences: SequenceStatus,
     pub last_error: Option<String>,
@@ -94,6 +96,21 @@ pub struct SlotStatus {
     pub wal_status: Option<String>,
     /// What can still be written before the server invalidates the slot; `None` without a server limit.
     pub safe_wal_bytes: Option<i64>,
+}
+
+/// An archive of change files, and how far its reader is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ArchiveStatus {
+    /// Its identity.
+    pub archive: String,
+    /// The last file that is wholly applied; `None` before the first.
+    pub file: Option<u64>,
+    /// The last file that is sealed.
+    pub last_file: Option<u64>,
+    /// Sealed files that are not wholly applied; `None` where the archive cannot be reached.
+    pub files_behind: Option<u64>,
+    /// When the last applied transaction was committed at the origin, RFC 3339.
+    pub last_commit_at: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,7 +3,7 @@
 //! The frames of both directions are the same (`CopyData`: `d`, length, bytes), so they are passed on as they come,
 //! even in the middle of a frame; only their headers are looked at, to see the end.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
@@ -68,6 +68,29 @@ impl<'a> Rows<'a> {
     pub async fn sent(self) -> Result<u64> {
         Ok(self.source.reply().await?.ok()?.counts.last().copied().unwrap_or(0))
     }
+}
+
+/// Runs `into` at the target and sends it what `rows` gives, until that is nothing more. Says how many rows it stored.
+///
+/// After an error of `rows` the session is in the middle of a copy and must be dropped.
+pub async fn feed(
+    target: &mut Session,
+    into: &str,
+    mut rows: impl AsyncFnMut() -> Result<Option<Bytes>>,
+) -> Result<u64> {
+    begin(target, into, b'G').await?;
+    while let Some(mut piece) = rows().await? {
+        let length =
+            u32::try_from(piece.len() + 4).map_err(|_| Error::unexpected("a piece of rows has over 4 GB"))?;
+        let mut head = BytesMut::from(&b"d"[..]);
+        head.put_u32(length);
+        target.send(&mut head).await?;
+        target.send(&mut piece).await?;
+        refused_early(target)?;
+    }
+    target.out.put_slice(b"c\x00\x00\x00\x04");
+    target.flush().await?;
+    Ok(target.reply().await?.ok()?.counts.last().copied().unwrap_or(0))
 }
 
 /// Sends a COPY statement and waits until the server is in copy mode.

@@ -5,6 +5,7 @@
 //! pg_dump pre-data -> tables            (one transaction)
 //! largest piece first: COPY out -> COPY in, frames relayed; the last piece of a table sets copied_at = C
 //!                      then that table's keys, then its other indexes, each as it becomes possible
+//!                      then, if ordered, its statistics, while others are not as far
 //! attachments, foreign keys, the rest -> sequences -> ready
 //! ```
 //!
@@ -13,8 +14,9 @@
 //! table what its own snapshot already showed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::OnceCell;
@@ -35,6 +37,7 @@ use crate::pipeline::labels;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::queue::Queue;
 use crate::pipeline::shadow_schemas;
+use crate::pipeline::statistics;
 use crate::position::Lsn;
 use crate::source::postgres::catalog::{self, SourceColumn, SourceTable};
 use crate::source::postgres::slot;
@@ -42,10 +45,15 @@ use crate::status::Phase;
 use crate::target::postgres::progress;
 use crate::target::postgres::schema::{self, LeftOut};
 
+/// Statistics of smaller tables take no time worth saving: 8 MB.
+const STATISTICS_BLOCKS_MIN: u64 = 1024;
+
 /// What to copy.
 pub struct Order {
     pub tables: Vec<SourceTable>,
     pub schema: SchemaWork,
+    /// Workers that would idle gather statistics of the tables that are done.
+    pub gathers_statistics: bool,
 }
 
 /// What of the schema is missing at the target.
@@ -64,7 +72,7 @@ pub enum Moment {
     /// That of a slot made for the copy, so that the stream can go on from there.
     OfSlot,
     /// That of a transaction which the caller holds open until the copy is done.
-    Exported { snapshot: String, at: Lsn },
+    Exported { snapshot: String, at: Lsn, schema: SchemaAhead },
 }
 
 /// What a copy needs to know; shared by its workers.
@@ -81,9 +89,12 @@ struct Copy {
     named: HashSet<u32>,
     tables: Vec<TableCopy>,
     queue: Queue<Work>,
+    gathers_statistics: bool,
+    /// Tables whose statistics were gathered, by their names at the source.
+    gathered: Mutex<HashSet<TableName>>,
     post_data: OnceCell<Dump>,
     post_data_options: DumpOptions,
-    pg_dump: std::path::PathBuf,
+    pg_dump: PathBuf,
     roles: HashSet<String>,
 }
 
@@ -115,6 +126,7 @@ enum Work {
     Index(usize, Box<Entry>),
     /// What a table has beside indexes: triggers, policies.
     Finish(usize),
+    Statistics(usize),
 }
 
 impl Work {
@@ -124,13 +136,18 @@ impl Work {
             Work::Keys(_) => "keys",
             Work::Index(..) => "index",
             Work::Finish(_) => "rest",
+            Work::Statistics(_) => "statistics",
         }
     }
 
     /// The index of the table that it is done for.
     fn table(&self) -> usize {
         match self {
-            Work::Rows(index, _) | Work::Keys(index) | Work::Index(index, _) | Work::Finish(index) => *index,
+            Work::Rows(index, _)
+            | Work::Keys(index)
+            | Work::Index(index, _)
+            | Work::Finish(index)
+            | Work::Statistics(index) => *index,
         }
     }
 }
@@ -141,6 +158,8 @@ pub struct Copied {
     pub left_out: Vec<LeftOut>,
     /// A table was rewritten under the copy's hands, and is pending still.
     pub is_partial: bool,
+    /// Tables that have statistics already.
+    pub gathered: HashSet<TableName>,
 }
 
 /// Waits for a slot, and says in log and status for whom that waits.
@@ -173,12 +192,15 @@ pub async fn run(
 ) -> Result<Copied> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     let holding = hold(ends, pipeline, moment);
-    let Held { snapshot, consistent_point, carriage, session: held } =
+    let Held { snapshot, consistent_point, carriage, session: held, schema } =
         telling_who_delays(&ends.origin(), meter, holding).await?;
     let mut target = ends.target_for_rows().await?;
     let mut source = ends.source().await?;
     let source_major = source.server_major();
-    let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), source_major).await?;
+    let (pg_dump, pre_data) = match schema {
+        Some(schema) => schema.read().await.map(|(pg_dump, text)| (pg_dump, Some(text)))?,
+        None => (dump::find_pg_dump(pipeline.pg_dump.as_deref(), source_major).await?, None),
+    };
     let may_be_binary = target.server_major() >= source_major;
     meter.phase(Phase::Copying, "creating tables");
     if order.schema != SchemaWork::All {
@@ -188,7 +210,7 @@ pub async fn run(
         }
     }
     let mut making =
-        Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: snapshot.as_str() };
+        Making { ends, pipeline, target: &mut target, pg_dump: &pg_dump, snapshot: &snapshot, pre_data };
     let Created { tables: created, mut left_out, refused } = create_tables(&mut making, &order).await?;
     let fair_share = fair_share(&order.tables, pipeline);
     let mut tables = Vec::new();
@@ -214,6 +236,8 @@ pub async fn run(
         named,
         tables,
         queue: Queue::default(),
+        gathers_statistics: order.gathers_statistics,
+        gathered: Mutex::default(),
         post_data: OnceCell::new(),
         post_data_options: DumpOptions {
             section: Some(Section::PostData),
@@ -234,7 +258,8 @@ pub async fn run(
     mark_ready(&mut target, &pipeline.name, order.schema).await?;
     drop(held);
     let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
-    Ok(Copied { left_out, is_partial })
+    let gathered = std::mem::take(&mut *copy.gathered.lock().expect("nobody panics over a set"));
+    Ok(Copied { left_out, is_partial, gathered })
 }
 
 /// The moment, and what keeps it in reach.
@@ -244,12 +269,14 @@ struct Held {
     carriage: Carriage,
     /// The session of the slot; `None` where the caller holds the moment.
     session: Option<Session>,
+    /// The caller has it read already.
+    schema: Option<SchemaAhead>,
 }
 
 async fn hold(ends: &Ends, pipeline: &Pipeline, moment: Moment) -> Result<Held> {
-    if let Moment::Exported { snapshot, at } = moment {
+    if let Moment::Exported { snapshot, at, schema } = moment {
         let carriage = Carriage::default();
-        return Ok(Held { snapshot, consistent_point: at, carriage, session: None });
+        return Ok(Held { snapshot, consistent_point: at, carriage, session: None, schema: Some(schema) });
     }
     // Before the snapshot: what leaves and returns after this is seen to have done so.
     let carriage = continuity::read(&mut ends.source().await?, &pipeline.publication).await?;
@@ -257,7 +284,8 @@ async fn hold(ends: &Ends, pipeline: &Pipeline, moment: Moment) -> Result<Held> 
     let name = format!("pgdiode_copy_{}_{:08x}", pipeline.name, fastrand::u32(..));
     let slot = replication.create_slot(&name, SlotLife::Temporary).await?;
     let snapshot = slot.snapshot.ok_or_else(|| Error::unexpected("the source exported no snapshot"))?;
-    Ok(Held { snapshot, consistent_point: slot.consistent_point, carriage, session: Some(replication) })
+    let session = Some(replication);
+    Ok(Held { snapshot, consistent_point: slot.consistent_point, carriage, session, schema: None })
 }
 
 /// What became of the tables that the target did not have.
@@ -293,13 +321,47 @@ async fn create_tables(making: &mut Making<'_>, order: &Order) -> Result<Created
     making.create_each(missing).await
 }
 
+async fn pre_data(ends: &Ends, pg_dump: &Path, snapshot: &str, tables: &[TableName]) -> Result<String> {
+    let options = DumpOptions {
+        section: Some(Section::PreData),
+        snapshot: Some(snapshot.to_owned()),
+        tables: tables.to_vec(),
+        ..DumpOptions::default()
+    };
+    dump::run(pg_dump, &ends.source.to_libpq_env(), &options).await
+}
+
+/// Reads the schema that a copy begins with, while the caller makes a place for it; stops when it is dropped.
+pub struct SchemaAhead(JoinSet<Result<(PathBuf, String)>>);
+
+impl SchemaAhead {
+    /// Begins to read it, in a moment that is held open at a source of that major version.
+    pub fn begin(ends: &Ends, pipeline: &Pipeline, snapshot: &str, source_major: u32) -> SchemaAhead {
+        let (ends, named, snapshot) = (ends.clone(), pipeline.pg_dump.clone(), snapshot.to_owned());
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
+            let pg_dump = dump::find_pg_dump(named.as_deref(), source_major).await?;
+            let text = pre_data(&ends, &pg_dump, &snapshot, &[]).await?;
+            Ok((pg_dump, text))
+        });
+        SchemaAhead(reading)
+    }
+
+    async fn read(mut self) -> Result<(PathBuf, String)> {
+        let failed = || Error::unexpected("the source's schema was not read");
+        self.0.join_next().await.ok_or_else(failed)?.map_err(|error| failed().because(error))?
+    }
+}
+
 /// What creating tables takes.
 struct Making<'a> {
     ends: &'a Ends,
     pipeline: &'a Pipeline,
     target: &'a mut Session,
-    pg_dump: &'a std::path::Path,
+    pg_dump: &'a Path,
     snapshot: &'a str,
+    /// All of it, where it has been read already.
+    pre_data: Option<String>,
 }
 
 impl Making<'_> {
@@ -327,13 +389,10 @@ impl Making<'_> {
 
     /// Creates tables, or with none named everything, in one transaction with the mark that says so.
     async fn create(&mut self, tables: &[TableName]) -> Result<Vec<LeftOut>> {
-        let options = DumpOptions {
-            section: Some(Section::PreData),
-            snapshot: Some(self.snapshot.to_owned()),
-            tables: tables.to_vec(),
-            ..DumpOptions::default()
+        let text = match self.pre_data.take() {
+            Some(text) if tables.is_empty() => text,
+            _ => pre_data(self.ends, self.pg_dump, self.snapshot, tables).await?,
         };
-        let text = dump::run(self.pg_dump, &self.ends.source.to_libpq_env(), &options).await?;
         let dump = Dump::parse(&text)?;
         self.target.query(&self.ends.begin_named()).await?;
         // A dump of single tables leaves their schemas out.
@@ -500,6 +559,9 @@ impl Worker<'_> {
                 Ok(())
             }
             Work::Finish(index) => self.finish_table(*index).await,
+            // The rest is left to the caller, who has more to do at that time.
+            Work::Statistics(_) if self.copy.queue.is_ending() => Ok(()),
+            Work::Statistics(index) => self.gather_statistics(*index).await,
         }
     }
 
@@ -620,12 +682,35 @@ impl Worker<'_> {
         }
     }
 
-    /// Statistics are left to the target's autovacuum, which sees the new rows at once.
+    /// Statistics of tables that a stream follows are left to the target's autovacuum, which sees the new rows at once.
     async fn finish_table(&mut self, index: usize) -> Result<()> {
         let entries = self.copy.entries_of(&self.copy.tables[index].source.table).await?;
         let rest =
             entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Constraint | EntryKind::Index));
-        self.replay(rest).await
+        self.replay(rest).await?;
+        let is_worth_it = self.copy.tables[index].source.blocks >= STATISTICS_BLOCKS_MIN;
+        if self.copy.gathers_statistics && is_worth_it {
+            self.copy.queue.push(0, Work::Statistics(index));
+        }
+        Ok(())
+    }
+
+    /// A table that cannot be analyzed is tried again, and told of, by whoever looks after statistics.
+    async fn gather_statistics(&mut self, index: usize) -> Result<()> {
+        let copy = self.copy;
+        let table = &copy.tables[index].source.table;
+        match statistics::gather_early(self.target().await?, &copy.ends.at_target(table)).await {
+            Ok(true) => {
+                copy.gathered.lock().expect("nobody panics over a set").insert(table.clone());
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(error) if error.retries() => Err(error),
+            Err(error) => {
+                tracing::debug!(%table, error = error.chain(), "no statistics yet");
+                Ok(())
+            }
+        }
     }
 
     async fn replay(&mut self, entries: impl Iterator<Item = &Entry>) -> Result<()> {
@@ -734,7 +819,7 @@ fn index_cost(entry: &Entry, table_bytes: u64) -> u64 {
 }
 
 /// Empties a table for its copy, in the open transaction; whether its rows may be frozen on arrival.
-async fn empty(target: &mut Session, table: &TableName, is_partitioned: bool) -> Result<bool> {
+pub(super) async fn empty(target: &mut Session, table: &TableName, is_partitioned: bool) -> Result<bool> {
     let name = quote::table(table);
     let referenced = format!(
         "select exists (select from pg_catalog.pg_constraint

@@ -68,7 +68,7 @@ pub fn follow(ends: &Ends, pipeline: &str, follows: bool) -> FollowSchema {
 }
 
 /// The column was dropped at the source: here it stays, with what it held, and new rows have none.
-fn no_longer_required(table: &TableName, columns: &[String]) -> Vec<String> {
+pub(super) fn no_longer_required(table: &TableName, columns: &[String]) -> Vec<String> {
     let table = quote::table(table);
     columns
         .iter()
@@ -129,7 +129,7 @@ async fn added_columns(
 }
 
 /// The table whose columns are changed when this one's are: a partition has its root's.
-async fn altered_table(target: &mut Session, table: &TableName) -> Result<TableName> {
+pub(super) async fn altered_table(target: &mut Session, table: &TableName) -> Result<TableName> {
     let sql = format!(
         "select n.nspname, c.relname
            from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace

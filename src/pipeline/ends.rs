@@ -67,6 +67,29 @@ impl Origin {
     }
 }
 
+/// The target alone: all that there is to connect to where the source is an archive, and all that many a verb needs.
+#[derive(Debug, Clone)]
+pub struct TargetEnd {
+    pub conninfo: ConnInfo,
+}
+
+impl TargetEnd {
+    pub fn resolve(pipeline: &Pipeline) -> Result<TargetEnd> {
+        refuse_idle_masks(pipeline)?;
+        Ok(TargetEnd { conninfo: resolve(pipeline, Side::Target)? })
+    }
+
+    pub async fn session(&self) -> Result<Session> {
+        Session::connect(&self.conninfo, Side::Target, &[("options", progress::TARGET_OPTIONS)]).await
+    }
+
+    /// As [`Ends::target_for_rows`].
+    pub async fn session_for_rows(&self) -> Result<Session> {
+        let mut session = self.session().await?;
+        prepare_for_rows(&mut session, &self.conninfo).await.map(|()| session)
+    }
+}
+
 fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
     let endpoint = match side {
         Side::Source => &pipeline.source,
@@ -81,13 +104,25 @@ fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
     Ok(conninfo)
 }
 
+async fn prepare_for_rows(session: &mut Session, target: &ConnInfo) -> Result<()> {
+    session.query(progress::APPLY_SETTINGS).await.map(drop).map_err(|error| match error.sqlstate() {
+        Some("42501") => error.with_kind(Kind::Refused).hint(format!(
+            "The target's user must be able to switch triggers off for its own session. As a superuser, on \
+             PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
+            quote::identifier(&target.user)
+        )),
+        _ => error,
+    })
+}
+
 /// Where both ends are.
 #[derive(Debug, Clone)]
 pub struct Ends {
     pub source: ConnInfo,
     pub target: ConnInfo,
     /// The target is a database of our own making, which has no trigger and no foreign key before its rows are in: the
-    /// privilege to switch these off is not needed.
+    /// privilege to switch these off is not needed. Nobody relies on it before a later transaction of the same server
+    /// puts it in place, whose commit waits for all that was written before: none of its own commits waits.
     pub target_is_fresh: bool,
     /// The target is not in the schemas of the source's names.
     pub schemas: Option<Arc<ShadowSchemas>>,
@@ -138,12 +173,14 @@ impl Ends {
     }
 
     pub async fn target(&self) -> Result<Session> {
-        if self.schemas.is_none() {
-            return Session::connect(&self.target, Side::Target, &[("options", progress::TARGET_OPTIONS)])
-                .await;
+        let mut options = progress::TARGET_OPTIONS.to_owned();
+        if self.target_is_fresh {
+            options.push_str(" -c synchronous_commit=off");
         }
-        // The database serves, and its readers may be kept from writing by a setting of it.
-        let options = format!("{} -c default_transaction_read_only=off", progress::TARGET_OPTIONS);
+        if self.schemas.is_some() {
+            // The database serves, and its readers may be kept from writing by a setting of it.
+            options.push_str(" -c default_transaction_read_only=off");
+        }
         Session::connect(&self.target, Side::Target, &[("options", &options)]).await
     }
 
@@ -151,17 +188,11 @@ impl Ends {
     pub async fn target_for_rows(&self) -> Result<Session> {
         let mut session = self.target().await?;
         if self.target_is_fresh {
-            session.query(&progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "")).await?;
+            let settings = progress::APPLY_SETTINGS.replace(progress::REPLICA_ROLE, "");
+            session.query(&format!("{settings} set synchronous_commit = off")).await?;
             return Ok(session);
         }
-        session.query(progress::APPLY_SETTINGS).await.map_err(|error| match error.sqlstate() {
-            Some("42501") => error.with_kind(Kind::Refused).hint(format!(
-                "The target's user must be able to switch triggers off for its own session. As a superuser, on \
-                 PostgreSQL 15 or newer: grant set on parameter session_replication_role to {}",
-                quote::identifier(&self.target.user)
-            )),
-            _ => error,
-        })?;
+        prepare_for_rows(&mut session, &self.target).await?;
         Ok(session)
     }
 }

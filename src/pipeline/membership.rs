@@ -85,7 +85,7 @@ pub(super) async fn add(
 }
 
 /// The tables that were named, for the audit log.
-fn details(tables: &[TableName]) -> Map<String, Value> {
+pub(super) fn details(tables: &[TableName]) -> Map<String, Value> {
     let names: Vec<Value> = tables.iter().map(|table| written(table).into()).collect();
     Map::from_iter([("tables".into(), names.into())])
 }
@@ -190,7 +190,7 @@ fn not_named(pipeline: &Pipeline, selection: &Selection, table: &TableName, name
     }
 }
 
-fn forget(pipeline: &str, table: &TableName) -> String {
+pub(super) fn forget(pipeline: &str, table: &TableName) -> String {
     let row = format!(
         "where pipeline = {} and schema_name = {} and table_name = {}",
         quote::literal(pipeline),
@@ -238,7 +238,11 @@ pub(super) async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Op
 }
 
 /// Has the tables, all of them carried already, copied again: all or none.
-async fn await_copies(target: &mut Session, pipeline: &Pipeline, tables: &[TableName]) -> Result<()> {
+pub(super) async fn await_copies(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    tables: &[TableName],
+) -> Result<()> {
     target.query("begin").await?;
     for table in tables {
         target
@@ -255,7 +259,7 @@ async fn await_copies(target: &mut Session, pipeline: &Pipeline, tables: &[Table
 }
 
 /// Each carried table's state at the target.
-async fn states(target: &mut Session, pipeline: &str) -> Result<HashMap<TableName, TableState>> {
+pub(super) async fn states(target: &mut Session, pipeline: &str) -> Result<HashMap<TableName, TableState>> {
     if !has_control_schema(target).await? {
         return Ok(HashMap::new());
     }

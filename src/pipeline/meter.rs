@@ -16,6 +16,7 @@ use crate::target::{Counts, Flushed};
 pub struct Meter {
     state: Mutex<State>,
     streaming: Notify,
+    copied: Notify,
 }
 
 struct State {
@@ -104,6 +105,15 @@ impl Meter {
         state.copying.remove(table);
         state.progress.tables_done += 1;
         state.progress.rows += rows;
+        if state.progress.tables_done == state.progress.tables_total {
+            self.copied.notify_one();
+        }
+    }
+
+    /// Returns once the rows of all tables have been copied; their indexes may not be there yet. Cancel safe; for one
+    /// listener.
+    pub async fn rows_are_copied(&self) {
+        self.copied.notified().await;
     }
 
     pub fn flushed(&self, flushed: &Flushed) {

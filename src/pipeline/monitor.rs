@@ -53,6 +53,14 @@ impl Link {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         (sender, Link { commands, held: watch::Sender::new(0), meter })
     }
+
+    pub(super) fn new(
+        commands: mpsc::Receiver<Command>,
+        held: watch::Sender<u64>,
+        meter: Arc<Meter>,
+    ) -> Link {
+        Link { commands, held, meter }
+    }
 }
 
 impl Control for Link {
@@ -251,57 +259,8 @@ impl Monitor {
     }
 
     async fn store_status(&mut self) -> Result<()> {
-        let progress = self.meter.progress(now_us());
-        let counts = self.meter.take_counts();
-        let copied = self.meter.take_copied();
-        let name = quote::literal(&self.pipeline.name);
-        // A stream that runs has overcome whatever was wrong before.
-        let well =
-            if self.streams() { ", error = null, hint = null, retries = 0, retry_at = null" } else { "" };
-        let mut sql = format!(
-            "update pgdiode.pipeline set phase = {}, doing = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
-             where name = {name};",
-            quote::literal(phase_word(progress.phase)),
-            doing(&progress).map_or_else(|| "null".to_owned(), |doing| quote::literal(&doing)),
-            self.meter.source_end()
-        );
-        for (table, counts) in &counts {
-            let values = [
-                counts.inserts,
-                counts.updates,
-                counts.deletes,
-                counts.truncates,
-                counts.conflicts,
-                counts.missing,
-                counts.skipped,
-            ];
-            let columns = ["inserts", "updates", "deletes", "truncates", "conflicts", "missing", "skipped"];
-            let sums: Vec<String> =
-                columns.iter().map(|column| format!("{column} = c.{column} + excluded.{column}")).collect();
-            sql.push_str(&format!(
-                "insert into pgdiode.relation_count as c (pipeline, schema_name, table_name, {}) values ({name}, {}, {}, {}) \
-                 on conflict (pipeline, schema_name, table_name) do update set {};",
-                columns.join(", "),
-                quote::literal(&table.schema),
-                quote::literal(&table.name),
-                values.map(|value| value.to_string()).join(", "),
-                sums.join(", ")
-            ));
-        }
-        for (table, bytes) in &copied {
-            sql.push_str(&format!(
-                "update pgdiode.relation set bytes_copied = bytes_copied + {bytes} \
-                 where pipeline = {name} and schema_name = {} and table_name = {};",
-                quote::literal(&table.schema),
-                quote::literal(&table.name)
-            ));
-        }
         let target = connected(&mut self.target, self.ends.target()).await?;
-        let stored = target.query(&sql).await;
-        if stored.is_err() {
-            self.meter.put_counts_back(counts);
-        }
-        stored.map(drop)
+        store_status(target, &self.pipeline.name, &self.meter).await
     }
 
     /// Finds the position that holds all that is committed at the source by now. That is where its log is flushed to,
@@ -429,6 +388,60 @@ impl Monitor {
             .await
             .map(drop)
     }
+}
+
+/// Stores what the run does and what it has counted since the last time.
+pub(super) async fn store_status(target: &mut Session, pipeline: &str, meter: &Meter) -> Result<()> {
+    let progress = meter.progress(now_us());
+    let counts = meter.take_counts();
+    let copied = meter.take_copied();
+    let name = quote::literal(pipeline);
+    // A stream that runs has overcome whatever was wrong before.
+    let streams = matches!(progress.phase, Phase::CatchingUp | Phase::Streaming);
+    let well = if streams { ", error = null, hint = null, retries = 0, retry_at = null" } else { "" };
+    let mut sql = format!(
+        "update pgdiode.pipeline set phase = {}, doing = {}{well}, updated_at = pg_catalog.now(), source_position = '{}' \
+         where name = {name};",
+        quote::literal(phase_word(progress.phase)),
+        doing(&progress).map_or_else(|| "null".to_owned(), |doing| quote::literal(&doing)),
+        meter.source_end()
+    );
+    for (table, counts) in &counts {
+        let values = [
+            counts.inserts,
+            counts.updates,
+            counts.deletes,
+            counts.truncates,
+            counts.conflicts,
+            counts.missing,
+            counts.skipped,
+        ];
+        let columns = ["inserts", "updates", "deletes", "truncates", "conflicts", "missing", "skipped"];
+        let sums: Vec<String> =
+            columns.iter().map(|column| format!("{column} = c.{column} + excluded.{column}")).collect();
+        sql.push_str(&format!(
+            "insert into pgdiode.relation_count as c (pipeline, schema_name, table_name, {}) values ({name}, {}, {}, {}) \
+             on conflict (pipeline, schema_name, table_name) do update set {};",
+            columns.join(", "),
+            quote::literal(&table.schema),
+            quote::literal(&table.name),
+            values.map(|value| value.to_string()).join(", "),
+            sums.join(", ")
+        ));
+    }
+    for (table, bytes) in &copied {
+        sql.push_str(&format!(
+            "update pgdiode.relation set bytes_copied = bytes_copied + {bytes} \
+             where pipeline = {name} and schema_name = {} and table_name = {};",
+            quote::literal(&table.schema),
+            quote::literal(&table.name)
+        ));
+    }
+    let stored = target.query(&sql).await;
+    if stored.is_err() {
+        meter.put_counts_back(counts);
+    }
+    stored.map(drop)
 }
 
 /// What to do with tables that have a row already.

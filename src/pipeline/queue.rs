@@ -82,6 +82,12 @@ impl<W> Queue<W> {
         self.changed.notify_waiters();
     }
 
+    /// Whether whoever asks has taken the last piece there is, while nobody else works.
+    pub fn is_ending(&self) -> bool {
+        let state = self.lock();
+        state.ready.is_empty() && state.working == 1
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State<W>> {
         self.state.lock().expect("nobody panics while holding the queue")
     }

@@ -7,7 +7,7 @@ use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::pipeline::holder;
 use crate::pipeline::step::has_control_schema;
 use crate::position::Lsn;
@@ -102,6 +102,26 @@ pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     }
     let is_known = target.is_some();
     let stored = stored.unwrap_or_default();
+    told(&mut status, &stored, is_known);
+    Ok(status)
+}
+
+/// The status of a pipeline whose source is no server, as far as the target knows it.
+pub(super) async fn of_target(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    source: String,
+    end: &TargetEnd,
+) -> Result<PipelineStatus> {
+    let mut status = blank(pipeline, source, end.conninfo.display());
+    status.running_on = holder::holder(target, &pipeline.name).await?;
+    let stored = at_target(target, pipeline, &mut status).await?.unwrap_or_default();
+    told(&mut status, &stored, true);
+    Ok(status)
+}
+
+/// Says what follows from what is stored.
+fn told(status: &mut PipelineStatus, stored: &Stored, is_known: bool) {
     if status.running_on.is_none() && stored.retries_now() {
         // Between two attempts the run holds no lock: it has no session.
         status.running_on = stored.runs_at.as_deref().and_then(holder::parse);
@@ -109,28 +129,32 @@ pub(super) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     if status.running_on.is_some() {
         status.doing.clone_from(&stored.doing);
     }
-    status.phase = phase(&stored, is_known, status.running_on.as_ref(), status.slot.as_ref());
+    status.phase = phase(stored, is_known, status.running_on.as_ref(), status.slot.as_ref());
     status.position = stored.position;
     status.source_position = status.source_position.or(stored.source_position);
     status.lag_bytes = lag_bytes(stored.position, status.source_position);
-    status.lag_seconds = lag_seconds(&stored, status.lag_bytes, status.running_on.is_some());
-    Ok(status)
+    status.lag_seconds = lag_seconds(stored, status.lag_bytes, status.running_on.is_some());
 }
 
 pub(super) fn empty(pipeline: &Pipeline, ends: &Ends) -> PipelineStatus {
+    blank(pipeline, ends.source.display(), ends.target.display())
+}
+
+fn blank(pipeline: &Pipeline, source: String, target: String) -> PipelineStatus {
     PipelineStatus {
         name: pipeline.name.clone(),
         mode: pipeline.mode.as_str().to_owned(),
         phase: Phase::New,
         doing: None,
         running_on: None,
-        source: ends.source.display(),
-        target: ends.target.display(),
+        source,
+        target,
         position: None,
         source_position: None,
         lag_bytes: None,
         lag_seconds: None,
         slot: None,
+        archive: None,
         tables: Vec::new(),
         sequences: SequenceStatus::default(),
         last_error: None,
@@ -146,7 +170,7 @@ pub(super) fn noted(session: Result<Session>, notes: &mut Vec<String>) -> Option
     session.map_err(|error: Error| notes.push(unreachable(&error))).ok()
 }
 
-fn unreachable(error: &Error) -> String {
+pub(super) fn unreachable(error: &Error) -> String {
     let hint = error.hint_text().map_or_else(String::new, |hint| format!(" ({hint})"));
     format!("not all can be shown: {}{hint}", error.chain())
 }

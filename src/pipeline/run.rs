@@ -382,7 +382,7 @@ impl Run<'_> {
         if schema == SchemaWork::NewTables && pending.is_empty() && !unfinished {
             return self.drop_orphans(target, &stored, carried).await.map(|()| false);
         }
-        let order = Order { tables: pending, schema };
+        let order = Order { tables: pending, schema, gathers_statistics: false };
         let copied = copy::run(&self.ends, self.pipeline, &self.meter, order, Moment::OfSlot).await?;
         self.note_left_out(target, &copied.left_out).await?;
         self.drop_orphans(target, &stored, carried).await.map(|()| copied.is_partial)

@@ -11,7 +11,7 @@ use crate::audit::{Action, Journal};
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
-use crate::pipeline::ends::Ends;
+use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::holder::{holder, parse, told};
 use crate::pipeline::step::has_control_schema;
 use crate::status::RunningOn;
@@ -21,8 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 
 pub(super) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
-    let ends = Ends::resolve(pipeline)?;
-    let mut target = ends.target().await?;
+    let mut target = TargetEnd::resolve(pipeline)?.session().await?;
     let Some(running) = at_work(&mut target, &pipeline.name).await? else { return Ok(None) };
     let journal = Journal::begin(&mut target, pipeline, Action::Stop, None, Map::new()).await?;
     let done = end(&mut target, pipeline, &running).await;

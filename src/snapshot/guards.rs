@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use crate::change::TableName;
 use crate::config::SnapshotVerify;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::shadow_schemas::NAMING_TYPES;
+use crate::snapshot::counts::{Counting, Rows};
 use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::shadow::Exported;
 use crate::source::postgres::catalog::{SourceColumn, SourceTable};
@@ -28,30 +29,45 @@ pub(super) struct Content {
     pub(super) digest: Option<String>,
 }
 
-/// Compares source and shadow at the exported moment.
-pub(super) async fn compare(place: &Place<'_>, ends: &Ends, exported: &mut Exported) -> Result<Contents> {
-    match place.pipeline.snapshot.verify {
-        SnapshotVerify::Counts => compare_counts(ends, exported).await,
-        SnapshotVerify::Full => compare_digests(place, ends, exported).await,
-    }
+/// Begins what can be asked of the source before there is a copy, if that is to be compared.
+pub(super) fn begin(place: &Place<'_>, exported: &Exported) -> Option<Counting> {
+    let counts = place.pipeline.snapshot.verify == SnapshotVerify::Counts;
+    counts.then(|| Counting::begin(&place.ends, &exported.snapshot, &exported.tables))
 }
 
-async fn compare_counts(ends: &Ends, exported: &mut Exported) -> Result<Contents> {
-    let mut shadow = ends.target().await?;
+/// Compares source and shadow at the exported moment.
+pub(super) async fn compare(
+    place: &Place<'_>,
+    ends: &Ends,
+    exported: &mut Exported,
+    at_source: Option<Counting>,
+) -> Result<Contents> {
+    let Some(at_source) = at_source else { return compare_digests(place, ends, exported).await };
+    // The moment must still be held open: a source that has died meanwhile may not have kept all that it showed.
+    let is_held = exported.session.one("select 1");
+    let (source, copied, _) =
+        tokio::try_join!(at_source.rows(), count_copied(ends, &exported.tables), is_held)?;
     let mut contents = Contents::new();
-    for table in &exported.tables {
-        let [at_source, here] = [&table.table, &ends.at_target(&table.table)]
-            .map(|table| format!("select pg_catalog.count(*) from only {}", quote::table(table)));
-        // An emptied table is compared with nothing.
-        let at_source = if table.is_emptied { format!("{at_source} where false") } else { at_source };
-        let (source, copied) = tokio::join!(exported.session.one(&at_source), shadow.one(&here));
-        let (source, copied): (u64, u64) = (source?.get(0)?, copied?.get(0)?);
+    for table in exported.tables.iter().map(|table| &table.table) {
+        let missing = || Error::unexpected(format!("table {table} was not counted"));
+        let [source, copied] = [&source, &copied].map(|rows| rows.get(table).copied().ok_or_else(missing));
+        let (source, copied) = (source?, copied?);
         if source != copied {
-            return Err(differs(&table.table, &format!("{source} rows at the source, {copied} in its copy")));
+            return Err(differs(table, &format!("{source} rows at the source, {copied} in its copy")));
         }
-        contents.insert(table.table.to_string(), Content { rows: copied, digest: None });
+        contents.insert(table.to_string(), Content { rows: copied, digest: None });
     }
     Ok(contents)
+}
+
+async fn count_copied(ends: &Ends, tables: &[SourceTable]) -> Result<Rows> {
+    let mut shadow = ends.target().await?;
+    let mut rows = Rows::new();
+    for table in tables.iter().map(|table| &table.table) {
+        let sql = format!("select pg_catalog.count(*) from only {}", quote::table(&ends.at_target(table)));
+        rows.insert(table.clone(), shadow.one(&sql).await?.get(0)?);
+    }
+    Ok(rows)
 }
 
 async fn compare_digests(place: &Place<'_>, ends: &Ends, exported: &Exported) -> Result<Contents> {
@@ -100,7 +116,7 @@ pub(super) fn forget_emptied(before: &mut Contents, tables: &[SourceTable]) {
     }
 }
 
-fn differs(table: &TableName, how: &str) -> crate::error::Error {
+fn differs(table: &TableName, how: &str) -> Error {
     not_promoted(format!("table {table} is not what it is at the source: {how}")).hint(
         "If it was truncated or rewritten meanwhile, sync again; otherwise report this, it should never be.",
     )

@@ -1,16 +1,22 @@
 //! One run: what happens between its beginning and its end, step by step, each named in the run's row.
 
+use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::audit::{Action, Journal};
+use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::copy::SchemaAhead;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
+use crate::pipeline::statistics;
 use crate::snapshot::SyncOptions;
 use crate::snapshot::audited::{Announced, Details};
+use crate::snapshot::counts::Counting;
 use crate::snapshot::discarded::Made;
 use crate::snapshot::generation::{Generation, Standing, generations};
 use crate::snapshot::grants::Grants;
@@ -44,6 +50,10 @@ struct Filled {
     session: Session,
     /// What of the source's schema the target could not take, with reasons.
     left_out: Vec<String>,
+    /// Tables that have statistics already.
+    gathered: HashSet<TableName>,
+    /// Counts the source's rows, if that is to be compared.
+    counting: Option<Counting>,
 }
 
 /// What the guards found in it.
@@ -60,10 +70,12 @@ impl<'a> Sync<'a> {
         let began = Instant::now();
         let place = self.place;
         capacity::refuse_full_disk(place).await?;
-        let (mut filled, exported) = self.fill().await?;
+        let will_drop = leftovers::will_drop(&mut self.control, place).await?;
+        let (mut filled, exported) = self.fill(will_drop).await?;
         let position = exported.at.to_string();
-        let Checked { contents, mut discarded, version, made } = self.check(&mut filled, exported).await?;
-        let Filled { name, ends, taken_at, mut session, mut left_out } = filled;
+        let Checked { contents, mut discarded, version, made } =
+            self.check(&mut filled, exported, will_drop).await?;
+        let Filled { name, ends, taken_at, mut session, mut left_out, .. } = filled;
         let keeping = self.complete(&ends, &mut session, &made).await?;
         if let Some(keeping) = &keeping {
             left_out.extend(keeping.left_out.iter().cloned());
@@ -103,10 +115,13 @@ impl<'a> Sync<'a> {
     }
 
     /// Opens a moment of the source and makes a shadow of it.
-    async fn fill(&mut self) -> Result<(Filled, Exported)> {
+    async fn fill(&mut self, will_drop: bool) -> Result<(Filled, Exported)> {
         let place = self.place;
         self.phase("exporting").await?;
         let mut exported = shadow::export(place).await?;
+        let major = exported.session.server_major();
+        let schema = SchemaAhead::begin(&place.ends, place.pipeline, &exported.snapshot, major);
+        let counting = guards::begin(place, &exported);
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
         let mut source = place.ends.source().await?;
         let (name, ends) = if place.is_by_schema() {
@@ -120,9 +135,12 @@ impl<'a> Sync<'a> {
             (name, ends)
         };
         self.phase("copying").await?;
-        let left_out = shadow::fill(place, &ends, &exported, &self.meter).await?;
+        let copied = tokio::select! {
+            copied = shadow::fill(place, &ends, &exported, schema, &self.meter) => copied?,
+            never = checkpoint_of_rows(place, &self.meter, will_drop) => match never {},
+        };
         let left_out: Vec<String> =
-            left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
+            copied.left_out.into_iter().map(|left| format!("{}: {}", left.entry, left.reason)).collect();
         for entry in &left_out {
             tracing::warn!(entry, "left out of the target's schema");
         }
@@ -132,20 +150,25 @@ impl<'a> Sync<'a> {
             shadow::carry_large_objects(&mut exported.session, &mut session).await?;
         }
         shadow::refresh(&ends, &mut source, &mut session).await?;
-        Ok((Filled { name, ends, taken_at, session, left_out }, exported))
+        let gathered = copied.gathered;
+        Ok((Filled { name, ends, taken_at, session, left_out, gathered, counting }, exported))
     }
 
     /// Gathers statistics, looks what the swap would take out of sight, and has every guard look at the shadow.
-    async fn check(&mut self, filled: &mut Filled, mut exported: Exported) -> Result<Checked> {
+    async fn check(
+        &mut self,
+        filled: &mut Filled,
+        mut exported: Exported,
+        will_drop: bool,
+    ) -> Result<Checked> {
         let (place, ends) = (self.place, &filled.ends);
         self.phase("analyzing").await?;
         let made = Made::read(&mut self.control, &self.standing).await?;
-        let will_drop = leftovers::will_drop(&mut self.control, place).await?;
         // Each reads by itself, and both servers have processors to spare by now.
         let ((), (), contents, discarded) = tokio::try_join!(
-            shadow::analyze(ends, place.pipeline.copy.jobs()),
+            statistics::gather(ends, place.pipeline.copy.jobs(), &filled.gathered),
             checkpoint_early(place, will_drop),
-            guards::compare(place, ends, &mut exported),
+            guards::compare(place, ends, &mut exported, filled.counting.take()),
             discarded::find(place, &self.standing, &made)
         )?;
         self.phase("checking").await?;
@@ -334,6 +357,15 @@ impl<'a> Sync<'a> {
         }
         by_schema::are_empty(&mut self.control, &replaced.schemas).await
     }
+}
+
+/// Once the rows are there, and beside the indexes that are still built: most of what is to be written then is.
+async fn checkpoint_of_rows(place: &Place<'_>, meter: &Meter, will_drop: bool) -> Infallible {
+    meter.rows_are_copied().await;
+    if let Err(error) = checkpoint_early(place, will_drop).await {
+        tracing::debug!(error = error.chain(), "no checkpoint beside the copy");
+    }
+    std::future::pending().await
 }
 
 /// The checkpoint that dropping a database waits for, begun beside other work: then little is left of it after the swap.

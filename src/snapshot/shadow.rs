@@ -4,16 +4,14 @@
 //! The copy keeps its state in schema `pgdiode` of the shadow; the schema goes before the shadow is looked at, so that
 //! a replica has nothing that its source has not.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
-
-use tokio::task::JoinSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use crate::change::TableName;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
-use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
+use crate::pipeline::copy::{self, Copied, Moment, Order, SchemaAhead, SchemaWork};
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::position::Lsn;
@@ -22,7 +20,6 @@ use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::redaction;
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::target::postgres::progress;
-use crate::target::postgres::schema::LeftOut;
 
 /// A moment of the source, in reach as long as its session is open.
 pub(super) struct Exported {
@@ -133,8 +130,9 @@ pub(super) async fn fill(
     place: &Place<'_>,
     ends: &Ends,
     exported: &Exported,
+    schema: SchemaAhead,
     meter: &Arc<Meter>,
-) -> Result<Vec<LeftOut>> {
+) -> Result<Copied> {
     let mut target = ends.target().await?;
     target.query("set client_min_messages = warning").await?;
     target.query(progress::CREATE_CONTROL_SCHEMA).await?;
@@ -145,8 +143,8 @@ pub(super) async fn fill(
     }
     let name = quote::literal(&pipeline.name);
     target.query(&format!("insert into pgdiode.pipeline (name, mode) values ({name}, 'snapshot')")).await?;
-    let order = Order { tables: exported.tables.clone(), schema: SchemaWork::All };
-    let moment = Moment::Exported { snapshot: exported.snapshot.clone(), at: exported.at };
+    let order = Order { tables: exported.tables.clone(), schema: SchemaWork::All, gathers_statistics: true };
+    let moment = Moment::Exported { snapshot: exported.snapshot.clone(), at: exported.at, schema };
     let copied = copy::run(ends, &pipeline, meter, order, moment).await?;
     if copied.is_partial {
         return Err(Error::unexpected(
@@ -161,7 +159,7 @@ pub(super) async fn fill(
     } else {
         target.query("drop schema pgdiode cascade").await?;
     }
-    Ok(copied.left_out)
+    Ok(copied)
 }
 
 /// A replica without one of its tables is none.
@@ -368,41 +366,4 @@ pub(super) async fn carry_large_objects(exported: &mut Session, shadow: &mut Ses
         shadow.query("commit").await?;
     }
     Ok(objects.len() as u64)
-}
-
-/// Gathers statistics of all of the shadow's tables, `jobs` at once and the largest first. Partitions come with their
-/// parents.
-pub(super) async fn analyze(ends: &Ends, jobs: usize) -> Result<()> {
-    let within = match &ends.schemas {
-        Some(schemas) => {
-            format!("n.nspname in ({})", schemas.shadows().map(quote::literal).collect::<Vec<_>>().join(", "))
-        }
-        None => "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'".to_owned(),
-    };
-    let sql = format!(
-        "select pg_catalog.format('%I.%I', n.nspname, c.relname)
-           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-          where {within} and c.relkind in ('r', 'p', 'm') and not c.relispartition and c.relpersistence <> 't'
-          order by c.relkind = 'p' desc, pg_catalog.pg_table_size(c.oid) desc"
-    );
-    let rows = ends.target().await?.query(&sql).await?;
-    let tables: Arc<Mutex<VecDeque<String>>> =
-        Arc::new(Mutex::new(rows.iter().map(|row| row.string(0)).collect()));
-    let mut workers: JoinSet<Result<()>> = JoinSet::new();
-    for _ in 0..jobs.min(rows.len()) {
-        let (ends, tables) = (ends.clone(), Arc::clone(&tables));
-        workers.spawn(async move {
-            let mut session = ends.target().await?;
-            let next = || tables.lock().expect("nobody panics over a list").pop_front();
-            while let Some(table) = next() {
-                session.query(&format!("analyze {table}")).await?;
-            }
-            Ok(())
-        });
-    }
-    while let Some(worked) = workers.join_next().await {
-        worked
-            .map_err(|error| Error::unexpected("a worker that gathers statistics failed").because(error))??;
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! A source delivers [`Event`]s in commit order and is told what may be forgotten. It knows nothing of targets.
 
+pub mod archive;
 pub mod postgres;
 
 use std::future::Future;

@@ -9,8 +9,8 @@ use std::fmt::Write;
 use crate::config::written;
 
 use super::{
-    CheckReport, DifferenceKind, Level, Phase, PipelineStatus, SlotStatus, StopReason, Stopped, TableListing,
-    TableState, TableStatus, TableVerification, VerifyReport,
+    ArchiveStatus, CheckReport, DifferenceKind, Level, Phase, PipelineStatus, SlotStatus, StopReason,
+    Stopped, TableListing, TableState, TableStatus, TableVerification, VerifyReport,
 };
 
 /// Where a fact's words begin, and a finding's.
@@ -91,6 +91,9 @@ impl PipelineStatus {
         if let Some(slot) = &self.slot {
             fact("slot", &slot.text(paint));
         }
+        if let Some(archive) = &self.archive {
+            fact("archive", &archive.text());
+        }
         if let Some(at) = &self.sequences.carried_at {
             fact("sequences", &format!("{} carried at {at}", count(self.sequences.carried)));
         }
@@ -162,6 +165,20 @@ impl SlotStatus {
         if let Some(reached) = self.budget_reached_in_seconds {
             parts.push(format!("over budget in {}", duration(reached)));
         }
+        parts.join(", ")
+    }
+}
+
+impl ArchiveStatus {
+    fn text(&self) -> String {
+        let mut parts = vec![match (self.file, self.last_file) {
+            (Some(file), Some(last)) => format!("file {file} of {last}"),
+            (Some(file), None) => format!("file {file}"),
+            (None, Some(last)) => format!("no file of {last} yet"),
+            (None, None) => "no file yet".to_owned(),
+        }];
+        parts.extend(self.files_behind.map(|behind| format!("{} behind", count(behind))));
+        parts.extend(self.last_commit_at.as_ref().map(|at| format!("last commit at {at}")));
         parts.join(", ")
     }
 }

@@ -106,7 +106,7 @@ impl S3 {
         let one = PaginatedListOptions { max_keys: Some(1), ..PaginatedListOptions::default() };
         match store.client.list_paginated(Some(&store.prefix), one).await {
             Ok(_) => Ok(store),
-            Err(error) => Err(store.failed("", error)),
+            Err(error) => Err(store.failed("", &error)),
         }
     }
 
@@ -134,7 +134,7 @@ impl S3 {
                 ..PaginatedListOptions::default()
             };
             let page = self.client.list_paginated(Some(&prefix), options).await;
-            let page = page.map_err(|error| self.failed(folder, error))?;
+            let page = page.map_err(|error| self.failed(folder, &error))?;
             objects.extend(page.result.objects.iter().filter_map(|object| {
                 inside(&object.location).map(|name| Object { name, size: object.size })
             }));
@@ -158,7 +158,7 @@ impl S3 {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             match self.client.put_opts(&key, PutPayload::from(bytes.clone()), options).await {
                 Ok(_) => return Ok(Put::Created),
-                Err(error) if !is_taken(&error) => return Err(self.failed(name, error)),
+                Err(error) if !is_taken(&error) => return Err(self.failed(name, &error)),
                 Err(_) if self.size_of(&key, name).await?.is_some() => return Ok(Put::Taken),
                 Err(_) => {}
             }
@@ -186,7 +186,7 @@ impl S3 {
     }
 
     async fn put_parts(&self, key: &Key, name: &str, length: u64, content: &OpenContent<'_>) -> Result<()> {
-        let failed = |error| self.failed(name, error);
+        let failed = |error: S3Error| self.failed(name, &error);
         let upload = self.client.put_multipart(key).await.map_err(failed)?;
         let mut upload = object_store::WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut offset = 0;
@@ -212,7 +212,7 @@ impl S3 {
             let options = CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() };
             match self.client.copy_opts(from, to, options).await {
                 Ok(()) => return Ok(Put::Created),
-                Err(error) if !is_taken(&error) => return Err(self.failed(name, error)),
+                Err(error) if !is_taken(&error) => return Err(self.failed(name, &error)),
                 Err(_) if self.size_of(to, name).await?.is_some() => return Ok(Put::Taken),
                 Err(_) => {}
             }
@@ -240,7 +240,7 @@ impl S3 {
         match self.client.head(key).await {
             Ok(object) => Ok(Some(object.size)),
             Err(S3Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed(name, error)),
+            Err(error) => Err(self.failed(name, &error)),
         }
     }
 
@@ -256,10 +256,10 @@ impl S3 {
     }
 
     /// What a failed request means. Only the status tells a wrong request from a server in trouble.
-    fn failed(&self, name: &str, error: S3Error) -> Error {
+    fn failed(&self, name: &str, error: &S3Error) -> Error {
         let place =
             if name.is_empty() { self.location.clone() } else { format!("{}, {name}", self.location) };
-        match (&error, status(&error)) {
+        match (error, status(error)) {
             (S3Error::NotFound { .. }, _) | (_, Some(404)) => Error::config(format!("{place}: there is no bucket {}", self.bucket))
                 .hint("create the bucket, or correct its name, the region and the endpoint"),
             (S3Error::PermissionDenied { .. } | S3Error::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
@@ -270,20 +270,20 @@ impl S3 {
             }
             (_, Some(507)) => Error::new(Kind::Capacity, format!("{place}: no space is left on the server"))
                 .hint("make room there, or raise the quota"),
-            (_, Some(300..=499)) if !matches!(status(&error), Some(408 | 429)) => {
+            (_, Some(300..=499)) if !matches!(status(error), Some(408 | 429)) => {
                 Error::config(format!("{place}: the server refuses the request"))
                     .hint("check the bucket's name, the region and the endpoint")
             }
             (_, Some(_)) => Error::new(self.side.unreachable(), format!("{place}: the server is in trouble"))
                 .hint("look at the server's log; its disk may be full"),
-            _ if is_about_http(&error) => {
+            _ if is_about_http(error) => {
                 Error::new(self.side.unreachable(), format!("{place}: the server cannot be reached"))
                     .hint("is the endpoint right, and does it need http:// or https://?")
             }
             _ => Error::unexpected(format!("{place}: the request failed"))
                 .hint("check the endpoint and the credentials; this is no answer of an S3 server"),
         }
-        .because(reason(&error))
+        .because(reason(error))
     }
 }
 
@@ -365,7 +365,7 @@ impl Store for S3 {
             Err(S3Error::NotFound { .. }) => Ok(None),
             // Nothing is at or after the end.
             Err(error) if status(&error) == Some(416) => Ok(Some(Bytes::new())),
-            Err(error) => Err(self.failed(name, error)),
+            Err(error) => Err(self.failed(name, &error)),
         }
     }
 
@@ -392,14 +392,14 @@ impl Store for S3 {
     async fn replace(&self, name: &str, content: Bytes) -> Result<()> {
         name::check(name)?;
         let put = self.client.put(&self.key(name)?, PutPayload::from(content)).await;
-        put.map(drop).map_err(|error| self.failed(name, error))
+        put.map(drop).map_err(|error| self.failed(name, &error))
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
         name::check(name)?;
         match self.client.delete(&self.key(name)?).await {
             Ok(()) | Err(S3Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed(name, error)),
+            Err(error) => Err(self.failed(name, &error)),
         }
     }
 }
@@ -424,10 +424,11 @@ fn causes(error: &S3Error) -> impl Iterator<Item = &(dyn std::error::Error + 'st
     std::iter::successors(Some(first), |cause| cause.source())
 }
 
-/// The client's errors repeat their causes: only what each adds.
+/// The client's errors repeat their causes, and have answers of many lines: only what each adds, on one.
 fn reason(error: &S3Error) -> String {
-    let texts: Vec<String> = causes(error).map(ToString::to_string).collect();
+    let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let texts: Vec<String> = causes(error).map(|cause| one_line(cause.to_string())).collect();
     let repeats = |at: &usize| texts.get(at + 1).is_some_and(|next| texts[*at].contains(next.as_str()));
-    let kept: Vec<&str> = (0..texts.len()).filter(|at| !repeats(at)).map(|at| texts[at].trim()).collect();
+    let kept: Vec<&str> = (0..texts.len()).filter(|at| !repeats(at)).map(|at| texts[at].as_str()).collect();
     kept.join(": ")
 }

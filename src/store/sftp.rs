@@ -100,19 +100,36 @@ impl Sftp {
         F: Future<Output = Result<T>>,
     {
         let connection = self.connect().await?;
-        match work(Arc::clone(&connection)).await {
+        match self.attempt(&connection, &work).await {
             Err(error) if error.retries() => {
-                self.forget(&connection).await;
-                drop(connection);
                 let connection = self.connect().await?;
-                let result = work(Arc::clone(&connection)).await;
-                if result.as_ref().is_err_and(Error::retries) {
-                    self.forget(&connection).await;
-                }
-                result
+                self.attempt(&connection, &work).await
             }
             result => result,
         }
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        connection: &Arc<Connection>,
+        work: &impl Fn(Arc<Connection>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let result = tokio::select! {
+            biased;
+            result = work(Arc::clone(connection)) => result,
+            () = connection.died() => Err(Error::new(
+                self.side.unreachable(),
+                format!("{}: the connection broke off", self.display()),
+            )
+            .hint("is the host up? the SSH server's log may say why it ended")),
+        };
+        if result.as_ref().is_err_and(Error::retries) {
+            self.forget(connection).await;
+        }
+        result
     }
 
     fn path(&self, name: &str) -> String {

@@ -30,6 +30,35 @@ impl SshServer {
         server
     }
 
+    /// One whose archive is on a disk of this size, which only the server sees; `None` where we may not mount one.
+    pub fn start_on_small_disk(bytes: u64) -> Option<SshServer> {
+        let user = ground::service_user()?;
+        let server = SshServer::start();
+        server.kill();
+        let mount = format!(
+            "mount -t tmpfs -o size={bytes},uid={},mode=700 tmpfs {}",
+            user.uid,
+            server.archive().display()
+        );
+        let unshare = |script: &str| {
+            let mut command = ground::clean_command(Path::new("unshare"));
+            command.args(["--mount", "sh", "-c", script]);
+            command
+        };
+        if !unshare(&mount).output().is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let script = format!(
+            "{mount} && exec setpriv --reuid={} --regid={} --clear-groups {} -D -e -f {}",
+            user.uid,
+            user.gid,
+            program(SSHD).display(),
+            server.data().join("sshd_config").display()
+        );
+        server.service.start(unshare(&script));
+        Some(server)
+    }
+
     pub fn port(&self) -> u16 {
         self.service.port()
     }

@@ -95,6 +95,23 @@ fn what_was_changed_in_a_replica_is_told() {
     assert_eq!(discarded(&pgdiode), Vec::<String>::new());
 }
 
+/// However long the copy takes, the last look comes after it.
+#[test]
+fn what_is_changed_while_the_next_copy_is_made_is_told() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    sync(&pgdiode).success();
+    let mut running = ground.held_sync(&pgdiode);
+    ground.target.psql("li", "insert into item values (2001, 'own'); delete from item where id = 1");
+    ground.let_copy_go();
+    assert!(running.wait().success());
+    let said = running.stderr();
+    assert!(
+        said.contains("discarded: table public.item: 1 rows written since, 1 rows of the copy"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_database_that_no_sync_made_is_discarded_whole() {
     let ground = Ground::new();

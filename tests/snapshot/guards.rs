@@ -53,6 +53,33 @@ fn a_copy_with_more_orphans_than_its_source_does_not_serve() {
     assert_eq!(ground.stamp(), "2");
 }
 
+/// The source was counted at the exported moment, however long ago, and the copy is counted when it is whole.
+#[test]
+fn a_copy_with_other_rows_than_its_source_does_not_serve() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    sync(&pgdiode).success();
+    // What the source does meanwhile is nothing that the moment shows.
+    let mut running = ground.held_sync(&pgdiode);
+    ground.source.psql("app", "insert into item values (5000, 'new'); update stamp set generation = 2");
+    ground.let_copy_go();
+    assert!(running.wait().success(), "{}", running.stderr());
+    assert_eq!(
+        (ground.stamp().as_str(), ground.target.psql("li", "select count(*) from item").as_str()),
+        ("1", "1000")
+    );
+
+    ground.source.psql(
+        "app",
+        &SPOIL.replace("update public.family set a = 77 where a = 2", "delete from public.item where id = 7"),
+    );
+    let said = sync(&pgdiode).failure(4);
+    let reason =
+        "table public.item is not what it is at the source: 1001 rows at the source, 1000 in its copy";
+    assert!(said.contains(reason), "{said}");
+    assert_eq!((ground.last_verdict().as_str(), ground.stamp().as_str()), ("not promoted", "1"));
+}
+
 /// A constraint that the source itself breaks cannot be made; parents that are not carried were the operator's decision.
 #[test]
 fn a_key_that_the_source_breaks_is_named() {

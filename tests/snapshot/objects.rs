@@ -43,3 +43,34 @@ fn what_pg_dump_says_of_both_sides_is_the_same() {
         "1500000|1001"
     );
 }
+
+/// Tables that are done early have them while others are still copied; in the end all have.
+#[test]
+fn a_copy_comes_with_statistics() {
+    let ground = Ground::new();
+    ground.source.psql(
+        "app",
+        "create table large (id int primary key, a int, b int, v text);
+         insert into large select n, n % 10, n % 10, repeat('v', 100) from generate_series(1, 70000) n;
+         create index large_sum on large ((a + b)); create statistics together on a, b from large;
+         create table parent (id int); create table child () inherits (parent); insert into child values (1), (2);
+         create table wide (id int) partition by range (id); create table wide_1 partition of wide default;
+         insert into wide values (1), (2)",
+    );
+    let mut running = ground.held_sync(&ground.pgdiode(""));
+    let shadow =
+        ground.target.psql("postgres", "select datname from pg_database where datname like 'li_shadow%'");
+    let early =
+        "select count(*) = 2 from pg_statistic where starelid in ('large_sum'::regclass, 'large'::regclass)
+                  and staattnum = 1";
+    ground.target.wait_until(&shadow, early, "statistics beside the copy");
+    let told = ground.control("select phase from pgdiode.run where verdict = 'running'");
+    assert_eq!(told, "copying");
+    ground.let_copy_go();
+    assert!(running.wait().success(), "{}", running.stderr());
+    let without = "select string_agg(relname, ' ' order by relname) from pg_class c
+                    where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'm')
+                      and not exists (select from pg_statistic where starelid = c.oid)";
+    assert_eq!(ground.target.psql("li", without), "");
+    assert_eq!(ground.target.psql("li", "select count(*) from pg_statistic_ext_data"), "1");
+}

@@ -12,7 +12,7 @@ use crate::harness::{BUCKET, Proxy, S3Server};
 fn assert_says(error: &Error, kind: Kind, what: &str, hint: &str) {
     let is_said = error.what().contains(what) && error.hint_text().unwrap_or_default().contains(hint);
     assert!(error.kind() == kind && is_said, "{error:?}\nis not {kind:?} {what:?} {hint:?}");
-    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    assert!(!format!("{error:?}").contains("hunter2") && !error.chain().contains('\n'), "{error:?}");
 }
 
 #[test]
@@ -20,6 +20,8 @@ fn a_bucket_that_is_not_there_is_named() {
     let server = S3Server::start();
     let error = run(open(&S3Server::location_at(server.port(), "other"), &s3_options())).unwrap_err();
     assert_says(&error, Kind::Config, "there is no bucket other", "create the bucket");
+    // The cause is told, and once.
+    assert_eq!(error.chain().matches("NoSuchBucket").count(), 1, "{error:?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What can go wrong between us and an SSH server: who it is, who we are, and that it goes away.
 
 use std::fs;
+use std::io::Read as _;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -412,4 +414,78 @@ fn a_server_without_sftp_is_told_from_one_that_is_away() {
         &["does not offer SFTP"],
         &["Subsystem sftp"],
     );
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let Some(server) = SshServer::start_on_small_disk(2 * 1024 * 1024) else {
+        return eprintln!("skipped: file systems cannot be mounted here");
+    };
+    let local = tempfile::tempdir().unwrap();
+    let file = file_of(local.path(), "content", 4 * 1024 * 1024);
+    let store = store(&server);
+    let error = run(store.create("bases/object", Content::File(&file))).unwrap_err();
+    assert_says(&error, Kind::Capacity, &["no space is left for sftp://"], &["make room on the host"]);
+    assert_eq!(run(store.size("bases/object")).unwrap(), None);
+    // There is room again: what was begun is gone.
+    let fits = Content::Bytes(vec![1; 1_500_000].into());
+    assert_eq!(run(store.create("bases/object", fits)).unwrap(), Put::Created);
+}
+
+/// Forwards connections to a port. The first one is cut once so many bytes came from the server, later ones never.
+fn cut_once(upstream: u16, bytes: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut allowed = bytes;
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", upstream)).unwrap());
+            let (mut requests, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                drop(std::io::copy(&mut requests, &mut to_server));
+                drop(to_server.shutdown(Shutdown::Both));
+            });
+            let limit = std::mem::replace(&mut allowed, usize::MAX) as u64;
+            std::thread::spawn(move || {
+                drop(std::io::copy(&mut (&server).take(limit), &mut &client));
+                drop((client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
+            });
+        }
+    });
+    port
+}
+
+/// Wherever the connection breaks, and whichever answer is lost with it: one object, ours, and nothing left behind.
+#[test]
+fn a_create_whose_connection_breaks_anywhere_makes_the_object_once() {
+    let server = SshServer::start();
+    let mut options = ssh_options(&server);
+    let logins = || server.log().matches("Accepted publickey").count();
+    let mut made_by_two = 0;
+    // From within the handshake until after the last answer, when one connection was enough.
+    for bytes in (1500..).step_by(32) {
+        let before = logins();
+        let port = cut_once(server.port(), bytes);
+        options.sftp.known_hosts = server.known_hosts_at(port);
+        let name = format!("meta/files/{bytes}");
+        let result = run(async {
+            let store = open(&server.location_at(port), &options).await?;
+            store.create(&name, Content::Bytes(name.clone().into())).await
+        });
+        fs::remove_file(&options.sftp.known_hosts).unwrap();
+        let content = fs::read(server.archive().join(&name)).ok();
+        assert_eq!(unfinished(&server), [0; 0], "after {bytes} bytes");
+        match result {
+            Ok(put) => {
+                assert_eq!((put, content), (Put::Created, Some(name.into_bytes())), "after {bytes} bytes");
+                if logins() == before + 1 {
+                    break;
+                }
+                made_by_two += 1;
+            }
+            // It broke before there was a connection.
+            Err(error) => assert!(error.retries() && content.is_none(), "after {bytes} bytes: {error:?}"),
+        }
+    }
+    assert!(made_by_two > 20, "{made_by_two}");
 }

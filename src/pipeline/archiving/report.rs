@@ -68,6 +68,7 @@ pub(in crate::pipeline) async fn status(pipeline: &Pipeline) -> Result<PipelineS
         lag_bytes: position.zip(log_end).map(|(position, end)| end.since(position)),
         lag_seconds: None,
         slot: slot.map(|slot| slot_status(pipeline, slot, None)),
+        archive: None,
         tables: Vec::new(),
         sequences: SequenceStatus::default(),
         last_error: None,

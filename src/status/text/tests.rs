@@ -49,6 +49,7 @@ fn status() -> PipelineStatus {
         source_position: Some(Lsn(0x16_B374_E000)),
         lag_bytes: Some(1976),
         lag_seconds: Some(0.034),
+        archive: None,
         slot: Some(SlotStatus {
             name: "pgdiode_main".into(),
             active: true,
@@ -95,6 +96,7 @@ fn status_for_people() {
         source_position: None,
         lag_bytes: None,
         lag_seconds: None,
+        archive: None,
         slot: None,
         tables: Vec::new(),
         sequences: SequenceStatus::default(),

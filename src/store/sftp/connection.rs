@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use russh::ChannelMsg;
 use russh::client::{self, AuthResult, Handle};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use russh::keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::{ChannelId, ChannelMsg};
 use russh_sftp::client::RawSftpSession;
 use russh_sftp::client::rawsession::Limits;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::known_hosts::{self, KnownHost, Verdict};
 use crate::error::{Error, Result, Side};
@@ -42,9 +44,13 @@ pub struct Connection {
     pub session: RawSftpSession,
     /// How much is read or written by one request.
     pub packet: usize,
+    /// Whether leftovers were looked for: once is enough.
+    pub swept: AtomicBool,
     extensions: HashMap<String, String>,
     /// Ends the connection when dropped.
     handle: Handle<Trust>,
+    /// Becomes false, or loses its sender, when no answer will come any more.
+    alive: watch::Receiver<bool>,
 }
 
 impl Connection {
@@ -62,7 +68,14 @@ impl Connection {
 
     /// Known to be; one that is dead may not know yet.
     pub fn is_dead(&self) -> bool {
-        self.handle.is_closed()
+        self.handle.is_closed() || !*self.alive.borrow() || self.alive.has_changed().is_err()
+    }
+
+    /// Waits until no answer will come any more. A request that is sent just then would wait for its time to be over.
+    pub async fn died(&self) {
+        let mut alive = self.alive.clone();
+        // An error is a session that has ended.
+        let _ = alive.wait_for(|alive| !alive).await;
     }
 
     pub fn offers(&self, extension: &str) -> bool {
@@ -90,7 +103,13 @@ async fn connect(address: &Address, options: &SftpOptions, side: Side) -> Result
         },
         ..client::Config::default()
     };
-    let trust = Trust { known, address: address.clone(), file: options.known_hosts.display().to_string() };
+    let (still_alive, alive) = watch::channel(true);
+    let trust = Trust {
+        still_alive,
+        known,
+        address: address.clone(),
+        file: options.known_hosts.display().to_string(),
+    };
     let mut handle =
         client::connect_stream(Arc::new(config), socket, trust).await.map_err(|error| match error {
             Refusal::Host(error) => *error,
@@ -131,7 +150,14 @@ async fn connect(address: &Address, options: &SftpOptions, side: Side) -> Result
         }
         session.set_limits(limits);
     }
-    Ok(Connection { session, packet, extensions: version.extensions, handle })
+    Ok(Connection {
+        session,
+        packet,
+        swept: AtomicBool::new(false),
+        extensions: version.extensions,
+        handle,
+        alive,
+    })
 }
 
 fn broken(side: Side, error: russh::Error) -> Error {
@@ -154,6 +180,8 @@ struct Trust {
     known: KnownHost,
     address: Address,
     file: String,
+    /// Goes with this, which the session has.
+    still_alive: watch::Sender<bool>,
 }
 
 /// Why there is no connection.
@@ -178,6 +206,17 @@ impl client::Handler for Trust {
             Verdict::Known => Ok(true),
             verdict => Err(Refusal::Host(Box::new(self.refusal(&verdict, &key)))),
         }
+    }
+
+    /// The host's SFTP process has ended; the connection that it was on may live on.
+    async fn channel_eof(&mut self, _: ChannelId, _: &mut client::Session) -> Result<(), Refusal> {
+        self.still_alive.send_replace(false);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, _: ChannelId, _: &mut client::Session) -> Result<(), Refusal> {
+        self.still_alive.send_replace(false);
+        Ok(())
     }
 }
 
@@ -250,11 +289,9 @@ async fn log_in(handle: &mut Handle<Trust>, address: &Address, options: &SftpOpt
                     key.public_key().fingerprint(HashAlg::Sha256)
                 ));
                 let key = PrivateKeyWithHashAlg::new(Arc::new(key), rsa_hash);
-                if handle.authenticate_publickey(&address.user, key).await?.success() {
+                let answer = handle.authenticate_publickey(&address.user, key).await?;
+                if is_accepted(&answer, offered.len())? {
                     return Ok(());
-                }
-                if handle.is_closed() {
-                    break;
                 }
             }
         }
@@ -279,6 +316,21 @@ async fn log_in(handle: &mut Handle<Trust>, address: &Address, options: &SftpOpt
     Err(Failure::Refused(Box::new(error)))
 }
 
+/// Whether the host takes a key, the last of so many. A host that refuses one says what else it would take: no answer
+/// at all is a broken connection, or a host that has seen enough keys.
+fn is_accepted(answer: &AuthResult, offered: usize) -> Result<bool, Failure> {
+    const ENOUGH_KEYS: usize = 3;
+    match answer {
+        AuthResult::Success => Ok(true),
+        AuthResult::Failure { remaining_methods, .. } if !remaining_methods.is_empty() => Ok(false),
+        AuthResult::Failure { .. } if offered >= ENOUGH_KEYS => Err(Failure::Refused(Box::new(
+            Error::refused(format!("the host ended the connection at our key number {offered}"))
+                .hint("it may allow fewer tries: let the agent have fewer keys, or do not use it and name the one key"),
+        ))),
+        AuthResult::Failure { .. } => Err(Failure::Broken(russh::Error::Disconnect)),
+    }
+}
+
 async fn offer_agent(
     handle: &mut Handle<Trust>,
     address: &Address,
@@ -293,16 +345,12 @@ async fn offer_agent(
         let AgentIdentity::PublicKey { key, .. } = identity else { continue };
         let hash = matches!(key.algorithm(), Algorithm::Rsa { .. }).then_some(rsa_hash).flatten();
         offered.push(format!("the agent's {}", key.fingerprint(HashAlg::Sha256)));
-        let result = handle.authenticate_publickey_with(&address.user, key, hash, &mut agent).await;
-        if matches!(result, Ok(AuthResult::Success)) {
+        let answer = handle.authenticate_publickey_with(&address.user, key, hash, &mut agent).await;
+        // A key that the agent does not sign with is passed over.
+        if let Ok(answer) = answer
+            && is_accepted(&answer, offered.len())?
+        {
             return Ok(true);
-        }
-        if handle.is_closed() {
-            return Err(Failure::Refused(Box::new(
-                Error::refused("the host ended the connection after so many keys of the agent").hint(
-                    "let the agent have fewer keys (ssh-add -D), or do not use it: name the one key to log in with",
-                ),
-            )));
         }
     }
     Ok(false)

@@ -127,7 +127,9 @@ impl<'a> Upload<'a> {
         let attributes = FileAttributes { permissions: Some(0o640), ..FileAttributes::empty() };
         match session.open(path, flags, attributes).await {
             Ok(opened) => {
-                self.sweep(connection, &opened.handle).await;
+                if !connection.swept.swap(true, Ordering::SeqCst) {
+                    self.sweep(connection, &opened.handle).await;
+                }
                 Ok((opened.handle, 0))
             }
             Err(error) => Err(store.failed_write(connection, self.name, error).await),

@@ -48,6 +48,8 @@ pub enum OnConflict {
 pub struct Applier {
     pub session: Session,
     pipeline: String,
+    /// Whose row of `pgdiode.position` it advances.
+    position_of: String,
     /// The stored position: what the next advance starts from.
     pub position: Lsn,
     on_conflict: OnConflict,
@@ -124,6 +126,7 @@ impl Applier {
     ) -> Applier {
         Applier {
             session,
+            position_of: pipeline.clone(),
             pipeline,
             position,
             on_conflict,
@@ -136,6 +139,13 @@ impl Applier {
             quarantined: HashSet::new(),
             follow,
         }
+    }
+
+    /// Has it advance another position than the pipeline's: that of tables which are behind the others.
+    #[must_use]
+    pub fn keeping_position_of(mut self, name: &str) -> Applier {
+        name.clone_into(&mut self.position_of);
+        self
     }
 
     /// Applies a batch; commits it with its position if it ends with a whole transaction.
@@ -220,7 +230,7 @@ impl Applier {
     fn advance(&mut self, batch: &Batch) -> Result<()> {
         match batch.position {
             Some((to, committed_at_us)) => {
-                let sql = progress::advance(&self.pipeline, self.position, to, committed_at_us);
+                let sql = progress::advance(&self.position_of, self.position, to, committed_at_us);
                 self.session.send_query(&sql)
             }
             None => Ok(()),

@@ -17,10 +17,29 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// What is to be thought of something that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Only a schema or an extension may be: the target was empty.
+    Refused,
+    /// It is as good as made.
+    Kept,
+}
+
 /// Replays pre-data entries in their order, inside the open transaction; `wanted` says which.
 pub async fn replay_pre_data(
     session: &mut Session,
     dump: &Dump,
+    wanted: impl Fn(&Entry) -> bool,
+) -> Result<Vec<LeftOut>> {
+    replay_entries(session, dump, Existing::Refused, wanted).await
+}
+
+/// Replays entries in their order, inside the open transaction; `wanted` says which.
+pub async fn replay_entries(
+    session: &mut Session,
+    dump: &Dump,
+    existing: Existing,
     wanted: impl Fn(&Entry) -> bool,
 ) -> Result<Vec<LeftOut>> {
     let roles = roles(session).await?;
@@ -36,7 +55,9 @@ pub async fn replay_pre_data(
             Err(error) if error.retries() => return Err(error),
             Err(error) => {
                 session.query("rollback to savepoint entry").await?;
-                if exists_already(&error) && matches!(entry.kind, EntryKind::Schema | EntryKind::Extension) {
+                let may_exist = existing == Existing::Kept
+                    || matches!(entry.kind, EntryKind::Schema | EntryKind::Extension);
+                if exists_already(&error) && may_exist {
                     continue;
                 }
                 if is_needed(&entry.kind) {

@@ -1,0 +1,310 @@
+//! One attempt, from connecting to the last file.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::change::TableName;
+use crate::config::{OnConflict, Pipeline, SchemaDrift};
+use crate::error::{Error, Kind, Result, Side};
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::holder;
+use crate::pipeline::monitor::{Known, Link, await_copies};
+use crate::pipeline::replay::base::{self, Bases};
+use crate::pipeline::replay::filling::Filling;
+use crate::pipeline::replay::shapes::Shapes;
+use crate::pipeline::replay::watch::{Applied, Watch};
+use crate::pipeline::replay::{Attempted, Replay, pass, stored};
+use crate::pipeline::run::mebibytes;
+use crate::pipeline::stop;
+use crate::plan::{Plan, Rule};
+use crate::position::{Lsn, Position};
+use crate::pump::{BatchLimits, Command, Ended, Pump};
+use crate::source::archive::{ArchiveSource, Marks, ReadOptions, Shelf};
+use crate::status::{Phase, StopReason, Until};
+use crate::store::Location;
+use crate::target::postgres::PostgresTarget;
+use crate::target::postgres::apply::{self, Applier};
+use crate::target::postgres::progress::{self, RelationState, Stored};
+
+/// `archive.poll_seconds = 0`: looking into a directory costs nothing, a listing over the network does.
+const POLL_DIRECTORY: Duration = Duration::from_secs(1);
+const POLL_S3: Duration = Duration::from_secs(10);
+const POLL_SFTP: Duration = Duration::from_mins(10);
+
+/// What an attempt works with.
+#[derive(Clone)]
+pub struct Desk {
+    pub shelf: Arc<Shelf>,
+    pub spool: std::path::PathBuf,
+    pub poll: Duration,
+}
+
+impl Replay<'_> {
+    pub(super) async fn attempt(&mut self) -> Result<Attempted> {
+        let mut target = self.end.session().await?;
+        target.query(progress::CREATE_CONTROL_SCHEMA).await?;
+        target.query(stored::CREATE).await?;
+        let mut rows_session = self.end.session_for_rows().await?;
+        holder::lock(&mut rows_session, &self.pipeline.name).await?;
+        if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
+            return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
+        }
+        self.register(&mut target).await?;
+        let desk = self.open().await?;
+        let (mut watch, link) = Watch::new(&self.end, &self.pipeline.name, &self.meter, &self.stop);
+        let (commands, applied) = (watch.commands.clone(), Arc::clone(&watch.applied));
+        let attempted = tokio::select! {
+            attempted = self.work(desk, target, rows_session, commands, link, applied) => attempted,
+            () = watch.run() => unreachable!("it watches until it is dropped"),
+        };
+        watch.store_last().await;
+        attempted
+    }
+
+    /// Opens the archive, and makes a place for files of it here.
+    async fn open(&mut self) -> Result<Desk> {
+        let (location, options) = location(self.pipeline)?;
+        let shelf = Shelf::open(&location, &options).await.map_err(|error| match error.kind() {
+            // It was there before: its disk has gone, and may come back.
+            Kind::Config | Kind::Refused if self.was_open => error.with_kind(Kind::SourceUnreachable),
+            _ => error,
+        })?;
+        self.was_open = true;
+        let poll = match (self.pipeline.archive.poll_seconds, &location) {
+            (0, Location::Directory(_)) => POLL_DIRECTORY,
+            (0, Location::S3 { .. }) => POLL_S3,
+            (0, Location::Sftp { .. }) => POLL_SFTP,
+            (seconds, _) => Duration::from_secs(seconds),
+        };
+        let spool = spool(self.pipeline, &self.end.conninfo.display())?;
+        Ok(Desk { shelf: Arc::new(shelf), spool, poll })
+    }
+
+    /// Says in the target who runs the pipeline.
+    async fn register(&self, target: &mut Session) -> Result<()> {
+        // What went wrong before a retry stays to be seen until files are applied.
+        let forgets = if self.retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
+        let sql = format!(
+            "insert into pgdiode.pipeline (name, mode, runs_at) values ({}, {}, {})
+             on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
+                    hold_id = null, held_id = null, {forgets}retry_at = null, updated_at = pg_catalog.now()",
+            quote::literal(&self.pipeline.name),
+            quote::literal(self.pipeline.mode.as_str()),
+            quote::literal(&holder::ourselves()),
+        );
+        target.query(&sql).await.map(drop)
+    }
+
+    pub(super) async fn stored(&self, target: &mut Session) -> Result<Stored> {
+        progress::read(target, &self.pipeline.name).await?.ok_or_else(|| {
+            Error::unexpected(format!("pipeline \"{}\" vanished from the target", self.pipeline.name))
+        })
+    }
+
+    /// Fills what is pending, lets it catch up, then applies file after file.
+    async fn work(
+        &mut self,
+        desk: Desk,
+        mut target: Session,
+        rows_session: Session,
+        commands: mpsc::Sender<Command>,
+        link: Link,
+        applied: Arc<OnceLock<Applied>>,
+    ) -> Result<Attempted> {
+        let bases = Bases::read(&desk.shelf).await?;
+        let position =
+            base::find_position(&mut target, self.pipeline, &desk.shelf, &bases, &self.meter).await?;
+        self.meter.positioned(position.offset);
+        let fill = async {
+            let filling = Filling {
+                pipeline: self.pipeline,
+                end: &self.end,
+                desk: &desk,
+                bases: &bases,
+                meter: &self.meter,
+                position: position.offset,
+            };
+            filling.run(&mut target).await?;
+            pass::run_all(self.pipeline, &self.end, &desk, &self.meter, &mut target, &position).await
+        };
+        tokio::select! {
+            filled = fill => filled?,
+            // Stopping in mid-copy is the same as crashing there.
+            reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+        }
+        let steering = Steering { commands, link, applied };
+        self.apply_files(&desk, target, rows_session, position, steering).await
+    }
+
+    async fn apply_files(
+        &mut self,
+        desk: &Desk,
+        mut target: Session,
+        rows_session: Session,
+        position: Position,
+        mut steering: Steering,
+    ) -> Result<Attempted> {
+        let stored = self.stored(&mut target).await?;
+        let mut plan = plan(self.pipeline, &stored);
+        let consistent_from = plan.consistent_from();
+        let shapes = Shapes::read(&mut target, &self.pipeline.name).await?;
+        let options = ReadOptions {
+            lineage: position.lineage.clone(),
+            from: position.offset,
+            copied_at: consistent_from,
+            wanted: wanted(self.pipeline, &stored),
+            spool_directory: desk.spool.clone(),
+            poll: desk.poll,
+            reader: Some(reader_name(&self.pipeline.name)),
+        };
+        let mut source = ArchiveSource::start(Arc::clone(&desk.shelf), options).await?;
+        let marks = source.marks();
+        if let Some(end) = self.ends_at(&marks, position.offset) {
+            // The channel is empty: this cannot wait.
+            let _ = steering.commands.send(Command::EndAt(end)).await;
+        }
+        let _ = steering.applied.set(Applied { marks, tables: stored.relations.len() });
+        let applying = Applying::of(self.pipeline);
+        let follow = shapes.follow(&self.end, &self.pipeline.name, applying.follows);
+        let name = self.pipeline.name.clone();
+        let applier =
+            Applier::new(rows_session, name, position.offset, applying.on_conflict, Arc::clone(&follow));
+        let mut rows = PostgresTarget::new(applier, applying.limits.bytes, follow);
+        self.meter.streams(consistent_from);
+        tracing::info!(tables = stored.relations.len(), position = %position.offset, "applying files");
+        self.reached_files = Some(Instant::now());
+        let pump = Pump::new(
+            &mut source,
+            &mut rows,
+            &mut steering.link,
+            &mut plan,
+            applying.limits,
+            position.offset,
+        );
+        let ended = pump.run().await?;
+        source.finish().await;
+        self.settle(&mut target, ended).await
+    }
+
+    /// The position to end at, if the run is to.
+    fn ends_at(&self, marks: &Marks, position: Lsn) -> Option<Lsn> {
+        match self.until {
+            Until::Stopped => None,
+            Until::CaughtUp => Some(marks.last_sealed().map_or(position, |(_, to)| to.max(position))),
+            Until::Reached(end) => Some(end),
+        }
+    }
+
+    async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {
+        match ended {
+            Ended::Stopped => {
+                let reason = self.stop.borrow().unwrap_or(StopReason::Asked);
+                Ok(Attempted::Stopped(self.stopped(reason)))
+            }
+            Ended::Reached => Ok(Attempted::Stopped(self.stopped(StopReason::Reached))),
+            Ended::Paused => Ok(Attempted::Again),
+            Ended::AwaitsCopy(tables) => {
+                let tables: Vec<TableName> = tables.into_iter().collect();
+                tracing::info!(tables = ?tables.iter().map(ToString::to_string).collect::<Vec<_>>(), "tables to be filled");
+                await_copies(target, &self.pipeline.name, &tables, Known::Kept).await?;
+                self.meter.phase(Phase::Copying, "");
+                Ok(Attempted::Again)
+            }
+        }
+    }
+}
+
+/// What steers the pump of an attempt, and what it is watched by.
+struct Steering {
+    commands: mpsc::Sender<Command>,
+    link: Link,
+    applied: Arc<OnceLock<Applied>>,
+}
+
+/// How changes are applied, as the configuration says.
+#[derive(Clone, Copy)]
+pub struct Applying {
+    pub on_conflict: apply::OnConflict,
+    pub limits: BatchLimits,
+    pub follows: bool,
+}
+
+impl Applying {
+    pub fn of(pipeline: &Pipeline) -> Applying {
+        let stream = &pipeline.stream;
+        Applying {
+            on_conflict: match stream.on_conflict {
+                OnConflict::Apply => apply::OnConflict::Apply,
+                OnConflict::Quarantine => apply::OnConflict::Quarantine,
+            },
+            limits: BatchLimits::without_delay(
+                mebibytes(stream.batch_mb),
+                Duration::from_millis(stream.batch_ms_max),
+            ),
+            follows: stream.schema_drift == SchemaDrift::Follow,
+        }
+    }
+}
+
+/// Where the archive of a pipeline is.
+pub fn location(pipeline: &Pipeline) -> Result<(Location, crate::store::StoreOptions)> {
+    pipeline.source.archive(Side::Source)?.ok_or_else(|| Error::unexpected("the source is no archive"))
+}
+
+/// A tables' rule is its copy's; the origin's OID is looked at with its shape.
+fn plan(pipeline: &Pipeline, stored: &Stored) -> Plan {
+    let rules = stored.relations.iter().filter_map(|relation| {
+        let rule = match (relation.state, relation.copied_at) {
+            (RelationState::Ready, Some(at)) => Rule::Copied { at, relation: None },
+            (RelationState::Quarantined, _) => Rule::Quarantined,
+            _ => return None,
+        };
+        Some((relation.table.clone(), rule))
+    });
+    let patterns = pipeline.tables.clone();
+    let new_tables = pipeline.stream.new_tables;
+    Plan::new(rules, Box::new(move |table| new_tables && patterns.match_table(table)))
+}
+
+/// The tables whose rows are read at all: those that are known, and those that may join.
+fn wanted(pipeline: &Pipeline, stored: &Stored) -> crate::source::archive::Wanted {
+    let known: std::collections::HashSet<TableName> =
+        stored.relations.iter().map(|relation| relation.table.clone()).collect();
+    let patterns = pipeline.tables.clone();
+    let new_tables = pipeline.stream.new_tables;
+    Arc::new(move |table| known.contains(table) || (new_tables && patterns.match_table(table)))
+}
+
+/// `main@laptop`: pipelines of one name on two machines are two readers.
+fn reader_name(pipeline: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let host: String =
+        crate::lock::host_name().chars().map(|letter| if is_plain(letter) { letter } else { '-' }).collect();
+    format!("{pipeline}@{host}")
+}
+
+/// An empty directory of this pipeline's own: whoever runs it holds its lock in the target.
+fn spool(pipeline: &Pipeline, target: &str) -> Result<std::path::PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let parent = pipeline.archive_spool_dir();
+    let of_target = &crate::digest::sha256(target.as_bytes())[..8];
+    let path = parent.join(format!("pgdiode-{}-{of_target}", pipeline.name));
+    let make = || {
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::create_dir_all(&parent)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&path)
+    };
+    make().map_err(|error| {
+        Error::refused(format!("the spool directory {} cannot be made", path.display()))
+            .because(error)
+            .hint("Name a directory that pgdiode may write to: archive.spool_dir.")
+    })?;
+    Ok(path)
+}

@@ -1,0 +1,56 @@
+//! The status of a pipeline from an archive: what the target has stored of it, and what is sealed by now.
+
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::pg::session::Session;
+use crate::pipeline::ends::TargetEnd;
+use crate::pipeline::replay::attempt::location;
+use crate::pipeline::replay::stored;
+use crate::pipeline::report;
+use crate::source::archive::Shelf;
+use crate::status::{ArchiveStatus, PipelineStatus};
+
+pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
+    let end = TargetEnd::resolve(pipeline)?;
+    let (location, options) = location(pipeline)?;
+    let mut target = end.session().await?;
+    let mut status = report::of_target(&mut target, pipeline, location.to_string(), &end).await?;
+    let opened = Shelf::open(&location, &options).await;
+    let shelf = opened.map_err(|error| status.notes.push(report::unreachable(&error))).ok();
+    if let Some(stored) = stored::read(&mut target, &pipeline.name).await? {
+        status.archive = Some(of_archive(&mut target, pipeline, &stored, shelf.as_ref()).await?);
+    }
+    Ok(status)
+}
+
+async fn of_archive(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    stored: &stored::Stored,
+    shelf: Option<&Shelf>,
+) -> Result<ArchiveStatus> {
+    let committed = target
+        .query_with(
+            "select pg_catalog.to_char(committed_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+               from pgdiode.position where pipeline = $1",
+            &[Some(&pipeline.name)],
+        )
+        .await?;
+    let file = stored.file.as_ref().map(|mark| mark.number);
+    // Without any file applied, all there are from the base on.
+    let sealed = match shelf {
+        Some(shelf) => shelf.sealed(file.unwrap_or(0)).await.ok(),
+        None => None,
+    };
+    let last_file = match &sealed {
+        Some(later) => later.last().copied().or(file),
+        None => stored.last_sealed,
+    };
+    Ok(ArchiveStatus {
+        archive: stored.archive.clone(),
+        file,
+        last_file,
+        files_behind: sealed.map(|later| later.len() as u64),
+        last_commit_at: committed.first().and_then(|row| row.text(0)).map(str::to_owned),
+    })
+}

@@ -1,0 +1,165 @@
+//! A replay's ear and mouth: hears what is asked of the run and says how it does, both through the target. As
+//! `monitor.rs`, for a source that is no server.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::error::Result;
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::ends::TargetEnd;
+use crate::pipeline::meter::Meter;
+use crate::pipeline::monitor::{Link, store_status};
+use crate::pipeline::replay::stored;
+use crate::pump::Command;
+use crate::source::archive::Marks;
+use crate::status::{Phase, StopReason};
+
+/// How soon a wish is heard.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it says how it does.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Commands that wait for the pump; it takes each at once unless it is in the middle of a transaction.
+const COMMANDS_MAX: usize = 16;
+
+/// What is known once files are being applied.
+pub struct Applied {
+    pub marks: Arc<Marks>,
+    /// How many tables are carried: with fewer there is another plan.
+    pub tables: usize,
+}
+
+pub struct Watch {
+    end: TargetEnd,
+    pipeline: String,
+    meter: Arc<Meter>,
+    pub commands: mpsc::Sender<Command>,
+    stop: watch::Sender<Option<StopReason>>,
+    stop_heard: watch::Receiver<Option<StopReason>>,
+    /// Once files are being applied.
+    pub applied: Arc<OnceLock<Applied>>,
+    target: Option<Session>,
+    told_to: Option<Command>,
+    stored: Instant,
+}
+
+impl Watch {
+    pub fn new(
+        end: &TargetEnd,
+        pipeline: &str,
+        meter: &Arc<Meter>,
+        stop: &watch::Sender<Option<StopReason>>,
+    ) -> (Watch, Link) {
+        let (commands, link) = link(meter);
+        let watch = Watch {
+            end: end.clone(),
+            pipeline: pipeline.to_owned(),
+            meter: Arc::clone(meter),
+            commands,
+            stop_heard: stop.subscribe(),
+            stop: stop.clone(),
+            applied: Arc::default(),
+            target: None,
+            told_to: None,
+            stored: Instant::now(),
+        };
+        (watch, link)
+    }
+
+    /// Watches until dropped.
+    pub async fn run(&mut self) {
+        let mut ticks = interval(LISTEN_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = self.stop_heard.changed() => {}
+                () = self.meter.enters_stream() => {}
+            }
+            if let Err(error) = self.listen().await {
+                tracing::debug!(error = error.chain(), "the target was lost for a moment");
+                self.target = None;
+            }
+            if self.stop.borrow().is_some() && self.told_to != Some(Command::Stop) {
+                self.tell(Command::Stop).await;
+            }
+        }
+    }
+
+    /// Stores what was counted since the last time, when the run is about to end.
+    pub async fn store_last(&mut self) {
+        if let Err(error) = self.store().await {
+            tracing::debug!(error = error.chain(), "the last counts could not be stored");
+        }
+    }
+
+    async fn tell(&mut self, command: Command) {
+        self.told_to = Some(command.clone());
+        // A pump that has ended needs no command.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn listen(&mut self) -> Result<()> {
+        let name = quote::literal(&self.pipeline);
+        let rows = self
+            .target()
+            .await?
+            .query(&format!(
+                "select p.stop_requested,
+                        exists (select from pgdiode.relation r where r.pipeline = p.name and r.state = 'pending'),
+                        (select pg_catalog.count(*) from pgdiode.relation r where r.pipeline = p.name)
+                   from pgdiode.pipeline p where p.name = {name}"
+            ))
+            .await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let (stop, pending, tables) = (row.bool(0), row.bool(1), row.get::<usize>(2)?);
+        if stop {
+            self.stop
+                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+        }
+        // Not while tables are being filled: those are pending too, and known.
+        let applies = matches!(self.meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming);
+        let is_removed = self.applied.get().is_some_and(|applied| tables < applied.tables);
+        if (pending || is_removed) && applies && self.told_to.is_none() {
+            self.tell(Command::Pause).await;
+        }
+        if self.stored.elapsed() >= STATUS_INTERVAL {
+            self.store().await?;
+            self.stored = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self) -> Result<()> {
+        let (meter, applied, pipeline) =
+            (Arc::clone(&self.meter), Arc::clone(&self.applied), self.pipeline.clone());
+        let marks = applied.get().map(|applied| &applied.marks);
+        if let Some((_, to)) = marks.and_then(|marks| marks.last_sealed()) {
+            meter.source_reaches(to);
+        }
+        let target = self.target().await?;
+        store_status(target, &pipeline, &meter).await?;
+        match marks {
+            Some(marks) => stored::store_marks(target, &pipeline, marks).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn target(&mut self) -> Result<&mut Session> {
+        match &mut self.target {
+            Some(session) => Ok(session),
+            none => Ok(none.insert(self.end.session().await?)),
+        }
+    }
+}
+
+/// What steers a pump, and the pump's side of it.
+pub fn link(meter: &Arc<Meter>) -> (mpsc::Sender<Command>, Link) {
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    // Nobody asks a replay to hold: there is no server to compare the target with.
+    let held = watch::channel(0).0;
+    (commands, Link::new(receiver, held, Arc::clone(meter)))
+}

@@ -1,0 +1,222 @@
+//! What is in an archive, read and checked: whose it is, which files are sealed, which bases are whole.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::archive::line::Origin;
+use crate::archive::manifest::{self, Base, Identity, Manifest, Piece};
+use crate::archive::names::{self, Stored};
+use crate::error::{Error, Kind, Result};
+use crate::position::{Lineage, Lsn};
+use crate::source::archive::whole;
+use crate::store::{AnyStore, Location, Store, StoreOptions};
+
+/// A manifest says a line for each table; this is a million of them.
+const MANIFEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// An archive that is there.
+pub struct Shelf {
+    pub store: AnyStore,
+    pub identity: Identity,
+}
+
+/// Where a reader goes on.
+pub(super) struct Place {
+    /// The first file that may hold what it lacks.
+    pub next: u64,
+    /// The file before that.
+    pub before: Option<Manifest>,
+    /// The last file that was sealed when this was looked up.
+    pub last: u64,
+}
+
+impl Shelf {
+    pub async fn open(location: &Location, options: &StoreOptions) -> Result<Shelf> {
+        let store = AnyStore::open(location, options).await?;
+        let Some(identity) = object::<Identity>(&store, names::IDENTITY).await? else {
+            return Err(Error::refused(format!("{}: this is no archive: there is no {}", store.display(), names::IDENTITY))
+                .hint("Name the directory that the writing pipeline has as its target; its first start makes the archive."));
+        };
+        Ok(Shelf { store, identity })
+    }
+
+    /// A disk that was unmounted looks like an archive to which nothing is added.
+    pub(super) async fn still_there(&self) -> Result<()> {
+        if self.store.size(names::IDENTITY).await?.is_some() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::SourceUnreachable,
+            format!("{}: the archive is not there any more", self.store.display()),
+        )
+        .hint("Is its disk mounted? The pipeline looks again."))
+    }
+
+    /// The numbers of the sealed files after `after`.
+    pub async fn sealed(&self, after: u64) -> Result<Vec<u64>> {
+        let after = names::manifest(after);
+        let objects = self.store.list(names::MANIFESTS, Some(&after)).await?;
+        Ok(objects.iter().filter_map(|object| names::parse_numbered(&object.name)).collect())
+    }
+
+    /// `None`: the file is not sealed, or has been pruned.
+    pub async fn manifest(&self, number: u64) -> Result<Option<Manifest>> {
+        let name = names::manifest(number);
+        let Some(manifest) = object::<Manifest>(&self.store, &name).await? else { return Ok(None) };
+        if manifest.archive != self.identity.archive {
+            return Err(foreign(&name, &manifest.archive, &self.identity.archive));
+        }
+        if manifest.number != number
+            || names::parse_change_file(&manifest.name).map(|(of, _)| of) != Some(number)
+        {
+            return Err(broken(format!(
+                "{name} speaks of {} with the number {}",
+                manifest.name, manifest.number
+            )));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The same of a file that was there a moment ago.
+    pub async fn manifest_of_listed(&self, number: u64) -> Result<Manifest> {
+        let gone = || broken(format!("{} has gone while it was needed", names::manifest(number)));
+        self.manifest(number).await?.ok_or_else(gone)
+    }
+
+    /// The newest base that is whole.
+    pub async fn newest_base(&self) -> Result<Option<Base>> {
+        let folders = self.store.folders(names::BASES).await?;
+        for number in folders.iter().rev().filter_map(|folder| names::parse_numbered(folder)) {
+            let name = names::base_manifest(number);
+            // One without a manifest is being made, or was left half made.
+            let Some(base) = object::<Base>(&self.store, &name).await? else { continue };
+            if base.archive != self.identity.archive {
+                return Err(foreign(&name, &base.archive, &self.identity.archive));
+            }
+            return Ok(Some(base));
+        }
+        Ok(None)
+    }
+
+    /// The file to go on with at a position. Files end at ever higher positions: looked for by halves, since there may be
+    /// a hundred thousand of them at the other end of a slow line.
+    pub(super) async fn locate(&self, position: Lsn, copied_at: Lsn) -> Result<Place> {
+        let sealed = self.sealed(0).await?;
+        let (mut low, mut high) = (0, sealed.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.manifest_of_listed(sealed[middle]).await?.to > position {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        let before = match low.checked_sub(1) {
+            Some(before) => Some(self.manifest_of_listed(sealed[before]).await?),
+            None => None,
+        };
+        let reached = before.as_ref().map_or(Lsn::ZERO, |before| before.to);
+        if low == sealed.len() && reached < position && copied_at < position {
+            return Err(Error::new(
+                Kind::Difference,
+                format!("the target stands at {position}, and the archive ends at {reached}: it lacks what was applied"),
+            )
+            .hint(
+                "The archive was restored from an older copy, or is another one. Put the missing files back; or, if they \
+                 are lost for good, start over from its newest base: pgdiode reset, then pgdiode start.",
+            ));
+        }
+        let next = match (sealed.get(low), &before) {
+            (Some(next), None) => *next,
+            (_, Some(before)) => before.number + 1,
+            (None, None) => 1,
+        };
+        Ok(Place { next, before, last: sealed.last().copied().unwrap_or(0) })
+    }
+
+    /// Copies an object to a local file of no name: whatever is killed, nothing is left of it.
+    pub(super) async fn fetch(&self, name: &str, stored_bytes: u64, directory: &Path) -> Result<File> {
+        match self.store.size(name).await? {
+            Some(size) if size == stored_bytes => {}
+            Some(size) => {
+                return Err(broken(format!("{name} has {size} bytes, and should have {stored_bytes}")));
+            }
+            None => return Err(broken(format!("{name} is missing, though its manifest is there"))),
+        }
+        let path = directory.join(name.replace('/', "_"));
+        self.store.fetch(name, &path).await?;
+        let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
+        opened.map_err(|error| {
+            Error::unexpected(format!("{} cannot be read", path.display()))
+                .because(error)
+                .hint("Has somebody removed it? The spool directory belongs to pgdiode.")
+        })
+    }
+
+    /// The content of an object of a base, once it is proven whole.
+    pub async fn piece(&self, piece: &Piece, directory: &Path) -> Result<Box<dyn Read + Send>> {
+        let file = self.fetch(&piece.name, piece.stored_bytes, directory).await?;
+        let piece = piece.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            whole::check(&piece.name, &(&piece).into(), file).map(|file| (piece, file))
+        });
+        let (piece, file) =
+            checked.await.map_err(|error| Error::unexpected("the process is ending").because(error))??;
+        match stored_as(&piece.name) {
+            Stored::Plain => Ok(Box::new(file)),
+            Stored::Zstd => match zstd::Decoder::new(file) {
+                Ok(content) => Ok(Box::new(content)),
+                Err(error) => Err(broken(format!("{} cannot be decompressed", piece.name)).because(error)),
+            },
+        }
+    }
+}
+
+/// How an object's bytes are stored, by its name.
+pub fn stored_as(name: &str) -> Stored {
+    if name.strip_suffix(".zst").is_some() { Stored::Zstd } else { Stored::Plain }
+}
+
+async fn object<T: DeserializeOwned>(store: &AnyStore, name: &str) -> Result<Option<T>> {
+    let bytes = store.read_all(name, MANIFEST_BYTES_MAX).await?;
+    bytes.map(|bytes| manifest::parse(name, &bytes)).transpose()
+}
+
+/// The archive is not what it should be.
+pub(super) fn broken(what: String) -> Error {
+    Error::new(Kind::Difference, what).hint(
+        "The archive is not what its writer left. `pgdiode archive verify` tells which files are affected; put back what \
+         was there, or take a new base and start over from it: pgdiode reset, then pgdiode start.",
+    )
+}
+
+fn foreign(name: &str, archive: &str, ours: &str) -> Error {
+    Error::new(Kind::Difference, format!("{name} belongs to archive {archive}, this is archive {ours}"))
+        .hint("Somebody copied it here from another archive: put back what was there.")
+}
+
+/// Whether `origin` is the history that the positions count in. Its timeline rises with each failover of the origin.
+pub fn check_origin(name: &str, origin: &Origin, known: &Lineage) -> Result<()> {
+    let found = Lineage::from(origin.clone());
+    if found == (Lineage { timeline: found.timeline, ..known.clone() }) && found.timeline >= known.timeline {
+        return Ok(());
+    }
+    let told = |lineage: &Lineage| {
+        format!(
+            "system {}, timeline {}, database \"{}\", slot \"{}\" from {}",
+            lineage.system_identifier,
+            lineage.timeline,
+            lineage.database,
+            lineage.slot,
+            lineage.consistent_point
+        )
+    };
+    Err(Error::new(
+        Kind::Difference,
+        format!("{name} holds the history of {}; the target was filled from {}", told(&found), told(known)),
+    )
+    .hint("Positions of one mean nothing in the other. If that is intended, start over: pgdiode reset, then pgdiode start."))
+}

@@ -1,0 +1,130 @@
+//! Whether what was fetched is what was written: by its hashes, as it is stored and as it is meant.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
+use crate::archive::manifest::{Manifest, Piece};
+use crate::archive::names::Stored;
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::source::archive::shelf::{broken, stored_as};
+
+/// What an object's bytes must be.
+pub(super) struct Expected<'a> {
+    content_sha256: &'a str,
+    content_bytes: u64,
+    stored_sha256: &'a str,
+    stored_bytes: u64,
+}
+
+impl<'a> From<&'a Manifest> for Expected<'a> {
+    fn from(manifest: &'a Manifest) -> Expected<'a> {
+        Expected {
+            content_sha256: &manifest.content_sha256,
+            content_bytes: manifest.content_bytes,
+            stored_sha256: &manifest.stored_sha256,
+            stored_bytes: manifest.stored_bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a Piece> for Expected<'a> {
+    fn from(piece: &'a Piece) -> Expected<'a> {
+        Expected {
+            content_sha256: &piece.content_sha256,
+            content_bytes: piece.content_bytes,
+            stored_sha256: &piece.stored_sha256,
+            stored_bytes: piece.stored_bytes,
+        }
+    }
+}
+
+/// Proves an object whole, and gives it back at its beginning.
+pub(super) fn check(name: &str, expected: &Expected<'_>, mut file: File) -> Result<File> {
+    let local =
+        |error: io::Error| Error::unexpected(format!("the fetched {name} cannot be read")).because(error);
+    let (sha256, bytes) = hash(&mut file, expected.stored_bytes).map_err(local)?;
+    if (sha256.as_str(), bytes) != (expected.stored_sha256, expected.stored_bytes) {
+        return Err(broken(format!(
+            "{name} has other content than its manifest says: its SHA-256 is {sha256}"
+        )));
+    }
+    file.rewind().map_err(local)?;
+    let (sha256, bytes) = match stored_as(name) {
+        Stored::Plain => (sha256, bytes),
+        // What cannot be decompressed was so when its hash was taken.
+        Stored::Zstd => zstd::Decoder::new(&mut file)
+            .and_then(|content| hash(content, expected.content_bytes))
+            .map_err(|error| broken(format!("{name} cannot be decompressed")).because(error))?,
+    };
+    if (sha256.as_str(), bytes) != (expected.content_sha256, expected.content_bytes) {
+        return Err(broken(format!(
+            "{name} has other content than its manifest says, once it is decompressed"
+        )));
+    }
+    file.rewind().map_err(local)?;
+    Ok(file)
+}
+
+/// The hash and the size of what comes, or of one byte more than is expected.
+fn hash(from: impl Read, bytes_max: u64) -> io::Result<(String, u64)> {
+    let mut from = from.take(bytes_max.saturating_add(1));
+    let (mut hash, mut bytes) = (Sha256::default(), 0);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok((hash.finish(), bytes)),
+            Ok(read) => {
+                hash.update(&buffer[..read]);
+                bytes += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::archive::draft::Press;
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn no_byte_may_be_another() {
+        for (name, stored) in [("a.json", Stored::Plain), ("a.json.zst", Stored::Zstd)] {
+            let mut press = Press::new(Vec::new(), stored, 0).unwrap();
+            press.write(b"some lines\n").unwrap();
+            let (bytes, sums) = press.finish().unwrap();
+            let expected = Expected {
+                content_sha256: &sums.content_sha256,
+                content_bytes: sums.content_bytes,
+                stored_sha256: &sums.stored_sha256,
+                stored_bytes: sums.stored_bytes,
+            };
+            let mut whole = check(name, &expected, file_of(&bytes)).unwrap();
+            let mut read = Vec::new();
+            whole.read_to_end(&mut read).unwrap();
+            assert_eq!(read, bytes, "it is given back at its beginning");
+            for at in 0..bytes.len() {
+                let mut tampered = bytes.clone();
+                tampered[at] ^= 1;
+                let error = check(name, &expected, file_of(&tampered)).unwrap_err();
+                assert!(error.what().contains("other content"), "{error:?}");
+            }
+            let longer = [&bytes[..], b"x"].concat();
+            assert!(check(name, &expected, file_of(&longer)).is_err());
+            assert!(check(name, &expected, file_of(&bytes[1..])).is_err());
+            let other_content = Expected { content_bytes: sums.content_bytes - 1, ..expected };
+            assert!(check(name, &other_content, file_of(&bytes)).is_err());
+        }
+    }
+}
