@@ -3,6 +3,7 @@
 mod built;
 mod circle;
 mod damage;
+mod elsewhere;
 mod format;
 mod kills;
 mod origin;
