@@ -62,9 +62,11 @@ impl Ground {
         manifests
     }
 
+    /// Its number is not always 1: one that was killed half made keeps its own.
     fn base(&self) -> Base {
-        let path = self.archive.join(names::base_manifest(1));
-        parse("a base", &fs::read(path).unwrap()).unwrap()
+        let bases = listed(&self.archive.join(names::BASES));
+        let made = bases.iter().find_map(|base| fs::read(base.join("manifest.json")).ok());
+        parse("a base", &made.expect("there is a base")).unwrap()
     }
 
     /// What the archive says that the tables hold: its base, and every change once.
@@ -319,6 +321,38 @@ fn an_idle_sources_position_moves_on() {
         || ground.manifests().into_iter().find(|manifest| manifest.records == 0 && manifest.to >= end);
     assert!(wait_for(empty).is_some(), "{}", running.stderr());
     ground.assert_complete();
+}
+
+/// A later base lets what lies before it be pruned, and a new reader needs nothing else.
+#[test]
+fn a_base_is_added_while_the_writer_runs() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    let running = ground.start(&pgdiode);
+    ground.source.psql("app", "create table late (id int primary key); insert into late values (1)");
+    pgdiode.run(&["setup", "--yes"]).success();
+    ground.work(50);
+    let said = pgdiode.run(&["archive", "base"]).success();
+    assert!(said.contains("base 2:") && said.contains("of 3 tables"), "{said}");
+    running.terminate();
+    let mut running = running;
+    running.wait();
+    let pruned = pgdiode.run(&["archive", "prune", "--yes"]).success();
+    let first = ground.manifests()[0].number;
+    assert!(first > 1, "{pruned}");
+    let target = Cluster::start(Version::V15, &[]);
+    let reader = PgdiodeRun::new(&format!(
+        "[pipeline.laptop]\nsource = \"{}\"\ntarget = \"{}\"",
+        ground.archive.display(),
+        target.conninfo("postgres")
+    ));
+    reader.run(&["start", "--once-caught-up"]).success();
+    for table in ["counter", "entry", "late"] {
+        let sql = format!("select json_agg(t order by id) from {table} t");
+        assert_eq!(target.psql("postgres", &sql), ground.source.psql("app", &sql), "table {table}");
+    }
+    let said = reader.run(&["archive", "base"]).failure(2);
+    assert!(said.contains("does not write an archive"), "{said}");
 }
 
 #[test]

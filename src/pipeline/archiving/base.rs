@@ -75,9 +75,24 @@ pub(super) async fn make_first(
             return Ok(());
         }
     }
-    // What a run that was killed has left keeps its number: nothing in an archive is written twice.
-    let last = folders.iter().filter_map(|folder| names::parse_numbered(folder)).max();
-    make(pipeline, origin, meter, order, lineage, last.unwrap_or(0) + 1).await
+    make(pipeline, origin, meter, order, lineage, next_number(&folders)).await.map(drop)
+}
+
+/// Makes one more, beside a writer that runs or without one.
+pub(super) async fn make_another(
+    pipeline: &Pipeline,
+    origin: &Origin,
+    meter: &Arc<Meter>,
+    order: &Order<'_>,
+    lineage: &Lineage,
+) -> Result<Base> {
+    let folders = order.store.folders(names::BASES).await?;
+    make(pipeline, origin, meter, order, lineage, next_number(&folders)).await
+}
+
+/// What a run that was killed has left keeps its number: nothing in an archive is written twice.
+fn next_number(folders: &[String]) -> u64 {
+    folders.iter().filter_map(|folder| names::parse_numbered(folder)).max().unwrap_or(0) + 1
 }
 
 async fn make(
@@ -87,7 +102,7 @@ async fn make(
     order: &Order<'_>,
     lineage: &Lineage,
     number: u64,
-) -> Result<()> {
+) -> Result<Base> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     let mut replication = origin.replication().await?;
     let name = format!("pgdiode_base_{}_{:08x}", pipeline.name, fastrand::u32(..));
@@ -142,7 +157,7 @@ async fn make(
     create(&moment.store, &names::base_manifest(number), Content::Bytes(text)).await?;
     let rows: u64 = base.tables.iter().map(|table| table.rows).sum();
     tracing::info!(number, tables = base.tables.len(), rows, at = %base.at, "put a base snapshot into the archive");
-    Ok(())
+    Ok(base)
 }
 
 /// Takes one table after the other.
