@@ -155,11 +155,7 @@ fn an_archive_over_sftp_whose_server_goes_and_comes_back() {
         server.known_hosts().display()
     );
     let both = Both::start_at(&place, counting(), "tables = [\"public.*\"]", "file_seconds = 0\n");
-    let breaks = || {
-        server.kill_sessions();
-        server.kill();
-    };
-    while_it_breaks(&both, breaks, || server.start_again());
+    while_it_breaks(&both, || server.kill(), || server.start_again());
     let note = fs::read_dir(server.archive().join("meta/readers")).unwrap().count();
     assert_eq!(note, 1);
 }
