@@ -1,6 +1,7 @@
 //! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod circle;
 mod damage;
 mod format;
 mod kills;

@@ -381,12 +381,18 @@ impl Laptop {
     /// Both sides must print the same rows of these tables.
     pub fn assert_alike(&self, origin: &Origin, tables: &[&str]) {
         for table in tables {
-            let rows = |cluster: &Cluster| cluster.psql("postgres", &format!("{PINNED}{}", rows_sql(table)));
-            let (here, there) = (rows(&self.cluster), rows(&origin.cluster));
-            assert!(!there.is_empty(), "the oracle sees no rows of {table}");
-            assert!(here == there, "{table} differs\n  here: {}\n  there: {}", ends(&here), ends(&there));
+            let rows = assert_table_alike(&self.cluster, &origin.cluster, table);
+            assert!(rows > 0, "the oracle sees no rows of {table}");
         }
     }
+}
+
+/// Rows as text, sorted; how many there are.
+pub fn assert_table_alike(here: &Cluster, there: &Cluster, table: &str) -> usize {
+    let rows = |cluster: &Cluster| cluster.psql("postgres", &format!("{PINNED}{}", rows_sql(table)));
+    let (here, there) = (rows(here), rows(there));
+    assert!(here == there, "{table} differs\n  here: {}\n  there: {}", ends(&here), ends(&there));
+    there.lines().count()
 }
 
 const PINNED: &str = "set datestyle = 'ISO'; set intervalstyle = 'postgres'; set timezone = 'UTC'; set extra_float_digits = 3; \
