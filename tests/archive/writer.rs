@@ -153,6 +153,9 @@ struct Model(BTreeMap<String, BTreeMap<i64, Value>>);
 impl Model {
     /// Rows of `copy`: both tables have a number and a plain value.
     fn load(&mut self, table: &str, text: &str) {
+        if table == "bulk" {
+            return;
+        }
         for line in text.lines() {
             let (id, value) = line.split_once('\t').unwrap();
             let id: i64 = id.parse().unwrap();
@@ -320,6 +323,31 @@ fn an_idle_sources_position_moves_on() {
     let empty =
         || ground.manifests().into_iter().find(|manifest| manifest.records == 0 && manifest.to >= end);
     assert!(wait_for(empty).is_some(), "{}", running.stderr());
+    ground.assert_complete();
+}
+
+/// What rewrites a table does not keep to snapshots: to one that is older the table looks empty.
+#[test]
+fn a_table_that_is_written_anew_while_the_base_reads_it_is_read_again() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("retry.first_ms = 50\ncopy.jobs = 1\ntables = [\"public.*\"]");
+    // Read first, and for long enough.
+    ground.source.psql("app", "create table bulk (id int primary key, v text); insert into bulk select n, repeat('x', 300) from generate_series(1, 100000) n");
+    pgdiode.run(&["setup", "--yes"]).success();
+    let rewrite = ground.source.spawn_psql(
+        "app",
+        "do $$ begin
+           while not exists (select from pg_replication_slots where slot_name like 'pgdiode_base%' and confirmed_flush_lsn is not null) loop
+             perform pg_sleep(0.005);
+           end loop; end $$;
+         alter table entry alter v type varchar(60);",
+    );
+    let running = ground.start(&pgdiode);
+    rewrite.wait().unwrap();
+    assert!(running.stderr().contains("was written anew"), "{}", running.stderr());
+    drop(running);
+    ground.work(5);
+    catch_up(&pgdiode);
     ground.assert_complete();
 }
 

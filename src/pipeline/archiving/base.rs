@@ -19,7 +19,7 @@ use crate::archive::line::Origin as LineageLine;
 use crate::archive::manifest::{self, Base, BaseTable, Piece, TableShape};
 use crate::archive::names::{self, Stored};
 use crate::config::Pipeline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::copy::Rows;
 use crate::pg::dump::{self, DumpOptions};
 use crate::pg::quote;
@@ -215,6 +215,12 @@ impl Moment {
         }
         // Under the lock that the copy has taken.
         let shape = shape(&mut session, table).await?;
+        if copy::is_rewritten(&mut session, table).await? {
+            let what =
+                format!("table {} was written anew at the source while its rows were read", table.table);
+            // The next attempt begins a base of its own.
+            return Err(Error::new(Kind::SourceUnreachable, what).hint("Nothing is lost: try again."));
+        }
         self.meter.table_ends(&table.table, counted);
         Ok(BaseTable {
             schema: table.table.schema.clone(),
