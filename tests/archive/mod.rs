@@ -2,6 +2,7 @@
 
 mod built;
 mod damage;
+mod foreign;
 mod format;
 mod pruning;
 mod verbs;
