@@ -202,9 +202,20 @@ pub struct BaseTable {
     pub table: String,
     /// The columns that its rows have, in this order.
     pub columns: Vec<String>,
+    /// Tells a table that was made anew or altered since, from this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<TableShape>,
     pub rows: u64,
     /// Rows in the text format of `copy`, in pieces that end at rows; each is loaded by itself.
     pub pieces: Vec<Piece>,
+}
+
+/// What a change file says of a table before its rows, as far as it tells one table from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableShape {
+    pub oid: u32,
+    /// The type OID and the modifier of each column, in the order of `columns`.
+    pub types: Vec<(u32, i32)>,
 }
 
 /// An object of a base.

@@ -1,9 +1,15 @@
 //! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod circle;
 mod damage;
 mod foreign;
 mod format;
+mod kills;
+mod origin;
 mod pruning;
+mod replay;
+mod through;
+mod untrusted;
 mod verbs;
 mod writer;

@@ -3,6 +3,7 @@
 //! The moment is that of a temporary slot: it shows exactly the transactions whose commit record begins before its
 //! consistent point, which is what a reader goes by when it skips what the base already has.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::archive::FORMAT;
 use crate::archive::draft::Press;
 use crate::archive::line::Origin as LineageLine;
-use crate::archive::manifest::{self, Base, BaseTable, Piece};
+use crate::archive::manifest::{self, Base, BaseTable, Piece, TableShape};
 use crate::archive::names::{self, Stored};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use crate::pg::copy::Rows;
 use crate::pg::dump::{self, DumpOptions};
 use crate::pg::quote;
 use crate::pg::replication::SlotLife;
+use crate::pg::session::Session;
 use crate::pipeline::archiving::{level, stored};
 use crate::pipeline::copy;
 use crate::pipeline::ends::Origin;
@@ -196,11 +198,14 @@ impl Moment {
                 table.table
             )));
         }
+        // Under the lock that the copy has taken.
+        let shape = shape(&mut session, table).await?;
         self.meter.table_ends(&table.table, counted);
         Ok(BaseTable {
             schema: table.table.schema.clone(),
             table: table.table.name.clone(),
             columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+            shape: Some(shape),
             rows: counted,
             pieces,
         })
@@ -241,6 +246,27 @@ impl Moment {
             stored_bytes: sums.stored_bytes,
         })
     }
+}
+
+/// What tells the table from one of the same name that is made, or altered, later.
+async fn shape(session: &mut Session, table: &SourceTable) -> Result<TableShape> {
+    let sql = format!(
+        "select attname, atttypid, atttypmod from pg_catalog.pg_attribute where attrelid = {} and attnum > 0",
+        table.oid
+    );
+    let mut types = HashMap::new();
+    for row in session.query(&sql).await? {
+        types.insert(row.string(0), (row.get(1)?, row.get(2)?));
+    }
+    let types = table.columns.iter().map(|column| {
+        types.get(&column.name).copied().ok_or_else(|| {
+            Error::unexpected(format!(
+                "column {} of {} has gone while it was copied",
+                column.name, table.table
+            ))
+        })
+    });
+    Ok(TableShape { oid: table.oid, types: types.collect::<Result<_>>()? })
 }
 
 /// A piece that is being written to the spool directory.

@@ -280,7 +280,7 @@ impl Replay<'_> {
         let pump =
             Pump::new(&mut source, &mut rows, &mut steering.link, &mut plan, applying.limits, position);
         let ended = pump.run().await?;
-        self.settle(&mut target, ended).await
+        self.settle(&mut target, ended, false).await
     }
 }
 
