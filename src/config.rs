@@ -214,6 +214,20 @@ choice! {
 }
 
 choice! {
+    /// Who wrote the change files that are read.
+    Dialect {
+        /// pgdiode, where there is a `meta/archive.json`; otherwise each file by its first line.
+        Auto = "auto",
+        /// pgdiode.
+        Pgdiode = "pgdiode",
+        /// Somebody by hand or a script: one row a line, each file one transaction.
+        Seed = "seed",
+        /// wal2json, in format 1 or 2.
+        Wal2json = "wal2json",
+    }
+}
+
+choice! {
     LogFormat {
         /// For people.
         Text = "text",
@@ -338,6 +352,13 @@ section! {
         base: bool = true, Shape::Switch;
         /// How often a reader looks for new files. 0: as soon as they are there, for a directory.
         poll_seconds: u64 = 0, Shape::Whole(0, 86_400);
+        /// Who wrote the change files that a reader finds. `auto`: pgdiode, where there is a `meta/archive.json`; otherwise
+        /// each file says by its first line which of the others it is. `seed`: one row a line, written by hand or by a
+        /// script. `wal2json`: that plugin, in its format 1 or 2.
+        dialect: Dialect = Dialect::Auto, Shape::Choice(Dialect::WORDS);
+        /// How long the last file must have stayed as it is before a reader takes it, where pgdiode did not write it: there
+        /// nothing else tells that it is whole.
+        settle_seconds: u64 = 5, Shape::Whole(0, 86_400);
     }
 }
 

@@ -64,6 +64,11 @@ impl Plan {
         Plan { needs_copy: false, ..Plan::new([], carries) }
     }
 
+    /// For tables that join as they are at the target, with nowhere to copy them from.
+    pub fn without_copies(rules: impl IntoIterator<Item = (TableName, Rule)>, joins: Joins) -> Plan {
+        Plan { needs_copy: false, ..Plan::new(rules, joins) }
+    }
+
     /// What to do with a change of `relation` in a transaction whose commit record begins at `commit_lsn`.
     pub fn admit(&mut self, relation: &Relation, commit_lsn: Lsn) -> Admission {
         let met = match self.met.get(&relation.id) {

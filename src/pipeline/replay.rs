@@ -17,6 +17,7 @@
 mod attempt;
 mod base;
 mod filling;
+mod foreign;
 mod pass;
 mod report;
 mod schema;

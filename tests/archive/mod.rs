@@ -4,6 +4,7 @@ mod built;
 mod circle;
 mod damage;
 mod elsewhere;
+mod foreign;
 mod format;
 mod kills;
 mod origin;

@@ -17,7 +17,7 @@ use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, pass, stored};
+use crate::pipeline::replay::{Attempted, Replay, foreign, pass, stored};
 use crate::pipeline::run::mebibytes;
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
@@ -54,6 +54,11 @@ impl Replay<'_> {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
         self.register(&mut target).await?;
+        let opened = foreign::open(self.pipeline).await.map_err(|error| self.lost(error))?;
+        if let Some(opened) = opened {
+            self.was_open = true;
+            return self.attempt_foreign(opened, target, rows_session).await;
+        }
         let desk = self.open().await?;
         let (mut watch, link) = Watch::new(&self.end, &self.pipeline.name, &self.meter, &self.stop);
         let (commands, applied) = (watch.commands.clone(), Arc::clone(&watch.applied));
@@ -68,20 +73,19 @@ impl Replay<'_> {
     /// Opens the archive, and makes a place for files of it here.
     async fn open(&mut self) -> Result<Desk> {
         let (location, options) = location(self.pipeline)?;
-        let shelf = Shelf::open(&location, &options).await.map_err(|error| match error.kind() {
+        let shelf = Shelf::open(&location, &options).await.map_err(|error| self.lost(error))?;
+        self.was_open = true;
+        let spool = spool(self.pipeline, &self.end.conninfo.display())?;
+        Ok(Desk { shelf: Arc::new(shelf), spool, poll: poll(self.pipeline, &location) })
+    }
+
+    /// What an archive that cannot be opened means.
+    fn lost(&self, error: Error) -> Error {
+        match error.kind() {
             // It was there before: its disk has gone, and may come back.
             Kind::Config | Kind::Refused if self.was_open => error.with_kind(Kind::SourceUnreachable),
             _ => error,
-        })?;
-        self.was_open = true;
-        let poll = match (self.pipeline.archive.poll_seconds, &location) {
-            (0, Location::Directory(_)) => POLL_DIRECTORY,
-            (0, Location::S3 { .. }) => POLL_S3,
-            (0, Location::Sftp { .. }) => POLL_SFTP,
-            (seconds, _) => Duration::from_secs(seconds),
-        };
-        let spool = spool(self.pipeline, &self.end.conninfo.display())?;
-        Ok(Desk { shelf: Arc::new(shelf), spool, poll })
+        }
     }
 
     /// Says in the target who runs the pipeline.
@@ -201,7 +205,12 @@ impl Replay<'_> {
         }
     }
 
-    async fn settle(&self, target: &mut Session, ended: Ended, has_base: bool) -> Result<Attempted> {
+    pub(super) async fn settle(
+        &self,
+        target: &mut Session,
+        ended: Ended,
+        has_base: bool,
+    ) -> Result<Attempted> {
         match ended {
             Ended::Stopped => {
                 let reason = self.stop.borrow().unwrap_or(StopReason::Asked);
@@ -222,10 +231,10 @@ impl Replay<'_> {
 }
 
 /// What steers the pump of an attempt, and what it is watched by.
-struct Steering {
-    commands: mpsc::Sender<Command>,
-    link: Link,
-    applied: Arc<OnceLock<Applied>>,
+pub(super) struct Steering {
+    pub commands: mpsc::Sender<Command>,
+    pub link: Link,
+    pub applied: Arc<OnceLock<Applied>>,
 }
 
 /// How changes are applied, as the configuration says.
@@ -250,6 +259,16 @@ impl Applying {
             ),
             follows: stream.schema_drift == SchemaDrift::Follow,
         }
+    }
+}
+
+/// How often there is a look for new files.
+pub(super) fn poll(pipeline: &Pipeline, location: &Location) -> Duration {
+    match (pipeline.archive.poll_seconds, location) {
+        (0, Location::Directory(_)) => POLL_DIRECTORY,
+        (0, Location::S3 { .. }) => POLL_S3,
+        (0, Location::Sftp { .. }) => POLL_SFTP,
+        (seconds, _) => Duration::from_secs(seconds),
     }
 }
 
@@ -291,7 +310,7 @@ fn reader_name(pipeline: &str) -> String {
 }
 
 /// An empty directory of this pipeline's own: whoever runs it holds its lock in the target.
-fn spool(pipeline: &Pipeline, target: &str) -> Result<std::path::PathBuf> {
+pub(super) fn spool(pipeline: &Pipeline, target: &str) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let parent = pipeline.archive_spool_dir();
     let of_target = &crate::digest::sha256(target.as_bytes())[..8];

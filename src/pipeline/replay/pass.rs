@@ -26,7 +26,7 @@ use crate::target::postgres::PostgresTarget;
 use crate::target::postgres::apply::Applier;
 
 /// Tables by the pass that they are in, with the moment that each was filled as of.
-type Passes = BTreeMap<String, Vec<(TableName, Lsn)>>;
+pub(super) type Passes = BTreeMap<String, Vec<(TableName, Lsn)>>;
 
 /// Runs every pass that there is, up to `position`.
 pub async fn run_all(
@@ -45,25 +45,30 @@ pub async fn run_all(
         if from < position.offset {
             run(pipeline, end, desk, meter, target, &pass, &tables, from, position).await?;
         }
-        let pass = quote::literal(&pass);
-        let sql = format!(
-            "update pgdiode.relation set state = 'ready', carried_by = null where carried_by = {pass} and state = 'copied';
-             delete from pgdiode.position where pipeline = {pass};"
-        );
-        target.query(&sql).await?;
+        join(target, &pass).await?;
     }
     Ok(())
 }
 
+/// The tables of a pass that has come to its end are in step with the others.
+pub(super) async fn join(target: &mut Session, pass: &str) -> Result<()> {
+    let pass = quote::literal(pass);
+    let sql = format!(
+        "update pgdiode.relation set state = 'ready', carried_by = null where carried_by = {pass} and state = 'copied';
+         delete from pgdiode.position where pipeline = {pass};"
+    );
+    target.query(&sql).await.map(drop)
+}
+
 /// A table that is filled anew leaves its pass; the last one leaves it without any.
-async fn forget_abandoned(target: &mut Session, pipeline: &Pipeline) -> Result<()> {
+pub(super) async fn forget_abandoned(target: &mut Session, pipeline: &Pipeline) -> Result<()> {
     let passes = format!("{}/", pipeline.name);
     let sql = "delete from pgdiode.position s where pg_catalog.starts_with(s.pipeline, $1)
           and not exists (select from pgdiode.relation r where r.carried_by = s.pipeline and r.state = 'copied')";
     target.query_with(sql, &[Some(&passes)]).await.map(drop)
 }
 
-async fn read(target: &mut Session, pipeline: &Pipeline) -> Result<Passes> {
+pub(super) async fn read(target: &mut Session, pipeline: &Pipeline) -> Result<Passes> {
     let rows = target
         .query_with(
             "select carried_by, schema_name, table_name, copied_at from pgdiode.relation
@@ -79,7 +84,7 @@ async fn read(target: &mut Session, pipeline: &Pipeline) -> Result<Passes> {
     Ok(passes)
 }
 
-async fn stands_at(target: &mut Session, pass: &str) -> Result<Lsn> {
+pub(super) async fn stands_at(target: &mut Session, pass: &str) -> Result<Lsn> {
     let rows =
         target.query_with("select lsn from pgdiode.position where pipeline = $1", &[Some(pass)]).await?;
     let row = rows.first().ok_or_else(|| {

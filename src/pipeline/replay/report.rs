@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::replay::attempt::location;
-use crate::pipeline::replay::stored;
+use crate::pipeline::replay::{foreign, stored};
 use crate::pipeline::report;
 use crate::position::Lsn;
 use crate::source::archive::Shelf;
@@ -16,8 +16,12 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     let (location, options) = location(pipeline)?;
     let mut target = end.session().await?;
     let mut status = report::of_target(&mut target, pipeline, location.to_string(), &end).await?;
-    let opened = Shelf::open(&location, &options).await;
-    let shelf = opened.map_err(|error| status.notes.push(report::unreachable(&error))).ok();
+    let opened = match foreign::open(pipeline).await {
+        Ok(Some(_)) => Ok(None),
+        Ok(None) => Shelf::open(&location, &options).await.map(Some),
+        Err(error) => Err(error),
+    };
+    let shelf = opened.map_err(|error| status.notes.push(report::unreachable(&error))).ok().flatten();
     if let Some(stored) = stored::read(&mut target, &pipeline.name).await? {
         status.archive = Some(of_archive(&mut target, pipeline, &stored, shelf.as_ref()).await?);
     }

@@ -13,7 +13,7 @@ use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::membership::{await_copies, details, forget, states};
 use crate::pipeline::replay::attempt::location;
 use crate::pipeline::replay::base::{self, Bases, is_there, table_of};
-use crate::pipeline::replay::stored;
+use crate::pipeline::replay::{foreign, stored};
 use crate::pipeline::step::{Step, has_control_schema, tables_sql};
 use crate::pipeline::{holder, reset as of_target};
 use crate::source::archive::Shelf;
@@ -25,15 +25,23 @@ async fn open(pipeline: &Pipeline) -> Result<Shelf> {
     Shelf::open(&location, &options).await
 }
 
+/// From what tables can be filled: bases, or (`true`) all the files there are, where pgdiode did not write them.
+async fn bases(pipeline: &Pipeline) -> Result<(Bases, bool)> {
+    match foreign::open(pipeline).await? {
+        Some(_) => Ok((Bases { newest: None }, true)),
+        None => Ok((Bases::read(&open(pipeline).await?).await?, false)),
+    }
+}
+
 /// Has the tables filled, too.
 pub async fn add(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<Vec<String>> {
     let end = TargetEnd::resolve(pipeline)?;
     let mut target = end.session().await?;
-    let bases = Bases::read(&open(pipeline).await?).await?;
+    let (bases, is_foreign) = bases(pipeline).await?;
     let known: BTreeSet<TableName> = states(&mut target, &pipeline.name).await?.into_keys().collect();
     let joining: Vec<TableName> = tables.iter().filter(|table| !known.contains(table)).cloned().collect();
     refuse_without_base(&mut target, &bases, &joining).await?;
-    if bases.newest.is_some() {
+    if bases.newest.is_some() || is_foreign {
         base::refuse_rows_in(&mut target, &joining).await?;
     }
     let name = quote::literal(&pipeline.name);
@@ -114,8 +122,8 @@ pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&s
     let end = TargetEnd::resolve(pipeline)?;
     let mut target = end.session().await?;
     refuse_uncarried(&mut target, pipeline, tables).await?;
-    let bases = Bases::read(&open(pipeline).await?).await?;
-    if bases.newest.is_none() {
+    let (bases, is_foreign) = bases(pipeline).await?;
+    if bases.newest.is_none() && !is_foreign {
         return Err(Error::refused(
             "the archive has no base, and from its change files alone no table can be filled",
         )
@@ -130,7 +138,7 @@ pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&s
 /// The tables of the newest base, and those that the target knows.
 pub async fn list(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     let end = TargetEnd::resolve(pipeline)?;
-    let bases = Bases::read(&open(pipeline).await?).await?;
+    let (bases, _) = bases(pipeline).await?;
     let states = match end.session().await {
         Ok(mut target) => states(&mut target, &pipeline.name).await?,
         Err(error) => {
@@ -196,8 +204,10 @@ async fn reset_steps(target: &mut Session, pipeline: &Pipeline, reset: Reset) ->
     let passes = quote::literal(&format!("{}/", pipeline.name));
     let mut steps = vec![
         Step::target(stored::CREATE),
+        Step::target(foreign::CREATE),
         Step::target(format!(
-            "delete from pgdiode.replay where pipeline = {name}; delete from pgdiode.position where \
+            "delete from pgdiode.replay where pipeline = {name}; delete from pgdiode.archive_file where pipeline = {name}; \
+             delete from pgdiode.position where \
              pg_catalog.starts_with(pipeline, {passes})"
         )),
     ];

@@ -12,6 +12,7 @@
 //! Positions are the origin's commit end LSNs, so that nothing behind this knows that there was a file in between.
 
 mod decode;
+pub mod foreign;
 mod marks;
 pub mod shelf;
 mod walk;

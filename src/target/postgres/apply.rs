@@ -64,7 +64,12 @@ pub struct Applier {
     filled: HashSet<(usize, Stage)>,
     quarantined: HashSet<TableName>,
     follow: FollowSchema,
+    beside: Option<Beside>,
 }
+
+/// What else is written when the position moves from one place to another: a statement that becomes part of the one that
+/// moves it, so that both happen or neither.
+pub type Beside = Arc<dyn Fn(Lsn, Lsn) -> Option<String> + Send + Sync>;
 
 /// How a flush begins, so that it alone can be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +143,14 @@ impl Applier {
             filled: HashSet::new(),
             quarantined: HashSet::new(),
             follow,
+            beside: None,
         }
+    }
+
+    /// Has it write something beside the position.
+    #[must_use]
+    pub fn writing_beside(self, beside: Beside) -> Applier {
+        Applier { beside: Some(beside), ..self }
     }
 
     /// Has it advance another position than the pipeline's: that of tables which are behind the others.
@@ -231,7 +243,10 @@ impl Applier {
         match batch.position {
             Some((to, committed_at_us)) => {
                 let sql = progress::advance(&self.position_of, self.position, to, committed_at_us);
-                self.session.send_query(&sql)
+                match self.beside.as_ref().and_then(|beside| beside(self.position, to)) {
+                    Some(other) => self.session.send_query(&format!("with beside as ({other}) {sql}")),
+                    None => self.session.send_query(&sql),
+                }
             }
             None => Ok(()),
         }

@@ -1,0 +1,372 @@
+//! A file's lines to events, on a thread of its own.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+
+use tokio::sync::mpsc;
+
+use crate::archive::reading::Content;
+use crate::change::{Event, Transaction};
+use crate::error::{Error, Kind, Result};
+use crate::position::Lsn;
+use crate::source::archive::Wanted;
+use crate::source::archive::foreign::ledger::{Taken, place};
+use crate::source::archive::foreign::row::Row;
+use crate::source::archive::foreign::shapes::Shapes;
+use crate::source::archive::foreign::wal2json::{self, Depth, Said};
+use crate::source::archive::foreign::{Dialect, seed};
+use crate::source::archive::shelf::stored_as;
+
+/// Bytes of events that one chunk holds before it is handed on.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Events without rows take room too.
+const EVENT_BYTES: usize = 64;
+
+pub(super) type Chunk = VecDeque<Event>;
+
+/// What there is to decode.
+pub(super) enum Found {
+    File(Taken, File),
+    /// Everything before this is behind.
+    Behind(Lsn),
+}
+
+/// What files are decoded with.
+pub(super) struct Decoding {
+    /// `None`: each file says by its first line.
+    pub dialect: Option<Dialect>,
+    pub shapes: Shapes,
+    pub wanted: Wanted,
+}
+
+/// How a file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Seed,
+    Wal2json1,
+    Wal2json2,
+}
+
+/// Why a file is not decoded to its end.
+enum Halt {
+    Failed(Error),
+    /// Nobody takes events any more.
+    Gone,
+}
+
+/// Decodes what is found until there is no more, or nobody takes it.
+pub(super) fn run(
+    mut files: mpsc::Receiver<Result<Found>>,
+    chunks: &mpsc::Sender<Result<Chunk>>,
+    mut decoding: Decoding,
+) {
+    while let Some(found) = files.blocking_recv() {
+        let decoded = match found {
+            Ok(Found::File(taken, file)) => decode(&taken, file, chunks, &mut decoding),
+            Ok(Found::Behind(position)) => {
+                let idle = Chunk::from([Event::Idle { position, urgent: true }]);
+                chunks.blocking_send(Ok(idle)).map_err(|_| Halt::Gone)
+            }
+            Err(error) => Err(Halt::Failed(error)),
+        };
+        match decoded {
+            Ok(()) => {}
+            Err(Halt::Gone) => return,
+            Err(Halt::Failed(error)) => return drop(chunks.blocking_send(Err(error))),
+        }
+    }
+}
+
+fn decode(
+    taken: &Taken,
+    file: File,
+    chunks: &mpsc::Sender<Result<Chunk>>,
+    decoding: &mut Decoding,
+) -> Result<(), Halt> {
+    let content =
+        Content::new(stored_as(&taken.name), file).map_err(|error| unreadable(&taken.name, error))?;
+    let mut lines =
+        Lines { from: BufReader::with_capacity(CHUNK_BYTES_MAX, content), line: Vec::new(), number: 0 };
+    let out = Out { chunks, chunk: Chunk::new(), bytes: 0 };
+    let mut file = Decoder {
+        taken,
+        decoding,
+        out,
+        layout: None,
+        object: Vec::new(),
+        object_from: 0,
+        depth: Depth::default(),
+        open: None,
+        reached: taken.begins_at(),
+    };
+    while lines.next().map_err(|error| unreadable(&taken.name, error))? {
+        if lines.line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match file.line(&lines.line, lines.number) {
+            Ok(()) => {}
+            Err(Failed::Gone) => return Err(Halt::Gone),
+            Err(Failed::Because(what)) => {
+                return Err(Halt::Failed(malformed(&taken.name, lines.number, &what)));
+            }
+        }
+    }
+    file.end(lines.number)
+}
+
+fn unreadable(name: &str, error: io::Error) -> Halt {
+    Halt::Failed(malformed(name, 0, "it cannot be read").because(error))
+}
+
+/// What a file says is none of its dialect; line 0 is no line of it.
+pub(super) fn malformed(name: &str, line: u64, what: &str) -> Error {
+    let place = if line > 0 { format!("{name}, line {line}") } else { name.to_owned() };
+    Error::new(Kind::Difference, format!("{place}: {what}")).hint(
+        "Nothing of what it belongs to has been applied. Mend the file, or put back the whole of it, then start again.",
+    )
+}
+
+struct Lines {
+    from: BufReader<Content<File>>,
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl Lines {
+    /// Reads on; `false` at the end.
+    fn next(&mut self) -> io::Result<bool> {
+        self.line.clear();
+        if self.from.read_until(b'\n', &mut self.line)? == 0 {
+            return Ok(false);
+        }
+        self.number += 1;
+        Ok(true)
+    }
+}
+
+/// Events on their way to the pump.
+struct Out<'a> {
+    chunks: &'a mpsc::Sender<Result<Chunk>>,
+    chunk: Chunk,
+    bytes: usize,
+}
+
+impl Out<'_> {
+    fn push(&mut self, event: Event) -> Result<(), Failed> {
+        self.bytes += EVENT_BYTES;
+        if let Event::Change(change) = &event {
+            self.bytes += change.size();
+        }
+        self.chunk.push_back(event);
+        if self.bytes < CHUNK_BYTES_MAX {
+            return Ok(());
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), Failed> {
+        self.bytes = 0;
+        self.chunks.blocking_send(Ok(std::mem::take(&mut self.chunk))).map_err(|_| Failed::Gone)
+    }
+}
+
+enum Failed {
+    Because(String),
+    Gone,
+}
+
+impl From<String> for Failed {
+    fn from(what: String) -> Failed {
+        Failed::Because(what)
+    }
+}
+
+/// A transaction that has begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    /// It ends with the file.
+    WithFile,
+    /// It ends with its commit; it began at this line.
+    WithCommit(u64),
+}
+
+struct Decoder<'a> {
+    taken: &'a Taken,
+    decoding: &'a mut Decoding,
+    out: Out<'a>,
+    layout: Option<Layout>,
+    /// Lines of an object that has not ended.
+    object: Vec<u8>,
+    object_from: u64,
+    depth: Depth,
+    open: Option<Open>,
+    /// Where the last transaction ended.
+    reached: Lsn,
+}
+
+impl Decoder<'_> {
+    fn line(&mut self, line: &[u8], number: u64) -> Result<(), Failed> {
+        let layout = match self.layout {
+            Some(layout) => layout,
+            None => *self.layout.insert(layout(line, self.decoding.dialect)?),
+        };
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned());
+        match layout {
+            Layout::Seed => {
+                let (row, time) = seed::parse(text(line)?)?;
+                self.begin_with_file(time)?;
+                self.row(&row)
+            }
+            Layout::Wal2json2 => self.said(wal2json::parse_2(text(line)?)?, number),
+            Layout::Wal2json1 => {
+                if self.object.is_empty() {
+                    self.object_from = number;
+                }
+                self.object.extend_from_slice(line);
+                if !self.depth.closes_with(line) {
+                    return Ok(());
+                }
+                let object = std::mem::take(&mut self.object);
+                let (rows, time) = wal2json::parse_1(text(&object)?)?;
+                self.begin(Open::WithCommit(self.object_from), time)?;
+                for row in &rows {
+                    self.row(row)?;
+                }
+                self.commit(place(self.taken.ordinal, number))
+            }
+        }
+    }
+
+    fn said(&mut self, said: Said<'_>, number: u64) -> Result<(), Failed> {
+        match (said, self.open) {
+            (Said::Begin(time), None) => self.begin(Open::WithCommit(number), time),
+            (Said::Begin(_), Some(_)) => Err("a transaction begins inside another".to_owned().into()),
+            (Said::Commit, Some(Open::WithCommit(_))) => self.commit(place(self.taken.ordinal, number)),
+            (Said::Commit, _) => Err("a transaction ends that has not begun in this file".to_owned().into()),
+            (Said::Row(row), Some(_)) => self.row(&row),
+            (Said::Row(row), None) if self.reached == self.taken.begins_at() => {
+                self.begin_with_file(0)?;
+                self.row(&row)
+            }
+            (Said::Row(_), None) => Err("a row lies outside of the file's transactions".to_owned().into()),
+            (Said::Message, _) => Ok(()),
+        }
+    }
+
+    fn begin_with_file(&mut self, committed_at_us: i64) -> Result<(), Failed> {
+        if self.open.is_some() { Ok(()) } else { self.begin(Open::WithFile, committed_at_us) }
+    }
+
+    fn begin(&mut self, open: Open, committed_at_us: i64) -> Result<(), Failed> {
+        self.open = Some(open);
+        // Behind the one before and not beyond its own end: what is sent again is known by it.
+        let transaction = Transaction { xid: 0, commit_lsn: self.reached, committed_at_us };
+        self.out.push(Event::Begin(transaction))
+    }
+
+    fn commit(&mut self, end: Lsn) -> Result<(), Failed> {
+        (self.open, self.reached) = (None, end);
+        self.out.push(Event::Commit(end))
+    }
+
+    fn row(&mut self, row: &Row<'_>) -> Result<(), Failed> {
+        if !(self.decoding.wanted)(&row.table) {
+            return Ok(());
+        }
+        let hex_bytes = self.layout != Some(Layout::Seed);
+        let change = self.decoding.shapes.change(row, hex_bytes)?;
+        self.out.push(Event::Change(change))
+    }
+
+    /// Commits what ends with the file; where nothing does, an empty transaction says that the file is behind.
+    fn end(mut self, lines: u64) -> Result<(), Halt> {
+        let name = &self.taken.name;
+        if !self.object.is_empty() {
+            return Err(Halt::Failed(malformed(
+                name,
+                self.object_from,
+                "this transaction is cut off by the end of the file",
+            )));
+        }
+        if let Some(Open::WithCommit(line)) = self.open {
+            let what =
+                "this transaction does not end in this file; where it goes on in the next, join the two";
+            return Err(Halt::Failed(malformed(name, line, what)));
+        }
+        if lines != self.taken.lines {
+            return Err(Halt::Failed(malformed(name, 0, "its fetched copy changed while it was read")));
+        }
+        let mut finish = || {
+            if self.reached < self.taken.ends_at() {
+                self.begin_with_file(0)?;
+                self.commit(self.taken.ends_at())?;
+            }
+            self.out.send()
+        };
+        match finish() {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Halt::Gone),
+        }
+    }
+}
+
+/// How a file is laid out, by its first line and by what the configuration says.
+fn layout(line: &[u8], dialect: Option<Dialect>) -> Result<Layout, String> {
+    let first: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(line).ok();
+    let has = |name: &str| first.as_ref().is_some_and(|object| object.contains_key(name));
+    // An object of format 1 may go on for many lines.
+    let goes_on = first.is_none() && line.starts_with(b"{") && !Depth::default().closes_with(line);
+    let found = if has("action") {
+        Some(Layout::Wal2json2)
+    } else if has("change") || (goes_on && dialect != Some(Dialect::Seed)) {
+        Some(Layout::Wal2json1)
+    } else if has("op") {
+        Some(Layout::Seed)
+    } else {
+        None
+    };
+    let is_of_pgdiode = first.as_ref().and_then(|object| object.get("op")).is_some_and(|op| op == "ARCHIVE");
+    if is_of_pgdiode {
+        return Err(
+            "this is a change file of pgdiode's, and its archive's meta/archive.json is missing".into()
+        );
+    }
+    match (found, dialect) {
+        (Some(layout), None) => Ok(layout),
+        (Some(Layout::Seed), Some(Dialect::Seed)) => Ok(Layout::Seed),
+        (Some(layout @ (Layout::Wal2json1 | Layout::Wal2json2)), Some(Dialect::Wal2json)) => Ok(layout),
+        (None, Some(Dialect::Seed)) => Ok(Layout::Seed),
+        (_, dialect) => Err(match dialect {
+            None => "this is a line of no dialect that is known: neither seed nor wal2json".to_owned(),
+            Some(dialect) => {
+                format!("this is no line of the dialect {dialect:?}, which archive.dialect names")
+                    .to_lowercase()
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_its_first_line() {
+        for (line, dialect, expected) in [
+            (r#"{"table":"t","op":"INSERT","data":{}}"#, None, Some(Layout::Seed)),
+            (r#"{"action":"B"}"#, None, Some(Layout::Wal2json2)),
+            (r#"{"change":[]}"#, None, Some(Layout::Wal2json1)),
+            (r#"{"xid":1,"change":[]}"#, None, Some(Layout::Wal2json1)),
+            (r#"{"change":["#, None, Some(Layout::Wal2json1)),
+            ("{", None, Some(Layout::Wal2json1)),
+            (r#"{"op":"ARCHIVE"}"#, None, None),
+            (r#"{"a":1}"#, None, None),
+            ("hello", None, None),
+            (r#"{"action":"B"}"#, Some(Dialect::Seed), None),
+            (r#"{"table":"t","op":"INSERT","data":{}}"#, Some(Dialect::Wal2json), None),
+        ] {
+            assert_eq!(layout(line.as_bytes(), dialect).ok(), expected, "{line}");
+        }
+    }
+}
