@@ -205,7 +205,12 @@ impl Replay<'_> {
         }
     }
 
-    pub(super) async fn settle(&self, target: &mut Session, ended: Ended, has_base: bool) -> Result<Attempted> {
+    pub(super) async fn settle(
+        &self,
+        target: &mut Session,
+        ended: Ended,
+        has_base: bool,
+    ) -> Result<Attempted> {
         match ended {
             Ended::Stopped => {
                 let reason = self.stop.borrow().unwrap_or(StopReason::Asked);
