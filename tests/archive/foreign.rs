@@ -257,7 +257,7 @@ fn a_growing_file_is_not_taken_half() {
     let mut running = replica.begin();
     replica.wait_until("select to_regclass('pgdiode.position') is not null", "the control schema");
     let path = replica.directory.path().join("1.json");
-    let whole: String = (1..=40).map(|id| insert("users", id, "grown")).collect();
+    let whole = (1..=40).map(|id| insert("users", id, "grown")).collect::<Vec<_>>().concat();
     // Slower than anybody looks; whole lines, and halves.
     for end in (0..whole.len()).step_by(whole.len() / 50).chain([whole.len() - 1]) {
         fs::write(&path, &whole[..end]).unwrap();
@@ -290,7 +290,7 @@ fn killed_at_any_moment_each_file_is_applied_once() {
             let line = |n: u32| {
                 format!("{{\"table\":\"keyless\",\"op\":\"INSERT\",\"data\":{{\"n\":{n},\"v\":\"w\"}}}}\n")
             };
-            let lines: String = match files % 3 {
+            let lines: Vec<String> = match files % 3 {
                 // Transactions of their own, in one file.
                 0 => (0..10)
                     .map(|part| {
@@ -300,7 +300,7 @@ fn killed_at_any_moment_each_file_is_applied_once() {
                     .collect(),
                 _ => (0..10).map(|part| line(files * 10 + part)).collect(),
             };
-            replica.put(&format!("{files:06}.json"), &lines);
+            replica.put(&format!("{files:06}.json"), &lines.concat());
         }
         files
     };

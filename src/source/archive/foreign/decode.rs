@@ -337,10 +337,9 @@ fn layout(line: &[u8], dialect: Option<Dialect>) -> Result<Layout, String> {
         );
     }
     match (found, dialect) {
-        (Some(layout), None) => Ok(layout),
-        (Some(Layout::Seed), Some(Dialect::Seed)) => Ok(Layout::Seed),
-        (Some(layout @ (Layout::Wal2json1 | Layout::Wal2json2)), Some(Dialect::Wal2json)) => Ok(layout),
-        (None, Some(Dialect::Seed)) => Ok(Layout::Seed),
+        (Some(layout), None)
+        | (Some(layout @ (Layout::Wal2json1 | Layout::Wal2json2)), Some(Dialect::Wal2json)) => Ok(layout),
+        (Some(Layout::Seed) | None, Some(Dialect::Seed)) => Ok(Layout::Seed),
         (_, dialect) => Err(match dialect {
             None => "this is a line of no dialect that is known: neither seed nor wal2json".to_owned(),
             Some(dialect) => {

@@ -194,9 +194,9 @@ impl Reading<'_> {
             let of_key =
                 || row.old.as_deref().filter(|_| column.key).and_then(|old| find(old, at, &column.name));
             let field = find(&row.new, at, &column.name).or_else(of_key);
-            cells.push(field.map(|field| self.text(field)).transpose()?);
+            cells.push(self.cell(field)?);
         }
-        Ok(cells.iter().map(|cell| value(cell, Value::Unchanged)).collect())
+        Ok(cells.iter().map(|cell| cell.value_or(Value::Unchanged)).collect())
     }
 
     fn old_row(&self, old: &[Field<'_>]) -> Result<Old, String> {
@@ -204,27 +204,38 @@ impl Reading<'_> {
         let mut cells = Vec::with_capacity(self.relation.columns.len());
         for (at, column) in self.relation.columns.iter().enumerate() {
             let field = find(old, at, &column.name).filter(|_| is_full || column.key);
-            cells.push(field.map(|field| self.text(field)).transpose()?);
+            cells.push(self.cell(field)?);
         }
-        let tuple = cells.iter().map(|cell| value(cell, Value::Null)).collect();
+        let tuple = cells.iter().map(|cell| cell.value_or(Value::Null)).collect();
         Ok(if is_full { Old::Full(tuple) } else { Old::Key(tuple) })
     }
 
-    fn text<'f>(&self, field: &Field<'f>) -> Result<Option<Cow<'f, str>>, String> {
+    fn cell<'f>(&self, field: Option<&Field<'f>>) -> Result<Cell<'f>, String> {
+        let Some(field) = field else { return Ok(Cell::Missing) };
         let columns = self.target.map_or(&[][..], |table| &table.columns);
         let here =
             columns.iter().find(|column| column.name == field.name).map_or("", |column| &column.type_name);
         let type_name = field.type_name.as_deref().unwrap_or(here);
-        row::text(field, here.ends_with("[]"), self.hex_bytes && type_name == "bytea")
-            .map_err(|error| format!("column \"{}\": {error}", field.name))
+        let text = row::text(field, here.ends_with("[]"), self.hex_bytes && type_name == "bytea");
+        let text = text.map_err(|error| format!("column \"{}\": {error}", field.name))?;
+        Ok(text.map_or(Cell::Null, Cell::Text))
     }
 }
 
-fn value<'c>(cell: &'c Option<Option<Cow<'_, str>>>, missing: Value<'c>) -> Value<'c> {
-    match cell {
-        None => missing,
-        Some(None) => Value::Null,
-        Some(Some(text)) => Value::Text(text.as_bytes()),
+/// A column's value, if the row has one.
+enum Cell<'a> {
+    Missing,
+    Null,
+    Text(Cow<'a, str>),
+}
+
+impl Cell<'_> {
+    fn value_or<'c>(&'c self, missing: Value<'c>) -> Value<'c> {
+        match self {
+            Cell::Missing => missing,
+            Cell::Null => Value::Null,
+            Cell::Text(text) => Value::Text(text.as_bytes()),
+        }
     }
 }
 

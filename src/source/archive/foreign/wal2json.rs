@@ -180,7 +180,7 @@ fn time(text: Option<&str>) -> i64 {
 /// Finds the end of an object that may be spread over lines, without reading it.
 #[derive(Default)]
 pub struct Depth {
-    depth: usize,
+    open: usize,
     in_text: bool,
     escaped: bool,
 }
@@ -193,12 +193,12 @@ impl Depth {
                 (true, _) if self.escaped => self.escaped = false,
                 (true, b'\\') => self.escaped = true,
                 (_, b'"') => self.in_text = !self.in_text,
-                (false, b'{' | b'[') => self.depth += 1,
-                (false, b'}' | b']') => self.depth = self.depth.saturating_sub(1),
+                (false, b'{' | b'[') => self.open += 1,
+                (false, b'}' | b']') => self.open = self.open.saturating_sub(1),
                 _ => {}
             }
         }
-        self.depth == 0
+        self.open == 0
     }
 }
 
