@@ -372,7 +372,7 @@ const TYPES: [&str; 12] = [
     "odd.large",
 ];
 
-/// What pg_recvlogical writes of everything since the slot was made.
+/// What `pg_recvlogical` writes of everything since the slot was made.
 fn receive(source: &Cluster, slot: &str, options: &[&str], to: &Path) {
     let end = source.psql("postgres", "select pg_current_wal_insert_lsn()");
     // A record after it, so that the end is reached.
