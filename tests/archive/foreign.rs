@@ -253,15 +253,14 @@ fn a_file_that_comes_late_or_changes_stops_the_run() {
 
 #[test]
 fn a_growing_file_is_not_taken_half() {
-    let replica = Replica::start(USERS, "settle_seconds = 2\ndialect = \"seed\"");
+    let replica = Replica::start(USERS, "settle_seconds = 4\ndialect = \"seed\"");
     let mut running = replica.begin();
     replica.wait_until("select to_regclass('pgdiode.position') is not null", "the control schema");
     let path = replica.directory.path().join("1.json");
-    let whole: String = (1..=40).map(|id| insert("users", id, "grown")).collect();
+    let whole = (1..=40).map(|id| insert("users", id, "grown")).collect::<Vec<_>>().concat();
     // Slower than anybody looks; whole lines, and halves.
-    for end in (0..whole.len()).step_by(whole.len() / 30).chain([whole.len() - 1]) {
+    for end in (0..whole.len()).step_by(whole.len() / 50).chain([whole.len() - 1]) {
         fs::write(&path, &whole[..end]).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
         assert_eq!(replica.psql("select count(*) from users"), "0", "half of a file was taken");
     }
     fs::write(&path, &whole).unwrap();
@@ -271,7 +270,7 @@ fn a_growing_file_is_not_taken_half() {
     replica.put("3.json", &insert("users", 42, "c"));
     replica.wait_until("select count(*) = 42 from users", "the later files");
     assert_eq!(replica.psql("select count(*) from pgdiode.archive_file"), "3");
-    running.terminate();
+    replica.pgdiode.run(&["stop"]).success();
     assert!(running.wait().success(), "{}", running.stderr());
 }
 
@@ -291,7 +290,7 @@ fn killed_at_any_moment_each_file_is_applied_once() {
             let line = |n: u32| {
                 format!("{{\"table\":\"keyless\",\"op\":\"INSERT\",\"data\":{{\"n\":{n},\"v\":\"w\"}}}}\n")
             };
-            let lines: String = match files % 3 {
+            let lines: Vec<String> = match files % 3 {
                 // Transactions of their own, in one file.
                 0 => (0..10)
                     .map(|part| {
@@ -301,7 +300,7 @@ fn killed_at_any_moment_each_file_is_applied_once() {
                     .collect(),
                 _ => (0..10).map(|part| line(files * 10 + part)).collect(),
             };
-            replica.put(&format!("{files:06}.json"), &lines);
+            replica.put(&format!("{files:06}.json"), &lines.concat());
         }
         files
     };
@@ -373,7 +372,7 @@ const TYPES: [&str; 12] = [
     "odd.large",
 ];
 
-/// What pg_recvlogical writes of everything since the slot was made.
+/// What `pg_recvlogical` writes of everything since the slot was made.
 fn receive(source: &Cluster, slot: &str, options: &[&str], to: &Path) {
     let end = source.psql("postgres", "select pg_current_wal_insert_lsn()");
     // A record after it, so that the end is reached.
@@ -410,6 +409,7 @@ fn rows_of(cluster: &Cluster, table: &str) -> String {
 /// wal2json itself writes NaN and the infinities of numbers as null: no reader can tell them from it.
 const WITHOUT_NAN: &str = "
     update odd.numbers set exact = 0 where exact in ('NaN', 'Infinity', '-Infinity');
+    update odd.numbers set scaled = 0 where scaled = 'NaN';
     update odd.numbers set single = 0 where single in ('NaN', 'Infinity', '-Infinity');
     update odd.numbers set twice = 0 where twice in ('NaN', 'Infinity', '-Infinity')";
 
@@ -418,7 +418,8 @@ fn what_a_real_wal2json_writes_arrives_as_it_was() {
     let source = Cluster::start(Version::V15, &[]);
     load_fixtures(&source, "postgres");
     source.psql("postgres", WITHOUT_NAN);
-    let (schema, tables) = (schema_of(&source), TYPES);
+    let roles = "create role fixture_reader; create role \"Fixture Owner\";\n";
+    let (schema, tables) = (roles.to_owned() + &schema_of(&source), TYPES);
     let formats: [(&str, &[&str]); 4] = [
         ("two", &["format-version=2", "include-lsn=1", "include-timestamp=1", "include-xids=1"]),
         ("one", &["format-version=1", "include-timestamp=1"]),
@@ -436,6 +437,7 @@ fn what_a_real_wal2json_writes_arrives_as_it_was() {
         ));
     }
     source.psql("postgres", "update odd.large set note = 'only this' where id > 5002");
+    let mut differences = Vec::new();
     for (name, options) in formats {
         let replica = Replica::start(&schema, AT_ONCE);
         receive(&source, name, options, &replica.directory.path().join("1.json"));
@@ -445,9 +447,12 @@ fn what_a_real_wal2json_writes_arrives_as_it_was() {
         for table in tables {
             let (here, there) = (rows_of(&replica.cluster, table), rows_of(&source, table));
             assert!(!there.is_empty(), "the oracle sees no rows of {table}");
-            assert!(here == there, "{name}: {table} differs:\n{}", first_difference(&here, &there));
+            if here != there {
+                differences.push(format!("{name}: {table}:\n{}", first_difference(&here, &there)));
+            }
         }
     }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 fn first_difference(here: &str, there: &str) -> String {

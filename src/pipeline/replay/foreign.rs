@@ -423,8 +423,8 @@ async fn empty_pending(pipeline: &Pipeline, target: &mut Session, rows_session: 
         Ok(_) => Ok(()),
         // Another table refers to one of them: TRUNCATE refuses, DELETE does not care.
         Err(error) if error.sqlstate() == Some("0A000") => {
-            let deletes: String = names.iter().map(|name| format!("delete from {name};")).collect();
-            rows_session.query(&format!("{deletes} {sql}")).await.map(drop)
+            let deletes: Vec<String> = names.iter().map(|name| format!("delete from {name}")).collect();
+            rows_session.query(&format!("{}; {sql}", deletes.join("; "))).await.map(drop)
         }
         Err(error) if error.retries() => Err(error),
         Err(error) => Err(Error::new(Kind::Refused, "the tables cannot be emptied").because(error)),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::archive::reading::Content;
@@ -12,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::source::archive::Wanted;
 use crate::source::archive::foreign::ledger::{Taken, place};
-use crate::source::archive::foreign::row::Row;
+use crate::source::archive::foreign::row::{self, Row};
 use crate::source::archive::foreign::shapes::Shapes;
 use crate::source::archive::foreign::wal2json::{self, Depth, Said};
 use crate::source::archive::foreign::{Dialect, seed};
@@ -228,7 +229,8 @@ impl Decoder<'_> {
                     return Ok(());
                 }
                 let object = std::mem::take(&mut self.object);
-                let (rows, time) = wal2json::parse_1(text(&object)?)?;
+                let object = wal2json::without_stray_comma(text(&object)?);
+                let (rows, time) = wal2json::parse_1(&object)?;
                 self.begin(Open::WithCommit(self.object_from), time)?;
                 for row in &rows {
                     self.row(row)?;
@@ -313,8 +315,11 @@ impl Decoder<'_> {
 
 /// How a file is laid out, by its first line and by what the configuration says.
 fn layout(line: &[u8], dialect: Option<Dialect>) -> Result<Layout, String> {
-    let first: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(line).ok();
-    let has = |name: &str| first.as_ref().is_some_and(|object| object.contains_key(name));
+    // Raw: a number may have more digits than any type here.
+    let first: Option<&RawValue> = serde_json::from_slice(line).ok();
+    let first = first.and_then(|object| row::members(object).ok());
+    let member = |name: &str| first.iter().flatten().find(|member| member.name == name);
+    let has = |name: &str| member(name).is_some();
     // An object of format 1 may go on for many lines.
     let goes_on = first.is_none() && line.starts_with(b"{") && !Depth::default().closes_with(line);
     let found = if has("action") {
@@ -326,17 +331,15 @@ fn layout(line: &[u8], dialect: Option<Dialect>) -> Result<Layout, String> {
     } else {
         None
     };
-    let is_of_pgdiode = first.as_ref().and_then(|object| object.get("op")).is_some_and(|op| op == "ARCHIVE");
-    if is_of_pgdiode {
+    if member("op").is_some_and(|op| op.raw.get() == "\"ARCHIVE\"") {
         return Err(
             "this is a change file of pgdiode's, and its archive's meta/archive.json is missing".into()
         );
     }
     match (found, dialect) {
-        (Some(layout), None) => Ok(layout),
-        (Some(Layout::Seed), Some(Dialect::Seed)) => Ok(Layout::Seed),
-        (Some(layout @ (Layout::Wal2json1 | Layout::Wal2json2)), Some(Dialect::Wal2json)) => Ok(layout),
-        (None, Some(Dialect::Seed)) => Ok(Layout::Seed),
+        (Some(layout), None)
+        | (Some(layout @ (Layout::Wal2json1 | Layout::Wal2json2)), Some(Dialect::Wal2json)) => Ok(layout),
+        (Some(Layout::Seed) | None, Some(Dialect::Seed)) => Ok(Layout::Seed),
         (_, dialect) => Err(match dialect {
             None => "this is a line of no dialect that is known: neither seed nor wal2json".to_owned(),
             Some(dialect) => {

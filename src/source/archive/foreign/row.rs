@@ -49,7 +49,7 @@ pub fn table(schema: Option<Cow<'_, str>>, table: &str) -> TableName {
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// An object's members in their order; a name that is there twice is refused.
-pub fn members<'a>(object: &'a RawValue) -> Result<Vec<Field<'a>>, serde_json::Error> {
+pub fn members(object: &RawValue) -> Result<Vec<Field<'_>>, serde_json::Error> {
     serde_json::Deserializer::from_str(object.get()).deserialize_map(Members)
 }
 

@@ -194,9 +194,9 @@ impl Reading<'_> {
             let of_key =
                 || row.old.as_deref().filter(|_| column.key).and_then(|old| find(old, at, &column.name));
             let field = find(&row.new, at, &column.name).or_else(of_key);
-            cells.push(field.map(|field| self.text(field)).transpose()?);
+            cells.push(self.cell(field)?);
         }
-        Ok(cells.iter().map(|cell| value(cell, Value::Unchanged)).collect())
+        Ok(cells.iter().map(|cell| cell.value_or(Value::Unchanged)).collect())
     }
 
     fn old_row(&self, old: &[Field<'_>]) -> Result<Old, String> {
@@ -204,27 +204,38 @@ impl Reading<'_> {
         let mut cells = Vec::with_capacity(self.relation.columns.len());
         for (at, column) in self.relation.columns.iter().enumerate() {
             let field = find(old, at, &column.name).filter(|_| is_full || column.key);
-            cells.push(field.map(|field| self.text(field)).transpose()?);
+            cells.push(self.cell(field)?);
         }
-        let tuple = cells.iter().map(|cell| value(cell, Value::Null)).collect();
+        let tuple = cells.iter().map(|cell| cell.value_or(Value::Null)).collect();
         Ok(if is_full { Old::Full(tuple) } else { Old::Key(tuple) })
     }
 
-    fn text<'f>(&self, field: &Field<'f>) -> Result<Option<Cow<'f, str>>, String> {
+    fn cell<'f>(&self, field: Option<&Field<'f>>) -> Result<Cell<'f>, String> {
+        let Some(field) = field else { return Ok(Cell::Missing) };
         let columns = self.target.map_or(&[][..], |table| &table.columns);
         let here =
             columns.iter().find(|column| column.name == field.name).map_or("", |column| &column.type_name);
         let type_name = field.type_name.as_deref().unwrap_or(here);
-        row::text(field, here.ends_with("[]"), self.hex_bytes && type_name == "bytea")
-            .map_err(|error| format!("column \"{}\": {error}", field.name))
+        let text = row::text(field, here.ends_with("[]"), self.hex_bytes && type_name == "bytea");
+        let text = text.map_err(|error| format!("column \"{}\": {error}", field.name))?;
+        Ok(text.map_or(Cell::Null, Cell::Text))
     }
 }
 
-fn value<'c>(cell: &'c Option<Option<Cow<'_, str>>>, missing: Value<'c>) -> Value<'c> {
-    match cell {
-        None => missing,
-        Some(None) => Value::Null,
-        Some(Some(text)) => Value::Text(text.as_bytes()),
+/// A column's value, if the row has one.
+enum Cell<'a> {
+    Missing,
+    Null,
+    Text(Cow<'a, str>),
+}
+
+impl Cell<'_> {
+    fn value_or<'c>(&'c self, missing: Value<'c>) -> Value<'c> {
+        match self {
+            Cell::Missing => missing,
+            Cell::Null => Value::Null,
+            Cell::Text(text) => Value::Text(text.as_bytes()),
+        }
     }
 }
 
@@ -234,4 +245,84 @@ fn find<'f, 'a>(fields: &'f [Field<'a>], at: usize, name: &str) -> Option<&'f Fi
         .get(at)
         .filter(|field| field.name == name)
         .or_else(|| fields.iter().find(|field| field.name == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::archive::foreign::{seed, wal2json};
+
+    fn shapes(key: &[&str]) -> Shapes {
+        let column = |(name, type_name): &(&str, &str)| TargetColumn {
+            name: (*name).to_owned(),
+            type_name: (*type_name).to_owned(),
+            generated: false,
+        };
+        let columns = [("id", "integer"), ("name", "text"), ("bytes", "bytea")].iter().map(column).collect();
+        let key = key.iter().map(|name| (*name).to_owned()).collect();
+        let tables = HashMap::from([(TableName::new("public", "t"), TargetTable { columns, key })]);
+        Shapes::new(Arc::new(tables))
+    }
+
+    fn change(shapes: &mut Shapes, line: &str) -> Change {
+        shapes.change(&seed::parse(line).unwrap().0, false).unwrap()
+    }
+
+    fn tuple(values: &[Value<'_>]) -> Tuple {
+        values.iter().copied().collect()
+    }
+
+    const INSERT: &str = r#"{"table":"t","op":"INSERT","data":{"name":"a","id":1}}"#;
+    const UPDATE: &str = r#"{"table":"t","op":"UPDATE","data":{"name":"b"},"old_keys":{"id":1}}"#;
+    const DELETE: &str = r#"{"table":"t","op":"DELETE","old_keys":{"id":1}}"#;
+
+    #[test]
+    fn a_table_keeps_its_shape_while_rows_fit() {
+        let mut shapes = shapes(&["id"]);
+        let Change::Insert { relation: first, new } = change(&mut shapes, INSERT) else { panic!() };
+        assert_eq!(
+            new,
+            tuple(&[Value::Text(b"1"), Value::Text(b"a")]),
+            "in the target's order, others by default"
+        );
+        let Change::Update { relation, old, new } = change(&mut shapes, UPDATE) else { panic!() };
+        assert!(Arc::ptr_eq(&relation, &first) && old.is_none(), "{old:?}");
+        assert_eq!(new, tuple(&[Value::Text(b"1"), Value::Text(b"b")]), "the key is known from before");
+        let Change::Delete { relation, old } = change(&mut shapes, DELETE) else { panic!() };
+        assert!(Arc::ptr_eq(&relation, &first));
+        assert_eq!(old, Old::Key(tuple(&[Value::Text(b"1"), Value::Null])));
+        // A column more is another shape of the same table.
+        let wider = r#"{"table":"t","op":"UPDATE","data":{"id":2,"bytes":null},"old_keys":{"id":1}}"#;
+        let Change::Update { relation, old, new } = change(&mut shapes, wider) else { panic!() };
+        assert!(relation.id == first.id && relation.columns.len() == 3 && old.is_some());
+        assert_eq!(
+            new,
+            tuple(&[Value::Text(b"2"), Value::Unchanged, Value::Null]),
+            "what is not named stays"
+        );
+    }
+
+    #[test]
+    fn rows_are_found_by_what_the_file_tells() {
+        let whole = r#"{"table":"t","op":"DELETE","old_keys":{"id":1,"name":null,"bytes":null}}"#;
+        let Change::Delete { relation, old } = change(&mut shapes(&["id"]), whole) else { panic!() };
+        assert!(
+            relation.identity == ReplicaIdentity::Default && matches!(old, Old::Key(_)),
+            "the target's key is enough"
+        );
+        let Change::Delete { relation, old } = change(&mut shapes(&[]), whole) else { panic!() };
+        assert!(relation.identity == ReplicaIdentity::Full && matches!(old, Old::Full(_)), "all of the row");
+        let Change::Delete { relation, .. } = change(&mut shapes(&[]), DELETE) else { panic!() };
+        let keys: Vec<&str> =
+            relation.columns.iter().filter(|column| column.key).map(|column| column.name.as_str()).collect();
+        assert_eq!(keys, ["id"]);
+    }
+
+    #[test]
+    fn byte_strings_get_their_prefix_back() {
+        let line = r#"{"action":"I","table":"t","columns":[{"name":"id","type":"integer","value":1},{"name":"bytes","value":"00ff"}]}"#;
+        let Ok(wal2json::Said::Row(row)) = wal2json::parse_2(line) else { panic!() };
+        let Change::Insert { new, .. } = shapes(&["id"]).change(&row, true).unwrap() else { panic!() };
+        assert_eq!(new, tuple(&[Value::Text(b"1"), Value::Text(b"\\x00ff")]));
+    }
 }

@@ -116,6 +116,15 @@ struct OldKeys<'a> {
     keyvalues: Vec<&'a RawValue>,
 }
 
+/// wal2json 2.5 begins the list of a message outside of transactions with a comma, when it comes after a transaction.
+pub fn without_stray_comma(object: &str) -> Cow<'_, str> {
+    let Some((before, list)) = object.split_once('[') else { return object.into() };
+    match list.trim_start().strip_prefix(',') {
+        Some(list) => format!("{before}[{list}").into(),
+        None => object.into(),
+    }
+}
+
 /// Reads a transaction of format 1: its rows and its time.
 pub fn parse_1(object: &str) -> Result<(Vec<Row<'_>>, i64), String> {
     let transaction: Transaction<'_> = serde_json::from_str(object).map_err(|error| error.to_string())?;
@@ -171,7 +180,7 @@ fn time(text: Option<&str>) -> i64 {
 /// Finds the end of an object that may be spread over lines, without reading it.
 #[derive(Default)]
 pub struct Depth {
-    depth: usize,
+    open: usize,
     in_text: bool,
     escaped: bool,
 }
@@ -184,12 +193,12 @@ impl Depth {
                 (true, _) if self.escaped => self.escaped = false,
                 (true, b'\\') => self.escaped = true,
                 (_, b'"') => self.in_text = !self.in_text,
-                (false, b'{' | b'[') => self.depth += 1,
-                (false, b'}' | b']') => self.depth = self.depth.saturating_sub(1),
+                (false, b'{' | b'[') => self.open += 1,
+                (false, b'}' | b']') => self.open = self.open.saturating_sub(1),
                 _ => {}
             }
         }
-        self.depth == 0
+        self.open == 0
     }
 }
 
@@ -203,6 +212,15 @@ mod tests {
         let lines = [r#"{"change":["#, r#"{"a":"}]}\"}"}"#, r#",{"b":[1]}"#, "]}"];
         let closed: Vec<bool> = lines.iter().map(|line| depth.closes_with(line.as_bytes())).collect();
         assert_eq!(closed, [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_stray_comma_is_passed_over() {
+        let object = r#"{"change":[,{"kind":"message","prefix":"p","content":"[,"}]}"#;
+        assert!(parse_1(object).is_err());
+        assert_eq!(parse_1(&without_stray_comma(object)).unwrap().0.len(), 0);
+        let whole = r#"{"change":[{"kind":"message","content":"[,"}]}"#;
+        assert_eq!(without_stray_comma(whole), whole);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// Files of changes, by their names.
 pub fn is_change_file(name: &str) -> bool {
     let plain = name.strip_suffix(".zst").unwrap_or(name);
-    plain.ends_with(".json") || plain.ends_with(".jsonl")
+    plain.rsplit_once('.').is_some_and(|(_, ending)| matches!(ending, "json" | "jsonl"))
 }
 
 pub(super) struct Walk {
@@ -296,7 +296,7 @@ fn examine(mut content: Content<&mut File>) -> io::Result<(String, u64, bool)> {
     loop {
         let read = content.read(&mut buffer)?;
         let Some(end) = buffer[..read].last() else { break };
-        lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64;
+        lines += buffer[..read].split(|byte| *byte == b'\n').count() as u64 - 1;
         last = *end;
     }
     let (sha256, bytes) = content.finish();
