@@ -121,7 +121,7 @@ pub struct Cli {
 pub struct Global {
     /// Configuration file
     ///
-    /// Without it: the one that PGDIODE_CONFIG names, else the pipeline that PGDIODE_SOURCE, PGDIODE_TARGET,
+    /// Without it: the one that PGDIODE_CONFIG or DATA_SYNC_CONFIG names, else the pipeline that PGDIODE_SOURCE, PGDIODE_TARGET,
     /// PGDIODE_TABLES and PGDIODE_NAME describe, else the first found of ./pgdiode.toml,
     /// $XDG_CONFIG_HOME/pgdiode/pgdiode.toml and /etc/pgdiode/pgdiode.toml, else the snapshot pipeline `li` that
     /// MAIN_DB_HOST, MAIN_DB_PORT, MAIN_DB_NAME, MAIN_DB_USER, MAIN_DB_PASSWORD and the same with LI_DB_ describe.
