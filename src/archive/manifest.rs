@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
-use crate::archive::line::{Header, Origin};
+use crate::archive::line::{Header, Origin, RelationLine};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -202,6 +202,9 @@ pub struct BaseTable {
     pub table: String,
     /// The columns that its rows have, in this order.
     pub columns: Vec<String>,
+    /// The table as its next change would describe it: what tells one that was made anew or altered since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<RelationLine>,
     pub rows: u64,
     /// Rows in the text format of `copy`, in pieces that end at rows; each is loaded by itself.
     pub pieces: Vec<Piece>,

@@ -46,7 +46,7 @@ pub struct Start {
     #[arg(long, value_name = "FILE", requires = "detach")]
     log_file: Option<PathBuf>,
     /// End when the target holds all that the source had committed at the start
-    #[arg(long)]
+    #[arg(long, visible_alias = "once")]
     once_caught_up: bool,
     /// End when the target holds everything up to this position
     #[arg(long, value_name = "LSN", conflicts_with = "once_caught_up", value_parser = lsn)]

@@ -1,8 +1,12 @@
-//! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
+//! Archives of change files: who fills them, who reads them, who looks after them.
 
 mod built;
 mod damage;
 mod format;
+mod kills;
+mod origin;
 mod pruning;
+mod replay;
+mod untrusted;
 mod verbs;
 mod writer;

@@ -12,9 +12,9 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::holder;
-use crate::pipeline::monitor::{Known, Link, await_copies};
+use crate::pipeline::monitor::Link;
 use crate::pipeline::replay::base::{self, Bases};
-use crate::pipeline::replay::filling::Filling;
+use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
 use crate::pipeline::replay::{Attempted, Replay, pass, stored};
@@ -137,7 +137,8 @@ impl Replay<'_> {
             reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
         }
         let steering = Steering { commands, link, applied };
-        self.apply_files(&desk, target, rows_session, position, steering).await
+        let newest_base = bases.newest.as_ref().map(|base| base.at);
+        self.apply_files(&desk, target, rows_session, position, newest_base, steering).await
     }
 
     async fn apply_files(
@@ -146,6 +147,7 @@ impl Replay<'_> {
         mut target: Session,
         rows_session: Session,
         position: Position,
+        newest_base: Option<Lsn>,
         mut steering: Steering,
     ) -> Result<Attempted> {
         let stored = self.stored(&mut target).await?;
@@ -155,7 +157,7 @@ impl Replay<'_> {
         let options = ReadOptions {
             lineage: position.lineage.clone(),
             from: position.offset,
-            copied_at: consistent_from,
+            copied_at: newest_base.unwrap_or_default().max(consistent_from),
             wanted: wanted(self.pipeline, &stored),
             spool_directory: desk.spool.clone(),
             poll: desk.poll,
@@ -175,6 +177,7 @@ impl Replay<'_> {
             Applier::new(rows_session, name, position.offset, applying.on_conflict, Arc::clone(&follow));
         let mut rows = PostgresTarget::new(applier, applying.limits.bytes, follow);
         self.meter.streams(consistent_from);
+        tracing::info!(tables = stored.relations.len(), position = %position.offset, "applying files");
         self.reached_files = Some(Instant::now());
         let pump = Pump::new(
             &mut source,
@@ -186,7 +189,7 @@ impl Replay<'_> {
         );
         let ended = pump.run().await?;
         source.finish().await;
-        self.settle(&mut target, ended).await
+        self.settle(&mut target, ended, newest_base.is_some()).await
     }
 
     /// The position to end at, if the run is to.
@@ -198,7 +201,7 @@ impl Replay<'_> {
         }
     }
 
-    async fn settle(&self, target: &mut Session, ended: Ended) -> Result<Attempted> {
+    async fn settle(&self, target: &mut Session, ended: Ended, has_base: bool) -> Result<Attempted> {
         match ended {
             Ended::Stopped => {
                 let reason = self.stop.borrow().unwrap_or(StopReason::Asked);
@@ -209,7 +212,8 @@ impl Replay<'_> {
             Ended::AwaitsCopy(tables) => {
                 let tables: Vec<TableName> = tables.into_iter().collect();
                 tracing::info!(tables = ?tables.iter().map(ToString::to_string).collect::<Vec<_>>(), "tables to be filled");
-                await_copies(target, &self.pipeline.name, &tables, Known::Kept).await?;
+                let joins_with = if has_base { JoinsWith::Base } else { JoinsWith::ItsRows };
+                join(target, self.pipeline, &tables, joins_with).await?;
                 self.meter.phase(Phase::Copying, "");
                 Ok(Attempted::Again)
             }

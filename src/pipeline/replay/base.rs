@@ -212,8 +212,8 @@ async fn from_first_file(target: &mut Session, pipeline: &Pipeline, shelf: &Shel
 
 /// Tables that the configuration names without a wildcard must be there.
 fn refuse_unknown(pipeline: &Pipeline, all: &BTreeSet<TableName>, place: &str) -> Result<()> {
-    let exact = pipeline.tables.included.iter().filter_map(crate::config::Pattern::exact);
-    for table in exact.filter(|table| !all.contains(table)) {
+    let mut exact = pipeline.tables.included.iter().filter_map(crate::config::Pattern::exact);
+    if let Some(table) = exact.find(|table| !all.contains(table)) {
         return Err(unknown(&table, all, place));
     }
     if all.iter().any(|table| pipeline.tables.match_table(table)) {
@@ -238,6 +238,11 @@ pub async fn is_there(target: &mut Session, table: &TableName) -> Result<bool> {
     Ok(target.one(&sql).await?.bool(0))
 }
 
+pub async fn has_rows(target: &mut Session, table: &TableName) -> Result<bool> {
+    let sql = format!("select exists (select from {})", quote::table(table));
+    Ok(target.one(&sql).await?.bool(0))
+}
+
 /// A first start that was cut off: what is pending holds no rows of ours.
 async fn refuse_foreign_rows(target: &mut Session, pipeline: &Pipeline) -> Result<()> {
     let rows = target
@@ -255,11 +260,8 @@ async fn refuse_foreign_rows(target: &mut Session, pipeline: &Pipeline) -> Resul
 pub async fn refuse_rows_in(target: &mut Session, tables: &[TableName]) -> Result<()> {
     let mut filled = HashSet::new();
     for table in tables {
-        if is_there(target, table).await? {
-            let sql = format!("select exists (select from {})", quote::table(table));
-            if target.one(&sql).await?.bool(0) {
-                filled.insert(written(table));
-            }
+        if is_there(target, table).await? && has_rows(target, table).await? {
+            filled.insert(written(table));
         }
     }
     if filled.is_empty() {

@@ -1,5 +1,4 @@
-//! Filling tables from a base, each in one transaction: the table, its rows, its keys and indexes, and the state that
-//! says so. A crash leaves a table as it was, or done.
+//! Filling tables from a base, each in one transaction: its rows, its keys and indexes, and the state that says so. A crash leaves a table empty, or done.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -17,8 +16,9 @@ use crate::pg::session::Session;
 use crate::pipeline::copy::empty;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
+use crate::pipeline::monitor::{Known, await_copies};
 use crate::pipeline::replay::attempt::Desk;
-use crate::pipeline::replay::base::{Bases, is_behind, is_there};
+use crate::pipeline::replay::base::{Bases, has_rows, is_behind, is_there, table_of};
 use crate::pipeline::replay::schema::BaseSchema;
 use crate::pipeline::replay::shapes;
 use crate::position::Lsn;
@@ -39,17 +39,21 @@ pub struct Filling<'a> {
     pub position: Lsn,
 }
 
-/// A table, and how it is made where it is not there.
+/// A table to be filled.
 struct Order<'a> {
     name: TableName,
     base: &'a Base,
     table: &'a BaseTable,
-    creates: bool,
 }
 
 impl Filling<'_> {
     /// Fills every table that waits for it.
     pub async fn run(&self, target: &mut Session) -> Result<()> {
+        if let Some(base) = self.bases.newest.as_ref().filter(|_| self.pipeline.stream.new_tables) {
+            let tables =
+                base.tables.iter().map(table_of).filter(|table| self.pipeline.tables.match_table(table));
+            join(target, self.pipeline, &tables.collect::<Vec<_>>(), JoinsWith::Base).await?;
+        }
         let stored = progress::read(target, &self.pipeline.name).await?;
         let Some(stored) = stored else { return Ok(()) };
         let pending: Vec<TableName> = stored
@@ -63,7 +67,7 @@ impl Filling<'_> {
             return Ok(());
         }
         match &self.bases.newest {
-            Some(base) => self.from_base(target, base, pending).await?,
+            Some(base) => self.out_of_base(target, base, pending).await?,
             None => self.without_base(target, &pending).await?,
         }
         let name = quote::literal(&self.pipeline.name);
@@ -75,17 +79,14 @@ impl Filling<'_> {
         target.query(&sql).await.map(drop)
     }
 
-    async fn from_base(&self, target: &mut Session, base: &Base, pending: Vec<TableName>) -> Result<()> {
+    async fn out_of_base(&self, target: &mut Session, base: &Base, pending: Vec<TableName>) -> Result<()> {
         self.meter.phase(Phase::Copying, "reading the base's schema");
         let schema = BaseSchema::read(self.desk, base).await?;
         let pass = format!("{}/{:016x}", self.pipeline.name, fastrand::u64(..));
         let mut orders = Vec::new();
         for name in pending {
             match self.bases.table(&name) {
-                Some((base, table)) => {
-                    let creates = !is_there(target, &name).await?;
-                    orders.push(Order { name, base, table, creates });
-                }
+                Some((base, table)) => orders.push(Order { name, base, table }),
                 None => {
                     let reason = format!("base {}, the newest, does not hold this table", base.number);
                     let remedy = format!("take a new base at the writer, then: pgdiode resync '{name}'");
@@ -94,15 +95,15 @@ impl Filling<'_> {
             }
         }
         orders.sort_by_key(|order| schema.place(&order.name));
-        if orders.iter().any(|order| order.creates) {
-            self.create_shared(target, &schema, &orders).await?;
-        }
+        let created = self.create(target, &schema, &mut orders).await?;
         let bytes = |table: &BaseTable| table.pieces.iter().map(|piece| piece.content_bytes).sum::<u64>();
         self.meter.copy_begins(orders.len(), orders.iter().map(|order| bytes(order.table)).sum());
         self.meter.phase(Phase::Copying, "filling tables from the base");
         let mut rows_session = None;
         for order in &orders {
-            self.fill_or_quarantine(&mut rows_session, target, &schema, order, &pass).await?;
+            let rebuild = if created.contains(&order.name) { Rebuild::Keys } else { Rebuild::Nothing };
+            let filled = self.fill_or_quarantine(rows_session.take(), target, &schema, order, rebuild, &pass);
+            rows_session = filled.await?;
         }
         self.finish(target, &schema).await
     }
@@ -130,44 +131,111 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// What belongs to no table, and the tables without rows of their own; what is there stays as it is.
-    async fn create_shared(
+    /// Makes the tables that are not there, all before the first row: a value may name another table. Says which were made
+    /// now or by an attempt before; their keys and indexes are still to come.
+    async fn create(
         &self,
         target: &mut Session,
         schema: &BaseSchema,
-        orders: &[Order<'_>],
+        orders: &mut Vec<Order<'_>>,
+    ) -> Result<HashSet<TableName>> {
+        let mut missing = Vec::new();
+        for order in orders.iter() {
+            if !is_there(target, &order.name).await? {
+                missing.push(order.name.clone());
+            }
+        }
+        if !missing.is_empty() {
+            self.meter.phase(Phase::Copying, "creating tables");
+            for refused in self.create_missing(target, schema, &missing).await? {
+                orders.retain(|order| order.name != refused);
+            }
+        }
+        self.created(target).await
+    }
+
+    /// All at once, or else one by one: one table's trouble is that table's alone. Those that could not be made.
+    async fn create_missing(
+        &self,
+        target: &mut Session,
+        schema: &BaseSchema,
+        missing: &[TableName],
+    ) -> Result<Vec<TableName>> {
+        match self.create_together(target, schema, missing).await {
+            Ok(()) => return Ok(Vec::new()),
+            Err(error) if error.kind() == Kind::Refused => target.query("rollback").await?,
+            Err(error) => return Err(error),
+        };
+        let mut refused = Vec::new();
+        for table in missing {
+            match self.create_together(target, schema, std::slice::from_ref(table)).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == Kind::Refused => {
+                    target.query("rollback").await?;
+                    let remedy =
+                        format!("create what the reason names at the target, then: pgdiode resync '{table}'");
+                    self.quarantine(target, table, &error.chain(), &remedy).await?;
+                    refused.push(table.clone());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
+    }
+
+    /// The tables with what belongs to none, and the tables without rows of their own above them, in one transaction with
+    /// the mark that says so; what is there stays as it is.
+    async fn create_together(
+        &self,
+        target: &mut Session,
+        schema: &BaseSchema,
+        tables: &[TableName],
     ) -> Result<()> {
-        self.meter.phase(Phase::Copying, "creating tables");
-        let wanted: HashSet<&TableName> = orders.iter().map(|order| &order.name).collect();
+        let wanted: HashSet<&TableName> = tables.iter().collect();
         let parents = schema.parents(&wanted);
         target.query("begin").await?;
-        let is_shared = |entry: &Entry| {
-            entry.table.as_ref().is_none_or(|table| parents.contains(table)) && !is_late(&entry.kind)
+        let is_wanted = |entry: &Entry| {
+            let is_of = |table: &TableName| wanted.contains(table) || parents.contains(table);
+            !is_late(&entry.kind) && entry.table.as_ref().is_none_or(is_of)
         };
         // What cannot be made yet is tried again at the end, and noted there.
-        schema::replay_entries(target, &schema.before, Existing::Kept, is_shared).await?;
+        schema::replay_entries(target, &schema.before, Existing::Kept, is_wanted).await?;
+        for table in tables {
+            let of_table = of_relation(&self.pipeline.name, table);
+            target.query(&format!("update pgdiode.relation set options = 'created' {of_table}")).await?;
+        }
         target.query("commit").await.map(drop)
+    }
+
+    async fn created(&self, target: &mut Session) -> Result<HashSet<TableName>> {
+        let rows = target
+            .query_with(
+                "select schema_name, table_name from pgdiode.relation where pipeline = $1 and options = 'created'",
+                &[Some(&self.pipeline.name)],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect())
     }
 
     /// One table's trouble is that table's alone, unless trying again can help, or the archive is not what it was.
     async fn fill_or_quarantine(
         &self,
-        rows_session: &mut Option<Session>,
+        session: Option<Session>,
         target: &mut Session,
         schema: &BaseSchema,
         order: &Order<'_>,
+        rebuild: Rebuild,
         pass: &str,
-    ) -> Result<()> {
-        let mut session = match rows_session.take() {
+    ) -> Result<Option<Session>> {
+        let mut session = match session {
             Some(session) => session,
             None => self.end.session_for_rows().await?,
         };
         self.meter.table_begins(&order.name);
-        match self.fill(&mut session, schema, order, pass).await {
+        match self.fill(&mut session, schema, order, rebuild, pass).await {
             Ok(rows) => {
                 self.meter.table_ends(&order.name, rows);
-                *rows_session = Some(session);
-                Ok(())
+                Ok(Some(session))
             }
             Err(error) if error.retries() || matches!(error.kind(), Kind::Capacity | Kind::Difference) => {
                 Err(error)
@@ -179,7 +247,7 @@ impl Filling<'_> {
                 let reason =
                     format!("it could not be filled from base {}: {}", order.base.number, error.chain());
                 let remedy = format!("mend what the reason names, then: pgdiode resync '{}'", order.name);
-                self.quarantine(target, &order.name, &reason, &remedy).await
+                self.quarantine(target, &order.name, &reason, &remedy).await.map(|()| None)
             }
         }
     }
@@ -189,15 +257,11 @@ impl Filling<'_> {
         session: &mut Session,
         schema: &BaseSchema,
         order: &Order<'_>,
+        rebuild: Rebuild,
         pass: &str,
     ) -> Result<u64> {
         session.query("begin").await?;
-        let is_its = |entry: &Entry| entry.belongs_to(&order.name) && !is_late(&entry.kind);
-        if order.creates {
-            schema::replay_entries(session, &schema.before, Existing::Kept, is_its).await?;
-        } else {
-            empty(session, &order.name, false).await?;
-        }
+        empty(session, &order.name, false).await?;
         let columns = quote::identifiers(order.table.columns.iter().map(String::as_str));
         let columns = if order.table.columns.is_empty() { String::new() } else { format!(" ({columns})") };
         let into = format!("copy {}{columns} from stdin (format text)", quote::table(&order.name));
@@ -215,7 +279,7 @@ impl Filling<'_> {
             )
             .hint("The base is not what its writer left: take a new one at the writer."));
         }
-        if order.creates {
+        if rebuild == Rebuild::Keys {
             let rebuilds = schema.after.rebuild_order();
             let own = rebuilds.tables.iter().find(|rebuild| rebuild.table == order.name);
             let own = own.map(|rebuild| rebuild.entries.as_slice()).unwrap_or_default();
@@ -262,14 +326,13 @@ impl Filling<'_> {
         } else {
             "null"
         };
+        let [source_oid, columns] = shapes::of_base(order.table);
         let sql = format!(
             "update pgdiode.relation
-                set state = 'copied', copied_at = '{}', rows_copied = {rows}, carried_by = {carried_by}, options = {},
-                    source_oid = null, columns = null, column_types = {}, reason = null, remedy = null, since = now()
+                set state = 'copied', copied_at = '{}', rows_copied = {rows}, carried_by = {carried_by},
+                    source_oid = {source_oid}, columns = null, column_types = {columns}, reason = null, remedy = null, since = now()
              {} and state in ('pending', 'copying')",
             order.base.at,
-            if order.creates { "'created'" } else { "null" },
-            quote::literal(&shapes::of_base(&order.table.columns)),
             of_relation(&self.pipeline.name, &order.name)
         );
         if session.execute(&sql).await? == 1 {
@@ -281,14 +344,7 @@ impl Filling<'_> {
     /// What needs several tables, or is none: attachments, foreign keys, views, grants. Best effort and noted: rows do
     /// not depend on it.
     async fn finish(&self, target: &mut Session, schema: &BaseSchema) -> Result<()> {
-        let rows = target
-            .query_with(
-                "select schema_name, table_name from pgdiode.relation where pipeline = $1 and options = 'created'",
-                &[Some(&self.pipeline.name)],
-            )
-            .await?;
-        let created: Vec<TableName> =
-            rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect();
+        let created = self.created(target).await?;
         if created.is_empty() {
             return Ok(());
         }
@@ -346,6 +402,47 @@ impl Filling<'_> {
         tracing::error!(%table, reason, "the table cannot be filled; it is quarantined");
         target.query(&progress::quarantine(&self.pipeline.name, table, reason, remedy)).await.map(drop)
     }
+}
+
+/// What tables that join begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinsWith {
+    /// Its rows take the place of those that are there.
+    Base,
+    /// The rows that are there.
+    ItsRows,
+}
+
+/// Has tables filled that nobody knows of yet, but for those with rows that are not pgdiode's to replace (invariant 8).
+pub async fn join(
+    target: &mut Session,
+    pipeline: &Pipeline,
+    tables: &[TableName],
+    joins_with: JoinsWith,
+) -> Result<()> {
+    let known =
+        progress::read(target, &pipeline.name).await?.map(|stored| stored.relations).unwrap_or_default();
+    let known: HashSet<TableName> = known.into_iter().map(|relation| relation.table).collect();
+    let mut joining = Vec::new();
+    for table in tables.iter().filter(|table| !known.contains(table)) {
+        if joins_with == JoinsWith::Base && is_there(target, table).await? && has_rows(target, table).await? {
+            let reason = "the target has rows in it that are not pgdiode's to replace";
+            let remedy = format!("empty it, or to have them replaced: pgdiode resync '{table}'");
+            tracing::warn!(%table, reason, "a table that would join is quarantined");
+            target.query(&progress::quarantine(&pipeline.name, table, reason, &remedy)).await?;
+        } else {
+            joining.push(table.clone());
+        }
+    }
+    await_copies(target, &pipeline.name, &joining, Known::Kept).await
+}
+
+/// Whether a table's keys, indexes and the like come after its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rebuild {
+    Keys,
+    /// It was there, with its own.
+    Nothing,
 }
 
 /// What stands before the rows in a dump, and may need other tables than its own.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use crate::archive::manifest::BaseTable;
 use crate::change::{Relation, TableName};
 use crate::error::{Error, Result};
 use crate::pg::quote;
@@ -37,6 +38,12 @@ impl Shape {
             .iter()
             .map(|column| (column.name.clone(), Some((column.type_id, column.type_modifier))));
         Shape { oid: Some(relation.id), columns: columns.collect() }
+    }
+
+    fn literals(&self) -> [String; 2] {
+        let columns = serde_json::to_string(&self.columns).expect("names and numbers");
+        let oid = self.oid.map_or_else(|| "null".to_owned(), |oid| oid.to_string());
+        [oid, quote::literal(&columns)]
     }
 
     /// Why rows of `new` cannot go on where rows of this shape are, if so.
@@ -70,10 +77,14 @@ impl Shape {
 #[derive(Default)]
 pub struct Shapes(HashMap<TableName, Shape>);
 
-/// The column names of a table that was filled from a base, for [`Shapes::read`].
-pub fn of_base(columns: &[String]) -> String {
-    let columns: BTreeMap<&String, Option<()>> = columns.iter().map(|name| (name, None)).collect();
-    serde_json::to_string(&columns).expect("names are text")
+/// The shape of a table that was filled from a base: its OID, and its columns as [`Shapes::read`] has them, in SQL. A base
+/// that does not describe it says at least how they are called.
+pub fn of_base(table: &BaseTable) -> [String; 2] {
+    let shape = match &table.relation {
+        Some(relation) => Shape::of(&relation.clone().into()),
+        None => Shape { oid: None, columns: table.columns.iter().map(|name| (name.clone(), None)).collect() },
+    };
+    shape.literals()
 }
 
 impl Shapes {
@@ -182,11 +193,9 @@ async fn added_columns(
 }
 
 fn remember(pipeline: &str, table: &TableName, shape: &Shape) -> String {
-    let columns = serde_json::to_string(&shape.columns).expect("names and numbers");
+    let [oid, columns] = shape.literals();
     format!(
-        "update pgdiode.relation set source_oid = {}, column_types = {} {}",
-        shape.oid.map_or_else(|| "null".to_owned(), |oid| oid.to_string()),
-        quote::literal(&columns),
+        "update pgdiode.relation set source_oid = {oid}, column_types = {columns} {}",
         of_relation(pipeline, table)
     )
 }
@@ -226,11 +235,9 @@ mod tests {
 
     #[test]
     fn shapes_are_read_as_they_were_written() {
-        let columns = of_base(&["a".into(), "b".into()]);
-        assert_eq!(
-            serde_json::from_str::<Types>(&columns).unwrap(),
-            shape(None, &[("a", None), ("b", None)]).columns
-        );
+        let of_base = shape(None, &[("a", None), ("b", None)]);
+        let text = serde_json::to_string(&of_base.columns).unwrap();
+        assert_eq!(serde_json::from_str::<Types>(&text).unwrap(), of_base.columns);
         let known = shape(Some(1), &[("a", Some(23))]);
         let text = serde_json::to_string(&known.columns).unwrap();
         assert_eq!(serde_json::from_str::<Types>(&text).unwrap(), known.columns);

@@ -27,8 +27,6 @@ create table if not exists pgdiode.replay (
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub archive: String,
-    /// The base that the first start took; `None`: it began with the first file.
-    pub base: Option<u64>,
     /// The last file that is wholly applied.
     pub file: Option<Mark>,
     pub last_sealed: Option<u64>,
@@ -38,14 +36,15 @@ pub async fn read(target: &mut Session, pipeline: &str) -> Result<Option<Stored>
     if target.one("select pg_catalog.to_regclass('pgdiode.replay') is null").await?.bool(0) {
         return Ok(None);
     }
-    let sql = "select archive, base, file, file_sha256, file_to, last_sealed from pgdiode.replay where pipeline = $1";
+    let sql =
+        "select archive, file, file_sha256, file_to, last_sealed from pgdiode.replay where pipeline = $1";
     let rows = target.query_with(sql, &[Some(pipeline)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let file = match (row.optional(2)?, row.optional(4)?) {
-        (Some(number), Some(to)) => Some(Mark { number, content_sha256: row.string(3), to }),
+    let file = match (row.optional(1)?, row.optional(3)?) {
+        (Some(number), Some(to)) => Some(Mark { number, content_sha256: row.string(2), to }),
         _ => None,
     };
-    Ok(Some(Stored { archive: row.string(0), base: row.optional(1)?, file, last_sealed: row.optional(5)? }))
+    Ok(Some(Stored { archive: row.string(0), file, last_sealed: row.optional(4)? }))
 }
 
 /// Where a pipeline begins, in one transaction: either all of this is there, or it begins anew.

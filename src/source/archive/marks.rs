@@ -46,7 +46,9 @@ struct State {
     /// Passed on or passed over, and not yet known to be durable at the target.
     handed: VecDeque<Mark>,
     applied: Option<Mark>,
-    position: Option<Lsn>,
+    /// The first file that may still be needed, once that is known.
+    needs: Option<u64>,
+    position: Lsn,
     /// The last file that is known to be sealed.
     sealed: Option<(u64, Lsn)>,
 }
@@ -54,6 +56,14 @@ struct State {
 impl Marks {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics while marking")
+    }
+
+    /// Where the walk begins.
+    pub(super) fn begin(&self, next: u64, position: Lsn) {
+        let mut state = self.lock();
+        (state.needs, state.position) = (Some(next), position);
+        drop(state);
+        self.moved.notify_one();
     }
 
     /// A file goes on its way, or is behind already.
@@ -71,8 +81,9 @@ impl Marks {
 
     pub(super) fn applied_up_to(&self, position: Lsn) {
         let mut state = self.lock();
-        state.position = Some(position);
+        state.position = position;
         while let Some(mark) = state.handed.pop_front_if(|mark| mark.to <= position) {
+            state.needs = Some(mark.number + 1);
             state.applied = Some(mark);
         }
         drop(state);
@@ -95,8 +106,8 @@ impl Marks {
             format: FORMAT,
             archive: archive.to_owned(),
             name: name.to_owned(),
-            file: state.applied.as_ref()?.number + 1,
-            position: state.position?,
+            file: state.needs?,
+            position: state.position,
             updated: jiff::Timestamp::now().to_string(),
         })
     }
@@ -167,7 +178,9 @@ mod tests {
             let to = Lsn(number * 100);
             marks.hand(Mark { number, content_sha256: number.to_string(), to });
         }
-        assert!(marks.note("a", "r").is_none(), "nothing is known to be applied");
+        assert!(marks.note("a", "r").is_none(), "nothing is known yet");
+        marks.begin(1, Lsn(50));
+        assert_eq!(marks.note("a", "r").unwrap().file, 1);
         for (position, applied) in
             [(99, None), (100, Some(1)), (250, Some(2)), (300, Some(3)), (400, Some(3))]
         {
@@ -176,6 +189,6 @@ mod tests {
         }
         assert_eq!(marks.last_sealed(), Some((3, Lsn(300))));
         let note = marks.note("a", "r").unwrap();
-        assert_eq!((note.file, note.position), (3, Lsn(400)));
+        assert_eq!((note.file, note.position), (4, Lsn(400)));
     }
 }

@@ -51,7 +51,7 @@ pub struct ReadOptions {
     pub lineage: Lineage,
     /// Where the target stands: everything up to here is already applied.
     pub from: Lsn,
-    /// The latest moment of a base that the target was filled from: `from` may lie beyond all files up to here.
+    /// The latest moment that a base shows: up to here `from` may lie beyond all files.
     pub copied_at: Lsn,
     pub wanted: Wanted,
     /// A directory of this reader's own.
@@ -68,6 +68,12 @@ pub struct ArchiveSource {
     current: Chunk,
     marks: Arc<Marks>,
     notes: Option<Notes>,
+    /// `confirmed <= delivered`, once nothing is under way: the ends of transactions.
+    delivered: Lsn,
+    confirmed: Lsn,
+    is_inside: bool,
+    /// Why there is no more: told once what was good is durable, which is then not to be done again.
+    failed: Option<Error>,
     /// A pipeline owns its tasks: dropping this ends the walk, and the decoder with it.
     walk: JoinHandle<()>,
 }
@@ -79,14 +85,34 @@ impl ArchiveSource {
         let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
         let (file_sender, files) = mpsc::channel(FILES_AHEAD);
         let notes = options.reader.as_ref().map(|reader| Notes::begin(&shelf, reader, &marks));
-        let wanted = Arc::clone(&options.wanted);
+        let (wanted, from) = (Arc::clone(&options.wanted), options.from);
         let walk = Walk::begin(shelf, options, Arc::clone(&marks)).await?;
         let decoder = std::thread::Builder::new()
             .name("archive".into())
             .spawn(move || decode::run(files, &chunk_sender, &wanted));
         decoder.map_err(|error| Error::unexpected("no thread can be started").because(error))?;
         let walk = tokio::spawn(walk.run(file_sender));
-        Ok(ArchiveSource { chunks, current: Chunk::default(), marks, notes, walk })
+        Ok(ArchiveSource {
+            chunks,
+            current: Chunk::default(),
+            marks,
+            notes,
+            delivered: from,
+            confirmed: from,
+            is_inside: false,
+            failed: None,
+            walk,
+        })
+    }
+
+    fn pop(&mut self) -> Option<Event> {
+        let event = self.current.events.pop_front()?;
+        match event {
+            Event::Begin(_) => self.is_inside = true,
+            Event::Commit(end) => (self.is_inside, self.delivered) = (false, end),
+            Event::Change(_) | Event::Idle { .. } => {}
+        }
+        Some(event)
     }
 
     /// Which files there are, and which are applied.
@@ -111,21 +137,30 @@ impl Drop for ArchiveSource {
 impl Source for ArchiveSource {
     async fn next(&mut self) -> Result<Event> {
         loop {
-            if let Some(event) = self.current.events.pop_front() {
+            if let Some(event) = self.pop() {
                 return Ok(event);
             }
+            if self.failed.is_some() && !self.is_inside && self.confirmed < self.delivered {
+                // Asked again after the next confirmation.
+                std::future::pending::<()>().await;
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
             match self.chunks.recv().await {
-                Some(chunk) => self.current = chunk?,
+                Some(Ok(chunk)) => self.current = chunk,
+                Some(Err(error)) => self.failed = Some(error),
                 None => return Err(Error::unexpected("the reader of the archive ended by itself")),
             }
         }
     }
 
     fn try_next(&mut self) -> Option<Event> {
-        self.current.events.pop_front()
+        self.pop()
     }
 
     fn confirm(&mut self, position: Lsn) -> Result<()> {
+        self.confirmed = self.confirmed.max(position);
         self.marks.applied_up_to(position);
         Ok(())
     }

@@ -43,6 +43,18 @@ impl Shelf {
         Ok(Shelf { store, identity })
     }
 
+    /// A disk that was unmounted looks like an archive to which nothing is added.
+    pub(super) async fn still_there(&self) -> Result<()> {
+        if self.store.size(names::IDENTITY).await?.is_some() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::SourceUnreachable,
+            format!("{}: the archive is not there any more", self.store.display()),
+        )
+        .hint("Is its disk mounted? The pipeline looks again."))
+    }
+
     /// The numbers of the sealed files after `after`.
     pub async fn sealed(&self, after: u64) -> Result<Vec<u64>> {
         let after = names::manifest(after);
@@ -165,7 +177,7 @@ impl Shelf {
 
 /// How an object's bytes are stored, by its name.
 pub fn stored_as(name: &str) -> Stored {
-    if name.ends_with(".zst") { Stored::Zstd } else { Stored::Plain }
+    if name.strip_suffix(".zst").is_some() { Stored::Zstd } else { Stored::Plain }
 }
 
 async fn object<T: DeserializeOwned>(store: &AnyStore, name: &str) -> Result<Option<T>> {

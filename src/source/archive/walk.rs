@@ -39,10 +39,16 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) async fn begin(shelf: Arc<Shelf>, options: ReadOptions, marks: Arc<Marks>) -> Result<Walk> {
+    pub(super) async fn begin(
+        shelf: Arc<Shelf>,
+        mut options: ReadOptions,
+        marks: Arc<Marks>,
+    ) -> Result<Walk> {
         let Place { next, before, last } = shelf.locate(options.from, options.copied_at).await?;
+        marks.begin(next, options.from);
         if let Some(before) = &before {
             shelf::check_origin(&before.name, &before.lineage, &options.lineage)?;
+            options.lineage.timeline = before.lineage.timeline;
             marks.hand(Mark::of(before));
         }
         if last > 0 {
@@ -86,6 +92,8 @@ impl Walk {
         } else {
             Found::Behind(manifest.to.max(self.options.from))
         };
+        // It rises, and never falls again.
+        self.options.lineage.timeline = manifest.lineage.timeline;
         self.next += 1;
         self.last = self.last.max(manifest.number);
         self.before = Some(manifest);
@@ -111,6 +119,7 @@ impl Walk {
     async fn refuse_gap(&mut self) -> Result<()> {
         if self.last < self.next && self.listed.elapsed() >= LIST_INTERVAL {
             self.listed = Instant::now();
+            self.shelf.still_there().await?;
             let later = self.shelf.sealed(self.next).await?;
             self.last = later.last().copied().unwrap_or(0).max(self.last);
         }
