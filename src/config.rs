@@ -661,7 +661,7 @@ impl Config {
         })?;
         if syncdata::describes(path, &text)? {
             let config = syncdata::parse(path, &text, variable)?;
-            return Ok(config.from_file(path));
+            return Ok(config.read_at(path));
         }
         Config::parse(path, &text)
     }
@@ -669,10 +669,10 @@ impl Config {
     /// Understands `text`; `path` is for messages, and relative paths count from its directory.
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let (document, places) = file::read(path, text)?;
-        Ok(Config::check(document, &|key| places.of(key))?.from_file(path))
+        Ok(Config::check(document, &|key| places.of(key))?.read_at(path))
     }
 
-    fn from_file(mut self, path: &Path) -> Config {
+    fn read_at(mut self, path: &Path) -> Config {
         self.file = Some(path.to_owned());
         let directory = path.parent().unwrap_or(Path::new(""));
         for pipeline in &mut self.pipelines {

@@ -229,6 +229,7 @@ impl Built {
             tables: vec![BaseTable {
                 schema: "public".into(),
                 table: "users".into(),
+                relation: None,
                 columns,
                 rows: 3,
                 pieces,

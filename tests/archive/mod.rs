@@ -7,6 +7,7 @@ mod kills;
 mod origin;
 mod pruning;
 mod replay;
+mod syncdata;
 mod untrusted;
 mod verbs;
 mod writer;

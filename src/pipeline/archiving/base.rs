@@ -201,6 +201,7 @@ impl Moment {
             schema: table.table.schema.clone(),
             table: table.table.name.clone(),
             columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+            relation: None,
             rows: counted,
             pieces,
         })

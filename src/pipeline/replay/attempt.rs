@@ -17,7 +17,7 @@ use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, pass, stored};
+use crate::pipeline::replay::{Attempted, Replay, control, ledger, pass, stored, whitelist};
 use crate::pipeline::run::mebibytes;
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
@@ -48,6 +48,8 @@ impl Replay<'_> {
         let mut target = self.end.session().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         target.query(stored::CREATE).await?;
+        target.query(ledger::CREATE).await?;
+        control::create(&mut target, self.pipeline).await?;
         let mut rows_session = self.end.session_for_rows().await?;
         holder::lock(&mut rows_session, &self.pipeline.name).await?;
         if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
@@ -55,7 +57,7 @@ impl Replay<'_> {
         }
         self.register(&mut target).await?;
         let desk = self.open().await?;
-        let (mut watch, link) = Watch::new(&self.end, &self.pipeline.name, &self.meter, &self.stop);
+        let (mut watch, link) = Watch::new(&self.end, self.pipeline, &self.meter, &self.stop);
         let (commands, applied) = (watch.commands.clone(), Arc::clone(&watch.applied));
         let attempted = tokio::select! {
             attempted = self.work(desk, target, rows_session, commands, link, applied) => attempted,
@@ -119,6 +121,10 @@ impl Replay<'_> {
         let position =
             base::find_position(&mut target, self.pipeline, &desk.shelf, &bases, &self.meter).await?;
         self.meter.positioned(position.offset);
+        ledger::begin(&mut target, self.pipeline, &bases).await?;
+        if self.pipeline.is_whitelisted {
+            whitelist::follow(&mut target, self.pipeline, &bases).await?;
+        }
         let fill = async {
             let filling = Filling {
                 pipeline: self.pipeline,
@@ -169,7 +175,11 @@ impl Replay<'_> {
             // The channel is empty: this cannot wait.
             let _ = steering.commands.send(Command::EndAt(end)).await;
         }
-        let _ = steering.applied.set(Applied { marks, tables: stored.relations.len() });
+        let _ = steering.applied.set(Applied {
+            marks,
+            tables: stored.relations.len(),
+            shelf: Arc::clone(&desk.shelf),
+        });
         let applying = Applying::of(self.pipeline);
         let follow = shapes.follow(&self.end, &self.pipeline.name, applying.follows);
         let name = self.pipeline.name.clone();
