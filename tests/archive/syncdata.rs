@@ -268,3 +268,53 @@ tables_to_sync.created_at timestamp with time zone YES now()";
          pgdiode.tables_to_sync PRIMARY KEY (id), pgdiode.tables_to_sync UNIQUE (table_name)"
     );
 }
+
+/// Counted in the window of now, and by week and month once it is time; across restarts, and once.
+#[test]
+fn metrics_add_up_across_restarts() {
+    let mut ground = Ground::start("[archive]\nmetrics_time_zone = \"Europe/Berlin\"\n");
+    ground.run(&["add-tables", "users", "orders"]);
+    ground.produce(
+        "insert into users select n, 'new' from generate_series(1, 10) n; insert into orders values (1, 1)",
+    );
+    ground.once();
+    ground.produce("update users set name = 'changed' where id <= 4");
+    ground.once();
+    ground.produce("delete from users where id > 7");
+    ground.once();
+    let sums = |kind: &str| {
+        format!(
+            "select string_agg(concat_ws(' ', table_name, added, updated, deleted), ', ' order by table_name)
+               from (select table_name, sum(records_added) as added, sum(records_updated) as updated, sum(records_deleted) as deleted
+                       from pgdiode.data_sync_metrics where period_type = '{kind}' group by 1) s"
+        )
+    };
+    let expected = "orders 1 0 0, users 10 4 3";
+    assert_eq!(ground.psql(&sums("FREQ")), expected);
+    let windows = "select bool_and(extract(epoch from period_start)::int8 % 600 = 0
+                                   and period_end - period_start = interval '600 seconds'
+                                   and period_start <= now()) from pgdiode.data_sync_metrics where period_type = 'FREQ'";
+    assert_eq!(ground.psql(windows), "t");
+    assert_eq!(ground.psql(&sums("WEEK")), "", "it is not time yet");
+
+    let is_time = "update pgdiode.metric_summed set at = at - interval '24 hours'";
+    ground.psql(is_time);
+    ground.once();
+    assert_eq!(ground.psql(&sums("WEEK")), expected);
+    assert_eq!(ground.psql(&sums("MONTH")), expected);
+    let begins = "select bool_and(extract(hour from period_start at time zone 'Europe/Berlin') = 0
+                                  and case period_type when 'WEEK' then extract(isodow from period_start at time zone 'Europe/Berlin')
+                                                       else extract(day from period_start at time zone 'Europe/Berlin') end = 1)
+                    from pgdiode.data_sync_metrics where period_type <> 'FREQ'";
+    assert_eq!(ground.psql(begins), "t");
+    // What comes later is added; what was summed up is not added again.
+    ground.produce("insert into orders values (2, 2)");
+    ground.once();
+    ground.psql(is_time);
+    ground.once();
+    ground.psql(is_time);
+    ground.once();
+    for kind in ["FREQ", "WEEK", "MONTH"] {
+        assert_eq!(ground.psql(&sums(kind)), "orders 2 0 0, users 10 4 3", "{kind}");
+    }
+}

@@ -17,7 +17,7 @@ use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, control, ledger, pass, stored, whitelist};
+use crate::pipeline::replay::{Attempted, Replay, control, ledger, metrics, pass, stored, whitelist};
 use crate::pipeline::run::mebibytes;
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
@@ -49,6 +49,7 @@ impl Replay<'_> {
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         target.query(stored::CREATE).await?;
         target.query(ledger::CREATE).await?;
+        target.query(metrics::CREATE).await?;
         control::create(&mut target, self.pipeline).await?;
         let mut rows_session = self.end.session_for_rows().await?;
         holder::lock(&mut rows_session, &self.pipeline.name).await?;
@@ -57,7 +58,7 @@ impl Replay<'_> {
         }
         self.register(&mut target).await?;
         let desk = self.open().await?;
-        let (mut watch, link) = Watch::new(&self.end, self.pipeline, &self.meter, &self.stop);
+        let (mut watch, link) = Watch::new(&self.end, self.pipeline, &self.meter, &self.stop)?;
         let (commands, applied) = (watch.commands.clone(), Arc::clone(&watch.applied));
         let attempted = tokio::select! {
             attempted = self.work(desk, target, rows_session, commands, link, applied) => attempted,

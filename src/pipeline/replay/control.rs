@@ -42,6 +42,10 @@ pub fn logs(pipeline: &Pipeline) -> String {
     named(pipeline, LOGS)
 }
 
+pub fn metrics(pipeline: &Pipeline) -> String {
+    named(pipeline, METRICS)
+}
+
 pub fn tables(pipeline: &Pipeline) -> String {
     named(pipeline, TABLES)
 }

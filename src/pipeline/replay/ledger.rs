@@ -16,6 +16,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::replay::base::Bases;
 use crate::pipeline::replay::control;
+use crate::pipeline::replay::metrics::Metrics;
 use crate::position::Lsn;
 use crate::source::archive::Shelf;
 
@@ -36,17 +37,24 @@ create table if not exists pgdiode.ledger (
 pub struct Ledger {
     pipeline: String,
     logs: String,
+    metrics: Metrics,
     /// Quarantines that are in the log.
     failures: HashSet<(String, String)>,
 }
 
 impl Ledger {
-    pub fn of(pipeline: &Pipeline) -> Ledger {
-        Ledger { pipeline: pipeline.name.clone(), logs: control::logs(pipeline), failures: HashSet::new() }
+    pub fn of(pipeline: &Pipeline) -> Result<Ledger> {
+        Ok(Ledger {
+            pipeline: pipeline.name.clone(),
+            logs: control::logs(pipeline),
+            metrics: Metrics::of(pipeline)?,
+            failures: HashSet::new(),
+        })
     }
 
     /// Writes down what was applied and what has failed since the last time.
     pub async fn record(&mut self, target: &mut Session, shelf: &Shelf) -> Result<()> {
+        self.metrics.record(target, jiff::Timestamp::now()).await?;
         while self.record_files(target, shelf).await? {}
         self.record_failures(target).await
     }

@@ -15,7 +15,7 @@ use crate::pipeline::replay::attempt::location;
 use crate::pipeline::replay::base::{self, Bases, is_there, table_of};
 use crate::pipeline::replay::control::listed_name;
 use crate::pipeline::replay::filling::IS_EMPTIED;
-use crate::pipeline::replay::{ledger, stored, whitelist};
+use crate::pipeline::replay::{ledger, metrics, stored, whitelist};
 use crate::pipeline::step::{Step, has_control_schema, tables_sql};
 use crate::pipeline::{holder, reset as of_target};
 use crate::source::archive::Shelf;
@@ -283,6 +283,8 @@ async fn reset_steps(target: &mut Session, pipeline: &Pipeline, reset: Reset) ->
         Step::target(stored::CREATE),
         Step::target(ledger::CREATE),
         Step::target(ledger::forget(&pipeline.name)),
+        Step::target(metrics::CREATE),
+        Step::target(metrics::forget(&pipeline.name)),
         Step::target(format!(
             "delete from pgdiode.replay where pipeline = {name}; delete from pgdiode.position where \
              pg_catalog.starts_with(pipeline, {passes})"

@@ -56,12 +56,12 @@ impl Watch {
         pipeline: &Pipeline,
         meter: &Arc<Meter>,
         stop: &watch::Sender<Option<StopReason>>,
-    ) -> (Watch, Link) {
+    ) -> Result<(Watch, Link)> {
         let (commands, link) = link(meter);
         let watch = Watch {
             end: end.clone(),
             pipeline: pipeline.clone(),
-            ledger: Ledger::of(pipeline),
+            ledger: Ledger::of(pipeline)?,
             meter: Arc::clone(meter),
             commands,
             stop_heard: stop.subscribe(),
@@ -71,7 +71,7 @@ impl Watch {
             told_to: None,
             stored: Instant::now(),
         };
-        (watch, link)
+        Ok((watch, link))
     }
 
     /// Watches until dropped.
