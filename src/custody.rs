@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Archive::at("/srv/changes") --catalogue.rs--> what lies there, and whether it is one chain
-//!                             --verify.rs-----> every byte of it: file.rs change files, base.rs bases
+//!                             --verify.rs-----> every byte of it: file.rs change files, base.rs bases,
+//!                                               odd.rs the line that a hash cannot name
 //!                             --prune.rs------> what nobody needs any more
 //!                             --list.rs-------> what it holds
 //!                             --show.rs-------> a file's lines
@@ -15,6 +16,7 @@ mod base;
 mod catalogue;
 mod file;
 mod list;
+mod odd;
 mod prune;
 mod pull;
 mod show;
@@ -26,7 +28,7 @@ use crate::store::{AnyStore, Location, Store, StoreOptions};
 
 pub use prune::{Plan, PruneOptions};
 pub use show::{FileHeader, ShowOptions};
-pub use verify::VerifyOptions;
+pub use verify::{Head, VerifyOptions};
 
 /// An archive, wherever it lies.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ mod subscription;
 
 use tokio::sync::watch;
 
+use crate::archive::manifest::Base;
 use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
@@ -98,6 +99,15 @@ pub async fn start(
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
     }
+}
+
+/// Puts a base snapshot into the archive that the pipeline writes.
+pub async fn archive_base(pipeline: &Pipeline, progress: watch::Sender<Progress>) -> Result<Base> {
+    if pipeline.way() != Way::ToArchive {
+        let what = format!("pipeline \"{}\" does not write an archive", pipeline.name);
+        return Err(Error::config(what).hint("a base is taken by the pipeline whose target is the archive"));
+    }
+    archiving::take_base(pipeline, progress).await
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
-use crate::archive::line::{Header, Origin, RelationLine};
+use crate::archive::line::{Header, Origin};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -120,6 +120,11 @@ impl Manifest {
                 self.epoch, before.epoch
             ));
         }
+        let (ours, theirs) = (&self.lineage, &before.lineage);
+        let is_same_history = Origin { timeline: theirs.timeline, ..ours.clone() } == *theirs;
+        if !is_same_history || ours.timeline < theirs.timeline {
+            return broken(format!("its positions count in another history than those of {}", before.name));
+        }
         if self.from != before.to {
             return broken(format!("it begins at {}, and {} ends at {}", self.from, before.name, before.to));
         }
@@ -202,12 +207,20 @@ pub struct BaseTable {
     pub table: String,
     /// The columns that its rows have, in this order.
     pub columns: Vec<String>,
-    /// The table as its next change would describe it: what tells one that was made anew or altered since.
+    /// Tells a table that was made anew or altered since, from this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relation: Option<RelationLine>,
+    pub shape: Option<TableShape>,
     pub rows: u64,
     /// Rows in the text format of `copy`, in pieces that end at rows; each is loaded by itself.
     pub pieces: Vec<Piece>,
+}
+
+/// What a change file says of a table before its rows, as far as it tells one table from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableShape {
+    pub oid: u32,
+    /// The type OID and the modifier of each column, in the order of `columns`.
+    pub types: Vec<(u32, i32)>,
 }
 
 /// An object of a base.
@@ -264,6 +277,50 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(is_whole(&flipped), Some(true), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_file_follows_only_its_own_history() {
+        let origin = Origin {
+            system_identifier: 1,
+            timeline: 1,
+            database: "app".into(),
+            slot: "s".into(),
+            consistent_point: Lsn(1),
+        };
+        let file = |number, lineage: &Origin, from, to| Manifest {
+            format: 1,
+            archive: "a".into(),
+            number,
+            name: format!("file {number}"),
+            epoch: 1,
+            lineage: lineage.clone(),
+            previous: (number > 1).then(|| "hash".into()),
+            content_sha256: "hash".into(),
+            content_bytes: 0,
+            stored_sha256: String::new(),
+            stored_bytes: 0,
+            records: 0,
+            transactions: 0,
+            from: Lsn(from),
+            to: Lsn(to),
+            tables: BTreeMap::new(),
+            sealed: String::new(),
+        };
+        let first = file(1, &origin, 1, 2);
+        assert!(file(2, &origin, 2, 3).follows(&first).is_ok());
+        // A promotion goes on in a later timeline.
+        assert!(file(2, &Origin { timeline: 2, ..origin.clone() }, 2, 3).follows(&first).is_ok());
+        for other in [
+            Origin { timeline: 0, ..origin.clone() },
+            Origin { system_identifier: 2, ..origin.clone() },
+            Origin { consistent_point: Lsn(2), ..origin.clone() },
+        ] {
+            let error = file(2, &other, 2, 3).follows(&first).unwrap_err();
+            assert!(error.what().contains("another history"), "{error:?}");
+        }
+        assert!(file(2, &origin, 3, 4).follows(&first).is_err(), "a gap");
+        assert!(file(3, &origin, 2, 3).follows(&first).is_err(), "a missing file");
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl<R: Read> ChangeFile<R> {
         self.lines.number
     }
 
+    /// The line that was read last, without its line break.
+    pub fn line(&self) -> &[u8] {
+        &self.lines.line
+    }
+
     /// The next item; `None` after the end. Rows of tables that are not wanted are counted and passed over.
     pub fn next(&mut self, wanted: Wanted<'_>) -> Result<Option<Item>> {
         if let Some(change) = self.waiting.take() {
@@ -226,7 +231,11 @@ fn change(
             Error::unexpected(format!("table {schema}.{table} has not been described before its rows"))
         })
     };
+    let missing = |what: &str| Error::unexpected(format!("its \"{what}\" is missing"));
     if row.op == "TRUNCATE" {
+        if row.tables.is_empty() {
+            return Err(missing("tables"));
+        }
         let relations = row
             .tables
             .iter()
@@ -237,7 +246,6 @@ fn change(
         let is_wanted = !relations.is_empty();
         return Ok(is_wanted.then_some(Change::Truncate { relations, cascade, restart_identity }));
     }
-    let missing = |what: &str| Error::unexpected(format!("its \"{what}\" is missing"));
     let schema = row.schema.as_deref().ok_or_else(|| missing("schema"))?;
     let table = row.table.as_deref().ok_or_else(|| missing("table"))?;
     if !wanted(&TableName::new(schema, table)) {

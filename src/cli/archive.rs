@@ -1,5 +1,6 @@
 //! `pgdiode archive`: looks at an archive of change files and tends it; one file a verb in `archive/`.
 
+mod base;
 mod list;
 mod prune;
 mod show;
@@ -11,15 +12,15 @@ use super::{Global, output};
 use crate::custody::Archive;
 use crate::error::Result;
 
-/// Look at an archive of change files: list, show, verify, prune
+/// Tend an archive of change files: list, show, verify, prune, base
 ///
 /// An archive is a directory of change files with what belongs to them, on a disk, over SFTP or in S3. These verbs need no
-/// PostgreSQL: they run wherever the archive can be read. Each takes the archive's location, or without one the archive
+/// PostgreSQL, but for base: they run wherever the archive can be read. Each takes the archive's location, or without one the archive
 /// that the configured pipeline writes or reads.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: nothing, but for prune --yes, which removes what nobody needs.
+Changes: nothing, but for prune --yes, which removes what nobody needs, and base, which adds.
 
 Examples:
   pgdiode archive list /srv/changes
@@ -41,6 +42,7 @@ pub struct ArchiveVerbs {
 
 #[derive(Debug, Subcommand)]
 enum ArchiveVerb {
+    Base(base::TakeBase),
     List(list::List),
     Show(show::Show),
     Verify(verify::Verify),
@@ -67,6 +69,7 @@ impl Place {
 impl ArchiveVerbs {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         match self.verb {
+            ArchiveVerb::Base(verb) => verb.run(global).await,
             ArchiveVerb::List(verb) => verb.run(global).await,
             ArchiveVerb::Show(verb) => verb.run(global).await,
             ArchiveVerb::Verify(verb) => verb.run(global).await,

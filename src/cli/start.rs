@@ -19,6 +19,8 @@ use crate::status::{Progress, Stopped, Until};
 /// order. A later start goes on where the target says it stands. A broken connection is tried again; an error that
 /// trying again cannot help ends the pipeline.
 ///
+/// With an archive as the source the first start fills the tables from its newest base, then applies its change files.
+///
 /// With mode = "snapshot" it syncs at each time of snapshot.schedule instead, as `pgdiode sync` would, until it is
 /// stopped; a sync that fails is logged, and the next one comes at the next time.
 #[derive(Debug, clap::Args)]

@@ -27,6 +27,8 @@ pub struct Catalogue {
     pub readers: Vec<ReaderNote>,
     /// The latest, which covers those before.
     pub pruned: Option<Pruned>,
+    /// The latest cannot be read: any number may be the first.
+    is_beginning_unknown: bool,
     pub bases: BTreeMap<u64, BaseObjects>,
     /// What is wrong.
     pub findings: Vec<Finding>,
@@ -87,7 +89,10 @@ impl Catalogue {
             catalogue.find(names::IDENTITY, "it is missing: is this an archive of pgdiode?");
         }
         catalogue.identity = identity.whole().cloned();
-        // Manifests before files: what is sealed in between is then not taken for a file without a manifest.
+        // While this is read, its writer goes on. What speaks of a file is read before the files, so that none is taken
+        // for missing that was not there yet; what a file rests on, after them.
+        catalogue.readers(store).await?;
+        catalogue.bases(store).await?;
         let manifests = catalogue.numbered(store, names::MANIFESTS, names::manifest).await?;
         for (number, manifest) in manifests {
             catalogue.files.entry(number).or_default().manifest = manifest;
@@ -96,9 +101,8 @@ impl Catalogue {
         catalogue.claims = catalogue.numbered(store, names::EPOCHS, names::epoch).await?;
         let pruned: BTreeMap<u64, Read<Pruned>> =
             catalogue.numbered(store, names::PRUNED, names::pruned).await?;
+        catalogue.is_beginning_unknown = matches!(pruned.values().next_back(), Some(Read::Damaged));
         catalogue.pruned = pruned.into_values().filter_map(|pruned| pruned.whole().cloned()).next_back();
-        catalogue.readers(store).await?;
-        catalogue.bases(store).await?;
         catalogue.strangers(store).await?;
         catalogue.check_chain();
         catalogue.check_claims();
@@ -272,7 +276,9 @@ impl Catalogue {
             let plain = names::change_file(*number, Stored::Plain);
             let name = file.object().map_or(&plain, |(object, _)| &object.name);
             if *number > expected {
-                findings.push(missing(expected, number - 1, gone));
+                if !(self.is_beginning_unknown && expected == gone + 1) {
+                    findings.push(missing(expected, number - 1, gone));
+                }
                 before = None;
             }
             expected = number + 1;
@@ -353,7 +359,9 @@ impl Catalogue {
     fn check_bases(&mut self) {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let (gone, newest) = (self.gone(), self.newest());
-        let newest_base = self.newest_base().map(|base| base.number);
+        // One that is damaged, too: those before it are old.
+        let finished = self.bases.iter().filter(|(_, base)| !matches!(base.manifest, Read::Absent));
+        let newest_base = finished.map(|(number, _)| *number).next_back();
         for (number, found) in &self.bases {
             let own = names::base_manifest(*number);
             let Some(base) = found.manifest.whole() else {

@@ -1,5 +1,8 @@
 //! Every byte of an archive, several objects at once.
 
+use std::fmt;
+use std::str::FromStr;
+
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 
@@ -7,6 +10,7 @@ use super::Archive;
 use super::base::{self, CheckedPiece};
 use super::catalogue::{Catalogue, Read};
 use super::file::{self, Checked, Expected};
+use super::odd;
 use super::pull::pull;
 use crate::archive::manifest::{Base, Manifest, Piece};
 use crate::archive::names::{self, Stored};
@@ -17,12 +21,49 @@ use crate::store::Object;
 /// Objects looked at at once; each has a thread and a few pieces in memory.
 const JOBS: usize = 4;
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
     /// Look only into this file and those after; the chain is checked as a whole.
     pub from: u64,
     /// The chain, the small objects and the sizes, and no look into any file.
     pub quick: bool,
+    /// What was the newest file once: the archive must still lead through it.
+    pub head: Option<Head>,
+}
+
+/// A file's number and the hash of its content, as a verification printed them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    number: u64,
+    content_sha256: String,
+}
+
+impl Head {
+    fn of(manifest: &Manifest) -> Head {
+        Head { number: manifest.number, content_sha256: manifest.content_sha256.clone() }
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.number, self.content_sha256)
+    }
+}
+
+impl FromStr for Head {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Head> {
+        let parsed = text.split_once(':').and_then(|(number, hash)| {
+            let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let number = number.parse().ok().filter(|number| *number > 0 && is_hash)?;
+            Some(Head { number, content_sha256: hash.to_ascii_lowercase() })
+        });
+        parsed.ok_or_else(|| {
+            Error::config(format!("{text:?} is no head, which is NUMBER:HASH"))
+                .hint("pgdiode archive verify prints it")
+        })
+    }
 }
 
 /// An object to look into.
@@ -46,7 +87,7 @@ impl Archive {
     /// Looks at everything, and goes on after what it finds.
     pub async fn verify(
         &self,
-        options: VerifyOptions,
+        options: &VerifyOptions,
         progress: &watch::Sender<ArchiveProgress>,
     ) -> Result<ArchiveVerification> {
         let mut catalogue = Catalogue::read(&self.store).await?;
@@ -87,8 +128,11 @@ impl Archive {
         drop(done);
         report.bytes = progress.borrow().bytes_done;
         check_rows(&catalogue, &rows, &mut findings);
+        if let Some(known) = &options.head {
+            findings.extend(check_head(&catalogue, known));
+        }
         report.bases = catalogue.bases.values().filter(|base| base.manifest.whole().is_some()).count() as u64;
-        report.head = head(&catalogue);
+        report.head = head(&catalogue).map(|head| head.to_string());
         catalogue.findings.append(&mut findings);
         catalogue.findings.sort();
         catalogue.findings.dedup();
@@ -105,13 +149,14 @@ impl Archive {
         let name = job.name().to_owned();
         let looked = match job {
             Job::File { number, object, stored, manifest } => {
-                let expected = Expected {
-                    name: object.name.clone(),
-                    stored: *stored,
-                    number: *number,
-                    manifest: manifest.cloned(),
-                };
-                pull(&self.store, &name, passed, move |from| Done::File(file::check(&expected, from))).await
+                let (name, stored) = (object.name.clone(), *stored);
+                let expected = Expected { name, stored, number: *number, manifest: manifest.cloned() };
+                let checked =
+                    pull(&self.store, &object.name, passed, move |from| file::check(&expected, from));
+                match checked.await {
+                    Ok(checked) if checked.is_unexplained => self.explain(object, stored, checked).await,
+                    checked => checked.map(Done::File),
+                }
             }
             Job::Piece(piece, table, columns) => {
                 let (piece, table, columns) = ((*piece).clone(), *table, *columns);
@@ -123,6 +168,17 @@ impl Archive {
         };
         progress.send_modify(|progress| progress.objects_done += 1);
         looked.or_else(|error| job.unreadable(error))
+    }
+
+    /// Looks once more for the line that was changed, in a file whose hash alone tells that one was.
+    async fn explain(&self, object: &Object, stored: Stored, mut checked: Checked) -> Result<Done> {
+        let name = object.name.clone();
+        let odd =
+            pull(&self.store, &object.name, |_| (), move |from| odd::lines(&name, stored, from)).await?;
+        if !odd.is_empty() {
+            checked.findings = odd;
+        }
+        Ok(Done::File(checked))
     }
 }
 
@@ -199,8 +255,21 @@ fn check_rows(
 }
 
 /// The newest file's number and hash: kept elsewhere, it tells whether an end was cut off.
-fn head(catalogue: &Catalogue) -> Option<String> {
+fn head(catalogue: &Catalogue) -> Option<Head> {
     let newest = catalogue.files.values().filter_map(|file| file.manifest.whole()).next_back();
-    let newest = newest.or(catalogue.pruned.as_ref().map(|pruned| &pruned.last));
-    newest.map(|manifest| format!("{}:{}", manifest.number, manifest.content_sha256))
+    newest.or(catalogue.pruned.as_ref().map(|pruned| &pruned.last)).map(Head::of)
+}
+
+/// Whether the archive leads through a file that was its newest.
+fn check_head(catalogue: &Catalogue, known: &Head) -> Option<Finding> {
+    let pruned = catalogue.pruned.as_ref().map(|pruned| &pruned.last);
+    let there = catalogue.files.get(&known.number).and_then(|file| file.manifest.whole());
+    let what = match there.or(pruned.filter(|last| last.number == known.number)) {
+        Some(manifest) if Head::of(manifest) == *known => return None,
+        Some(_) => "it is another than the one of this number and hash that was there",
+        // What came after it tells no more than that it was there.
+        None if known.number <= catalogue.gone() => return None,
+        None => "it was there, and is no more",
+    };
+    Some(Finding::of(&names::change_file(known.number, Stored::Plain), what))
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::archive::encode::TypeNames;
 use crate::archive::line::Origin as LineageLine;
+use crate::archive::manifest::Base;
 use crate::archive::names::Stored;
 use crate::config::{Compression, Pipeline};
 use crate::digest::sha256;
@@ -40,7 +41,9 @@ use crate::source::postgres::slot;
 use crate::source::postgres::stream::{Format, StreamOptions, now_us};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
-use crate::target::archive::{ArchiveTarget, Making, Opened, claim, identity, open};
+use crate::target::archive::{
+    ArchiveTarget, Claimed, Making, Opened, claim, identity, newest, open, spool_failed,
+};
 
 pub(super) use report::{status, stop};
 
@@ -111,6 +114,43 @@ fn place(pipeline: &Pipeline) -> Result<(Location, StoreOptions)> {
 async fn open_store(pipeline: &Pipeline) -> Result<AnyStore> {
     let (location, options) = place(pipeline)?;
     AnyStore::open(&location, &options).await
+}
+
+/// Puts one more base snapshot into the archive, whether its writer runs or not.
+pub(super) async fn take_base(pipeline: &Pipeline, progress: watch::Sender<Progress>) -> Result<Base> {
+    let meter = Arc::new(Meter::default());
+    let work = Box::pin(base_of(pipeline, &meter));
+    tokio::pin!(work);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    loop {
+        tokio::select! {
+            taken = &mut work => return taken,
+            _ = ticks.tick() => {
+                // Nobody has to watch.
+                let _ = progress.send(meter.progress(now_us()));
+            }
+        }
+    }
+}
+
+async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
+    let store = Arc::new(open_store(pipeline).await?);
+    // Asked before the base's moment: what is sealed by now lies before it.
+    let Some(head) = newest(&store).await? else {
+        return Err(Error::refused(format!("{} holds no change file yet", store.display()))
+            .hint("The first start of the pipeline puts a base there: pgdiode start."));
+    };
+    let origin = Origin::resolve(pipeline)?;
+    let lineage = Lineage::from(head.lineage.clone());
+    slot::check_name(&lineage, &pipeline.slot)?;
+    let (mut replication, mut source) = (origin.replication().await?, origin.session().await?);
+    let lineage = slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await?;
+    let spool = tempfile::Builder::new().prefix("base-").tempdir_in(spool_dir(pipeline)?.as_path());
+    let spool = spool.map_err(|error| spool_failed(&pipeline.archive_spool_dir(), error))?;
+    let claimed = Claimed { archive: head.archive.clone(), epoch: head.epoch };
+    let order =
+        base::Order { store: &store, claimed: &claimed, next_file: head.number + 1, spool: spool.path() };
+    base::make_another(pipeline, &origin, meter, &order, &lineage).await
 }
 
 struct Run<'a> {

@@ -839,7 +839,7 @@ pub(super) async fn empty(target: &mut Session, table: &TableName, is_partitione
 /// Whether the table was written anew since the snapshot, in the transaction that has just read it. TRUNCATE and
 /// rewriting ALTER TABLE do not keep to snapshots: what they leave looks empty to an older one. Who has read the table
 /// holds its lock, so nothing of the kind follows before the transaction's end.
-async fn is_rewritten(source: &mut Session, table: &SourceTable) -> Result<bool> {
+pub(super) async fn is_rewritten(source: &mut Session, table: &SourceTable) -> Result<bool> {
     let (oid, name) = (table.oid, quote::literal(&quote::table(&table.table)));
     let sql = format!(
         "select coalesce(pg_catalog.to_regclass({name})::oid <> {oid}, true) or exists (

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pgdiode::archive::draft::{Draft, Press};
 use pgdiode::archive::line::{Header, Origin};
 use pgdiode::archive::manifest::{
-    self, Base, BaseTable, Claim, Identity, Manifest, Piece, Pruned, ReaderNote,
+    self, Base, BaseTable, Claim, Identity, Manifest, Piece, Pruned, ReaderNote, TableShape,
 };
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::archive::{FORMAT, encode::TypeNames};
@@ -229,7 +229,7 @@ impl Built {
             tables: vec![BaseTable {
                 schema: "public".into(),
                 table: "users".into(),
-                relation: None,
+                shape: Some(TableShape { oid: 16385, types: vec![(23, -1), (25, -1), (1700, -1)] }),
                 columns,
                 rows: 3,
                 pieces,

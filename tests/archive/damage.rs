@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::built::Built;
 
-fn verify_with(built: &Built, options: VerifyOptions) -> ArchiveVerification {
+fn verify_with(built: &Built, options: &VerifyOptions) -> ArchiveVerification {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let archive = Archive::at(built.root()).await.unwrap();
@@ -17,7 +17,7 @@ fn verify_with(built: &Built, options: VerifyOptions) -> ArchiveVerification {
 }
 
 fn verify(built: &Built) -> ArchiveVerification {
-    verify_with(built, VerifyOptions::default())
+    verify_with(built, &VerifyOptions::default())
 }
 
 /// The findings, as people see them.
@@ -50,9 +50,9 @@ fn an_untouched_archive_is_intact() {
     assert_eq!((report.records, report.transactions), (27, 6));
     let newest = &built.sealed[2];
     assert_eq!(report.head, Some(format!("3:{}", newest.content_sha256)));
-    let quick = verify_with(&built, VerifyOptions { quick: true, ..VerifyOptions::default() });
+    let quick = verify_with(&built, &VerifyOptions { quick: true, ..VerifyOptions::default() });
     assert!(quick.intact && quick.objects == 0);
-    let late = verify_with(&built, VerifyOptions { from: 3, ..VerifyOptions::default() });
+    let late = verify_with(&built, &VerifyOptions { from: 3, ..VerifyOptions::default() });
     assert!(late.intact && late.files == 1);
 }
 
@@ -60,6 +60,10 @@ fn an_untouched_archive_is_intact() {
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
     let built = Built::small();
+    built.base(2, 2);
+    built.pruned(1);
+    built.remove("0000000001.json");
+    built.remove("meta/files/0000000001.json");
     let mut flipped = 0;
     for name in built.objects() {
         let whole = built.read(&name);
@@ -120,6 +124,50 @@ fn a_value_that_became_another_is_found_by_the_hash() {
     one(&built, "0000000001.json: it does not hold what was sealed, and no line shows where");
 }
 
+/// What a line says of its transaction, and how it is written, can only be so.
+#[test]
+fn a_line_that_was_not_written_so_is_named() {
+    for stored in [Stored::Plain, Stored::Zstd] {
+        for (line, from, to) in [
+            (1, "\"writer\":", "\"wryter\":"),
+            (1, "\"op\":\"ARCHIVE\",", "\"op\":\"ARCHIVE\", "),
+            (3, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (4, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (4, "\"xid\":741", "\"xid\":740"),
+            (5, "\"lsn\":\"0/1100\"", "\"lsn\":\"0/1101\""),
+            (5, "\"unchanged\":", "\"unchanged\" :"),
+            (6, "\"lsn\":", "\"lso\":"),
+            (9, "{\"id\":1,", "{\"id\":01,"),
+            (12, "\"tables\":", "\"tablet\":"),
+            (11, "\"ts\":\"2026", "\"ts\":\"2027"),
+            (15, "\"op\":\"END\",", "\"op\":\"END\" ,"),
+        ] {
+            let mut built = Built::new("a");
+            let mut manifest = built.file(stored);
+            let raw = built.read(&manifest.name);
+            let text = match stored {
+                Stored::Plain => raw,
+                Stored::Zstd => zstd::decode_all(&raw[..]).unwrap(),
+            };
+            let mut lines: Vec<String> =
+                String::from_utf8(text).unwrap().split_inclusive('\n').map(str::to_owned).collect();
+            assert!(lines[line - 1].contains(from), "{line}: {}", lines[line - 1]);
+            lines[line - 1] = lines[line - 1].replacen(from, to, 1);
+            let changed = match stored {
+                Stored::Plain => lines.concat().into_bytes(),
+                Stored::Zstd => zstd::encode_all(lines.concat().as_bytes(), 0).unwrap(),
+            };
+            // Of whatever size it is now: that is not what tells.
+            manifest.stored_bytes = changed.len() as u64;
+            built.put(&manifest.name, &changed);
+            built.put("meta/files/0000000001.json", &pgdiode::archive::manifest::text(&manifest));
+            let found = findings(&built);
+            let expected = format!("{}, line {line}: ", manifest.name);
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{from} in line {line}: {found:#?}");
+        }
+    }
+}
+
 #[test]
 fn cuts_are_found() {
     let built = Built::small();
@@ -172,9 +220,14 @@ fn a_gap_is_found() {
 fn an_end_that_was_cut_off_is_found_by_who_knew_more() {
     let built = Built::small();
     let known = verify(&built).head;
+    let with_head =
+        VerifyOptions { head: Some(known.as_ref().unwrap().parse().unwrap()), ..VerifyOptions::default() };
+    assert!(verify_with(&built, &with_head).intact);
     built.remove("0000000003.json.zst");
     built.remove("meta/files/0000000003.json");
-    assert_ne!(verify(&built).head, known, "the head tells");
+    assert_ne!(verify(&built).head, known);
+    let found = verify_with(&built, &with_head).findings;
+    assert_eq!(found[0].text(), "0000000003.json: it was there, and is no more");
     built.reader("laptop", 4);
     one(&built, "meta/readers/laptop.json: it has read all before file 4, and the newest is 2");
     built.reader("laptop", 3);
@@ -204,6 +257,31 @@ fn another_with_the_same_number_is_found() {
         &built,
         "0000000002.json.zst: it has the number of 0000000002.json, which is the one that was sealed",
     );
+}
+
+/// By somebody who can write there: every hash agrees with every other.
+#[test]
+fn an_archive_that_was_made_anew_is_found_by_its_head() {
+    let (mut ours, mut theirs) = (Built::new("a"), Built::new("a"));
+    theirs.flavour = 2;
+    for built in [&mut ours, &mut theirs] {
+        (0..3).for_each(|_| drop(built.file(Stored::Plain)));
+    }
+    let head = ours.sealed[1].content_sha256.clone();
+    let known = |hash: &str| VerifyOptions {
+        head: Some(format!("2:{hash}").parse().unwrap()),
+        ..VerifyOptions::default()
+    };
+    assert!(verify_with(&ours, &known(&head)).intact, "it went on since");
+    assert!(verify(&theirs).intact);
+    let found = verify_with(&theirs, &known(&head)).findings;
+    assert_eq!(
+        found[0].text(),
+        "0000000002.json: it is another than the one of this number and hash that was there"
+    );
+    ours.pruned(2);
+    assert!(verify_with(&ours, &known(&head)).intact, "it is the last that was pruned");
+    assert!(!verify_with(&ours, &known(&theirs.sealed[1].content_sha256)).intact);
 }
 
 /// A copy of the archive went on by itself, and files of both were put together.

@@ -1,13 +1,16 @@
-//! Archives of change files: who fills them, who reads them, who looks after them.
+//! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod circle;
 mod damage;
+mod elsewhere;
 mod format;
 mod kills;
 mod origin;
 mod pruning;
 mod replay;
 mod syncdata;
+mod through;
 mod untrusted;
 mod verbs;
 mod writer;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use pgdiode::archive::FORMAT;
 use pgdiode::archive::draft::{Draft, Press};
-use pgdiode::archive::line::{ColumnLine, Header, Origin as Lines, RelationLine};
-use pgdiode::archive::manifest::{self, Base, BaseTable, Identity, Manifest, Piece};
+use pgdiode::archive::line::{Header, Origin as Lines};
+use pgdiode::archive::manifest::{self, Base, BaseTable, Identity, Manifest, Piece, TableShape};
 use pgdiode::archive::names::{self, Stored};
 use pgdiode::change::Event;
 use pgdiode::pg::conninfo::{ConnInfo, Environment};
@@ -273,37 +273,24 @@ impl Origin {
         BaseTable {
             schema: schema.to_owned(),
             table: name.to_owned(),
-            relation: Some(self.relation(table)),
+            shape: Some(self.shape(table)),
             columns,
             rows: lines.len() as u64,
             pieces: pieces.collect(),
         }
     }
 
-    /// As the stream would describe it.
-    fn relation(&self, table: &str) -> RelationLine {
-        let (schema, name) = table.split_once('.').expect("schema.table");
-        let columns = self.psql(&format!(
-            "select attname || E'\\t' || atttypid::int8 || E'\\t' || atttypmod from pg_attribute
+    fn shape(&self, table: &str) -> TableShape {
+        let types = self.psql(&format!(
+            "select atttypid::int8 || ' ' || atttypmod from pg_attribute
               where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped and attgenerated = '' order by attnum"
         ));
-        let columns = columns.lines().map(|line| {
-            let parts: Vec<&str> = line.split('\t').collect();
-            ColumnLine {
-                name: parts[0].into(),
-                type_name: None,
-                oid: parts[1].parse().unwrap(),
-                modifier: parts[2].parse().unwrap(),
-                key: false,
-            }
+        let types = types.lines().map(|line| {
+            let (oid, modifier) = line.split_once(' ').expect("two numbers");
+            (oid.parse().unwrap(), modifier.parse().unwrap())
         });
-        RelationLine {
-            schema: schema.into(),
-            table: name.into(),
-            oid: self.psql(&format!("select '{table}'::regclass::oid")).parse().unwrap(),
-            identity: pgdiode::archive::line::Identity::Default,
-            columns: columns.collect(),
-        }
+        let oid = self.psql(&format!("select '{table}'::regclass::oid")).parse().unwrap();
+        TableShape { oid, types: types.collect() }
     }
 
     fn piece(&self, name: &str, content: &[u8]) -> Piece {
@@ -394,12 +381,18 @@ impl Laptop {
     /// Both sides must print the same rows of these tables.
     pub fn assert_alike(&self, origin: &Origin, tables: &[&str]) {
         for table in tables {
-            let rows = |cluster: &Cluster| cluster.psql("postgres", &format!("{PINNED}{}", rows_sql(table)));
-            let (here, there) = (rows(&self.cluster), rows(&origin.cluster));
-            assert!(!there.is_empty(), "the oracle sees no rows of {table}");
-            assert!(here == there, "{table} differs\n  here: {}\n  there: {}", ends(&here), ends(&there));
+            let rows = assert_table_alike(&self.cluster, &origin.cluster, table);
+            assert!(rows > 0, "the oracle sees no rows of {table}");
         }
     }
+}
+
+/// Rows as text, sorted; how many there are.
+pub fn assert_table_alike(here: &Cluster, there: &Cluster, table: &str) -> usize {
+    let rows = |cluster: &Cluster| cluster.psql("postgres", &format!("{PINNED}{}", rows_sql(table)));
+    let (here, there) = (rows(here), rows(there));
+    assert!(here == there, "{table} differs\n  here: {}\n  there: {}", ends(&here), ends(&there));
+    there.lines().count()
 }
 
 const PINNED: &str = "set datestyle = 'ISO'; set intervalstyle = 'postgres'; set timezone = 'UTC'; set extra_float_digits = 3; \

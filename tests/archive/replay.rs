@@ -118,6 +118,32 @@ fn a_running_reader_follows_and_stops_when_it_is_asked_to() {
     assert!(audit.contains("start") && audit.contains("stop"), "{audit}");
 }
 
+/// Its disk is unmounted, and mounted again.
+#[test]
+fn an_archive_that_goes_away_is_waited_for() {
+    let mut origin = items();
+    let laptop = Laptop::start(&origin, ITEMS_ONLY, "");
+    let running = laptop.begin();
+    laptop.catch_up(&origin);
+    laptop.wait_until("select phase = 'streaming' from pgdiode.pipeline", "the files");
+    let elsewhere = origin.path().with_extension("unmounted");
+    fs::rename(origin.path(), &elsewhere).unwrap();
+    laptop.wait_until("select phase = 'retrying' from pgdiode.pipeline", "another attempt");
+    let status = laptop.pgdiode.run(&["status"]).success();
+    assert!(status.contains("not all can be shown"), "{status}");
+    fs::rename(&elsewhere, origin.path()).unwrap();
+    origin.psql("insert into items values (11, 'after')");
+    origin.seal(1);
+    laptop.catch_up(&origin);
+    laptop.assert_alike(&origin, &["items"]);
+    drop(running);
+    // Where it was never there, nobody waits for it.
+    fs::rename(origin.path(), &elsewhere).unwrap();
+    let said = laptop.refused(2);
+    assert!(said.contains("there is no directory"), "{said}");
+    fs::rename(&elsewhere, origin.path()).unwrap();
+}
+
 #[test]
 fn inserts_that_meet_a_row_and_updates_that_meet_none() {
     let clash = |origin: &mut Origin, laptop: &Laptop| {

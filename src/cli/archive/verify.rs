@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{Place, output};
 use crate::cli::Global;
-use crate::custody::VerifyOptions;
+use crate::custody::{Head, VerifyOptions};
 use crate::error::{Error, Kind, Result};
 use crate::status::archive::{ArchiveProgress, ArchiveVerification};
 
@@ -29,8 +29,8 @@ Examples:
   pgdiode archive verify --from 1200           only the content of file 1200 and later ones
   pgdiode archive verify --json | jq .findings
 
-Ends with 4 when something is not as it was written. An end that was cut off shows only with what is kept elsewhere: the \
-head that is printed, a base or a reader that knew more.
+Ends with 4 when something is not as it was written. An end that was cut off, and an archive that was made anew by \
+somebody who may write there, show only with a head that was kept elsewhere: pgdiode archive verify --head NUMBER:HASH.
 
 ",
     exit_statuses!()
@@ -44,15 +44,22 @@ pub struct Verify {
     /// Only the chain, the manifests and the sizes: no file is read
     #[arg(long)]
     quick: bool,
+    /// A head that verify printed earlier: the archive must still lead through it
+    #[arg(long, value_name = "NUMBER:HASH", value_parser = head)]
+    head: Option<Head>,
+}
+
+fn head(text: &str) -> Result<Head, String> {
+    text.parse().map_err(|error: Error| error.what().to_owned())
 }
 
 impl Verify {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let archive = self.place.open(global).await?;
         let (sender, receiver) = watch::channel(ArchiveProgress::default());
-        let options = VerifyOptions { from: self.from, quick: self.quick };
+        let options = VerifyOptions { from: self.from, quick: self.quick, head: self.head };
         let report = {
-            let mut work = Box::pin(archive.verify(options, &sender));
+            let mut work = Box::pin(archive.verify(&options, &sender));
             let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + TOLD_EVERY, TOLD_EVERY);
             loop {
                 tokio::select! {

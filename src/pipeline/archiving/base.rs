@@ -3,6 +3,7 @@
 //! The moment is that of a temporary slot: it shows exactly the transactions whose commit record begins before its
 //! consistent point, which is what a reader goes by when it skips what the base already has.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -15,14 +16,15 @@ use tokio::task::JoinSet;
 use crate::archive::FORMAT;
 use crate::archive::draft::Press;
 use crate::archive::line::Origin as LineageLine;
-use crate::archive::manifest::{self, Base, BaseTable, Piece};
+use crate::archive::manifest::{self, Base, BaseTable, Piece, TableShape};
 use crate::archive::names::{self, Stored};
 use crate::config::Pipeline;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::copy::Rows;
 use crate::pg::dump::{self, DumpOptions};
 use crate::pg::quote;
 use crate::pg::replication::SlotLife;
+use crate::pg::session::Session;
 use crate::pipeline::archiving::{level, stored};
 use crate::pipeline::copy;
 use crate::pipeline::ends::Origin;
@@ -73,9 +75,24 @@ pub(super) async fn make_first(
             return Ok(());
         }
     }
-    // What a run that was killed has left keeps its number: nothing in an archive is written twice.
-    let last = folders.iter().filter_map(|folder| names::parse_numbered(folder)).max();
-    make(pipeline, origin, meter, order, lineage, last.unwrap_or(0) + 1).await
+    make(pipeline, origin, meter, order, lineage, next_number(&folders)).await.map(drop)
+}
+
+/// Makes one more, beside a writer that runs or without one.
+pub(super) async fn make_another(
+    pipeline: &Pipeline,
+    origin: &Origin,
+    meter: &Arc<Meter>,
+    order: &Order<'_>,
+    lineage: &Lineage,
+) -> Result<Base> {
+    let folders = order.store.folders(names::BASES).await?;
+    make(pipeline, origin, meter, order, lineage, next_number(&folders)).await
+}
+
+/// What a run that was killed has left keeps its number: nothing in an archive is written twice.
+fn next_number(folders: &[String]) -> u64 {
+    folders.iter().filter_map(|folder| names::parse_numbered(folder)).max().unwrap_or(0) + 1
 }
 
 async fn make(
@@ -85,7 +102,7 @@ async fn make(
     order: &Order<'_>,
     lineage: &Lineage,
     number: u64,
-) -> Result<()> {
+) -> Result<Base> {
     meter.phase(Phase::Copying, "waiting for a consistent point of the source");
     let mut replication = origin.replication().await?;
     let name = format!("pgdiode_base_{}_{:08x}", pipeline.name, fastrand::u32(..));
@@ -140,7 +157,7 @@ async fn make(
     create(&moment.store, &names::base_manifest(number), Content::Bytes(text)).await?;
     let rows: u64 = base.tables.iter().map(|table| table.rows).sum();
     tracing::info!(number, tables = base.tables.len(), rows, at = %base.at, "put a base snapshot into the archive");
-    Ok(())
+    Ok(base)
 }
 
 /// Takes one table after the other.
@@ -196,12 +213,20 @@ impl Moment {
                 table.table
             )));
         }
+        // Under the lock that the copy has taken.
+        let shape = shape(&mut session, table).await?;
+        if copy::is_rewritten(&mut session, table).await? {
+            let what =
+                format!("table {} was written anew at the source while its rows were read", table.table);
+            // The next attempt begins a base of its own.
+            return Err(Error::new(Kind::SourceUnreachable, what).hint("Nothing is lost: try again."));
+        }
         self.meter.table_ends(&table.table, counted);
         Ok(BaseTable {
             schema: table.table.schema.clone(),
             table: table.table.name.clone(),
             columns: table.columns.iter().map(|column| column.name.clone()).collect(),
-            relation: None,
+            shape: Some(shape),
             rows: counted,
             pieces,
         })
@@ -242,6 +267,27 @@ impl Moment {
             stored_bytes: sums.stored_bytes,
         })
     }
+}
+
+/// What tells the table from one of the same name that is made, or altered, later.
+async fn shape(session: &mut Session, table: &SourceTable) -> Result<TableShape> {
+    let sql = format!(
+        "select attname, atttypid, atttypmod from pg_catalog.pg_attribute where attrelid = {} and attnum > 0",
+        table.oid
+    );
+    let mut types = HashMap::new();
+    for row in session.query(&sql).await? {
+        types.insert(row.string(0), (row.get(1)?, row.get(2)?));
+    }
+    let types = table.columns.iter().map(|column| {
+        types.get(&column.name).copied().ok_or_else(|| {
+            Error::unexpected(format!(
+                "column {} of {} has gone while it was copied",
+                column.name, table.table
+            ))
+        })
+    });
+    Ok(TableShape { oid: table.oid, types: types.collect::<Result<_>>()? })
 }
 
 /// A piece that is being written to the spool directory.

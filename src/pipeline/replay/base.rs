@@ -238,6 +238,13 @@ pub async fn is_there(target: &mut Session, table: &TableName) -> Result<bool> {
     Ok(target.one(&sql).await?.bool(0))
 }
 
+pub async fn is_partitioned(target: &mut Session, table: &TableName) -> Result<bool> {
+    let name = quote::literal(&quote::table(table));
+    let sql =
+        format!("select relkind = 'p' from pg_catalog.pg_class where oid = {name}::pg_catalog.regclass");
+    Ok(target.one(&sql).await?.bool(0))
+}
+
 pub async fn has_rows(target: &mut Session, table: &TableName) -> Result<bool> {
     let sql = format!("select exists (select from {})", quote::table(table));
     Ok(target.one(&sql).await?.bool(0))

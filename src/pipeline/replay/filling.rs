@@ -18,7 +18,7 @@ use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, await_copies};
 use crate::pipeline::replay::attempt::Desk;
-use crate::pipeline::replay::base::{Bases, has_rows, is_behind, is_there, table_of};
+use crate::pipeline::replay::base::{Bases, has_rows, is_behind, is_partitioned, is_there, table_of};
 use crate::pipeline::replay::ledger;
 use crate::pipeline::replay::schema::BaseSchema;
 use crate::pipeline::replay::shapes;
@@ -195,7 +195,7 @@ impl Filling<'_> {
         Ok(refused)
     }
 
-    /// The tables with what belongs to none, and the tables without rows of their own above them, in one transaction with
+    /// The tables with what belongs to none, and the tables above and below them, in one transaction with
     /// the mark that says so; what is there stays as it is.
     async fn create_together(
         &self,
@@ -204,10 +204,10 @@ impl Filling<'_> {
         tables: &[TableName],
     ) -> Result<()> {
         let wanted: HashSet<&TableName> = tables.iter().collect();
-        let parents = schema.parents(&wanted);
+        let kin = schema.kin(&wanted);
         target.query("begin").await?;
         let is_wanted = |entry: &Entry| {
-            let is_of = |table: &TableName| wanted.contains(table) || parents.contains(table);
+            let is_of = |table: &TableName| wanted.contains(table) || kin.contains(table);
             !is_late(&entry.kind) && entry.table.as_ref().is_none_or(is_of)
         };
         // What cannot be made yet is tried again at the end, and noted there.
@@ -273,7 +273,8 @@ impl Filling<'_> {
         pass: &str,
     ) -> Result<u64> {
         session.query("begin").await?;
-        empty(session, &order.name, false).await?;
+        let is_partitioned = is_partitioned(session, &order.name).await?;
+        empty(session, &order.name, is_partitioned).await?;
         let columns = quote::identifiers(order.table.columns.iter().map(String::as_str));
         let columns = if order.table.columns.is_empty() { String::new() } else { format!(" ({columns})") };
         let into = format!("copy {}{columns} from stdin (format text)", quote::table(&order.name));
@@ -363,9 +364,9 @@ impl Filling<'_> {
         }
         self.meter.phase(Phase::Copying, "adding foreign keys and the rest of the schema");
         let created: HashSet<&TableName> = created.iter().collect();
-        let parents = schema.parents(&created);
+        let kin = schema.kin(&created);
         let concerns = |entry: &&Entry| {
-            let is_known = |table: &TableName| created.contains(table) || parents.contains(table);
+            let is_known = |table: &TableName| created.contains(table) || kin.contains(table);
             !entry.stays_at_source()
                 && match &entry.table {
                     Some(table) if is_late(&entry.kind) => self.pipeline.tables.match_table(table),
@@ -373,8 +374,8 @@ impl Filling<'_> {
                 }
         };
         let order = schema.after.rebuild_order();
-        let of_parents = order.tables.iter().filter(|rebuild| parents.contains(&rebuild.table));
-        let entries = of_parents
+        let of_kin = order.tables.iter().filter(|rebuild| kin.contains(&rebuild.table));
+        let entries = of_kin
             .flat_map(|rebuild| rebuild.entries.iter().copied())
             .chain(order.attachments.iter().copied())
             .chain(order.foreign_keys.iter().copied())

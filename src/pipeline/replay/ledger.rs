@@ -85,19 +85,20 @@ impl Ledger {
             }));
         }
         let pipeline = quote::literal(&self.pipeline);
-        let mut sql = String::new();
+        let mut sql = lock(&self.pipeline);
         if !values.is_empty() {
-            sql = format!(
+            sql.push_str(&format!(
                 "insert into {} (table_name, status, rows_synced, archive_ref)
                  select {}, 'SUCCESS', least(v.rows, 2147483647), v.file
                    from (values {}) v (file, schema_name, table_name, rows, reaches)
                    join pgdiode.relation r on r.schema_name = v.schema_name and r.table_name = v.table_name
                   where r.pipeline = {pipeline} and r.state <> 'quarantined' and r.copied_at < v.reaches
+                    and exists (select from pgdiode.ledger where pipeline = {pipeline} and file = {written})
                   order by v.file, 1;",
                 self.logs,
                 control::name_sql("v"),
                 values.join(", ")
-            );
+            ));
         }
         sql.push_str(&format!(
             "update pgdiode.ledger set file = {last} where pipeline = {pipeline} and file = {written};"
@@ -133,6 +134,11 @@ impl Ledger {
         self.failures = quarantined;
         Ok(())
     }
+}
+
+/// The statement that waits for whoever writes at the same time: a run that was cut off, whose last message still works.
+pub fn lock(pipeline: &str) -> String {
+    format!("select from pgdiode.ledger where pipeline = {} for update;", quote::literal(pipeline))
 }
 
 /// Where the log of a reader begins: what it had applied before there was one is not in it.

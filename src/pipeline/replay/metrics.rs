@@ -84,7 +84,8 @@ impl Metrics {
             )
         };
         let sql = format!(
-            "with counted as (
+            "select from pgdiode.ledger where pipeline = {pipeline} for update;
+             with counted as (
                  select c.schema_name, c.table_name, {name} as name, c.inserts, c.updates, c.deletes,
                         {inserts} as added, {updates} as updated, {deletes} as deleted
                    from pgdiode.relation_count c

@@ -9,6 +9,7 @@ use crate::pipeline::replay::attempt::location;
 use crate::pipeline::replay::{control, stored, whitelist};
 use crate::pipeline::step::has_control_schema;
 use crate::pipeline::{holder, report};
+use crate::position::Lsn;
 use crate::source::archive::Shelf;
 use crate::status::syncdata::SyncdataStatus;
 use crate::status::{ArchiveStatus, PipelineStatus};
@@ -34,16 +35,18 @@ async fn of_archive(
 ) -> Result<ArchiveStatus> {
     let committed = target
         .query_with(
-            "select pg_catalog.to_char(committed_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+            "select pg_catalog.to_char(committed_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), lsn
                from pgdiode.position where pipeline = $1",
             &[Some(&pipeline.name)],
         )
         .await?;
-    let file = stored.file.as_ref().map(|mark| mark.number);
-    // Without any file applied, all there are from the base on.
-    let sealed = match shelf {
-        Some(shelf) => shelf.sealed(file.unwrap_or(0)).await.ok(),
-        None => None,
+    let row = committed.first();
+    let position = row.map(|row| row.get(1)).transpose()?.unwrap_or(Lsn::ZERO);
+    let (file, sealed) = match shelf {
+        Some(shelf) => {
+            whole(shelf, stored, position).await.map_or((None, None), |(file, later)| (file, Some(later)))
+        }
+        None => (stored.file.as_ref().map(|mark| mark.number), None),
     };
     let last_file = match &sealed {
         Some(later) => later.last().copied().or(file),
@@ -54,8 +57,22 @@ async fn of_archive(
         file,
         last_file,
         files_behind: sealed.map(|later| later.len() as u64),
-        last_commit_at: committed.first().and_then(|row| row.text(0)).map(str::to_owned),
+        last_commit_at: row.and_then(|row| row.text(0)).map(str::to_owned),
     })
+}
+
+/// The last file that the target has wholly, and those behind it. The position tells: a file that had nothing for this
+/// reader, or lies before its base, has left no mark.
+async fn whole(shelf: &Shelf, stored: &stored::Stored, position: Lsn) -> Result<(Option<u64>, Vec<u64>)> {
+    let mut file = stored.file.as_ref().map(|mark| mark.number);
+    let mut later = shelf.sealed(file.unwrap_or(0)).await?;
+    while let Some(&next) = later.first() {
+        if shelf.manifest_of_listed(next).await?.to > position {
+            break;
+        }
+        file = Some(later.remove(0));
+    }
+    Ok((file, later))
 }
 
 /// What syncdata says of itself; asks the target alone.

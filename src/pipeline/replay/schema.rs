@@ -43,26 +43,42 @@ impl BaseSchema {
         self.before.entries.iter().position(makes).unwrap_or(usize::MAX)
     }
 
-    /// Tables without rows of their own that those need: the partitioned ones above them, and what they inherit from.
-    pub fn parents(&self, tables: &HashSet<&TableName>) -> HashSet<TableName> {
-        let mut parents = HashSet::new();
-        loop {
-            let attached = self.before.entries.iter().filter(|entry| entry.kind == EntryKind::TableAttach);
-            let more: Vec<TableName> = attached
-                .filter(|entry| {
-                    entry
-                        .table
-                        .as_ref()
-                        .is_some_and(|table| tables.contains(table) || parents.contains(table))
-                })
-                .filter_map(|entry| entry.referenced_table.clone())
-                .filter(|parent| !tables.contains(parent) && !parents.contains(parent))
-                .collect();
-            if more.is_empty() {
-                return parents;
-            }
-            parents.extend(more);
+    /// Tables that go with those: the partitioned ones above them, and the partitions below, whose rows are theirs.
+    pub fn kin(&self, tables: &HashSet<&TableName>) -> HashSet<TableName> {
+        let ties: Vec<(&TableName, &TableName)> = self
+            .before
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::TableAttach)
+            .filter_map(|entry| Some((entry.table.as_ref()?, entry.referenced_table.as_ref()?)))
+            .collect();
+        let above = reach(tables, |known| {
+            ties.iter().filter(|(child, _)| known(child)).map(|(_, parent)| *parent).collect()
+        });
+        let below = reach(tables, |known| {
+            ties.iter().filter(|(_, parent)| known(parent)).map(|(child, _)| *child).collect()
+        });
+        above.into_iter().chain(below).collect()
+    }
+}
+
+/// All that can be reached from `tables`, step by step, but for themselves.
+fn reach<'a>(
+    tables: &HashSet<&TableName>,
+    step: impl Fn(&dyn Fn(&TableName) -> bool) -> Vec<&'a TableName>,
+) -> HashSet<TableName> {
+    let mut reached: HashSet<TableName> = HashSet::new();
+    loop {
+        let next = step(&|table| tables.contains(table) || reached.contains(table));
+        let more: Vec<TableName> = next
+            .into_iter()
+            .filter(|table| !tables.contains(table) && !reached.contains(table))
+            .cloned()
+            .collect();
+        if more.is_empty() {
+            return reached;
         }
+        reached.extend(more);
     }
 }
 

@@ -80,11 +80,9 @@ pub struct Shapes(HashMap<TableName, Shape>);
 /// The shape of a table that was filled from a base: its OID, and its columns as [`Shapes::read`] has them, in SQL. A base
 /// that does not describe it says at least how they are called.
 pub fn of_base(table: &BaseTable) -> [String; 2] {
-    let shape = match &table.relation {
-        Some(relation) => Shape::of(&relation.clone().into()),
-        None => Shape { oid: None, columns: table.columns.iter().map(|name| (name.clone(), None)).collect() },
-    };
-    shape.literals()
+    let types = table.shape.iter().flat_map(|shape| &shape.types).map(Some).chain(std::iter::repeat(None));
+    let columns = table.columns.iter().zip(types).map(|(name, column)| (name.clone(), column.copied()));
+    Shape { oid: table.shape.as_ref().map(|shape| shape.oid), columns: columns.collect() }.literals()
 }
 
 impl Shapes {

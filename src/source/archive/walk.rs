@@ -117,9 +117,9 @@ impl Walk {
 
     /// Files are sealed in their order: one that is not there while a later one is, is lost.
     async fn refuse_gap(&mut self) -> Result<()> {
+        self.shelf.still_there().await?;
         if self.last < self.next && self.listed.elapsed() >= LIST_INTERVAL {
             self.listed = Instant::now();
-            self.shelf.still_there().await?;
             let later = self.shelf.sealed(self.next).await?;
             self.last = later.last().copied().unwrap_or(0).max(self.last);
         }

@@ -50,7 +50,10 @@ pub async fn open(store: &AnyStore, spool: &Path) -> Result<Opened> {
 
 /// The last sealed file.
 pub async fn newest(store: &AnyStore) -> Result<Option<Head>> {
-    match store.list(names::MANIFESTS, None).await?.last() {
+    let there = store.list(names::MANIFESTS, None).await?;
+    let is_ours =
+        |name: &str| names::parse_numbered(name).is_some_and(|number| names::manifest(number) == name);
+    match there.iter().rev().find(|object| is_ours(&object.name)) {
         Some(object) => read(store, &object.name).await.map(Some),
         None => Ok(None),
     }
