@@ -31,6 +31,7 @@ mod add_tables;
 mod archive;
 mod audit;
 mod check;
+mod clear;
 mod completions;
 mod demo;
 mod detach;
@@ -38,6 +39,7 @@ mod generations;
 mod init;
 mod list_tables;
 mod man;
+mod named;
 mod output;
 mod progress;
 mod remove_tables;
@@ -121,8 +123,8 @@ pub struct Cli {
 pub struct Global {
     /// Configuration file
     ///
-    /// Without it: the one that PGDIODE_CONFIG names, else the pipeline that PGDIODE_SOURCE, PGDIODE_TARGET,
-    /// PGDIODE_TABLES and PGDIODE_NAME describe, else the first found of ./pgdiode.toml,
+    /// Without it: the one that PGDIODE_CONFIG or DATA_SYNC_CONFIG names, else the pipeline that PGDIODE_SOURCE,
+    /// PGDIODE_TARGET, PGDIODE_TABLES and PGDIODE_NAME describe, else the first found of ./pgdiode.toml,
     /// $XDG_CONFIG_HOME/pgdiode/pgdiode.toml and /etc/pgdiode/pgdiode.toml, else the snapshot pipeline `li` that
     /// MAIN_DB_HOST, MAIN_DB_PORT, MAIN_DB_NAME, MAIN_DB_USER, MAIN_DB_PASSWORD and the same with LI_DB_ describe.
     #[arg(long, global = true, value_name = "FILE")]
@@ -171,6 +173,7 @@ pub enum Verb {
     AddTables(add_tables::AddTables),
     RemoveTables(remove_tables::RemoveTables),
     ListTables(list_tables::ListTables),
+    Clear(clear::Clear),
     Reset(reset::Reset),
     Audit(audit::Audit),
     Archive(archive::ArchiveVerbs),
@@ -251,6 +254,7 @@ impl Verb {
             Verb::AddTables(verb) => verb.run(global).await,
             Verb::RemoveTables(verb) => verb.run(global).await,
             Verb::ListTables(verb) => verb.run(global).await,
+            Verb::Clear(verb) => verb.run(global).await,
             Verb::Reset(verb) => verb.run(global).await,
             Verb::Audit(verb) => verb.run(global).await,
             Verb::Archive(verb) => verb.run(global).await,

@@ -49,6 +49,8 @@ pub struct Pipeline {
     pub source: Endpoint,
     pub target: Endpoint,
     pub tables: Tables,
+    /// The target's `tables_to_sync` says which tables, as in syncdata; `tables` is what it said at the start.
+    pub is_whitelisted: bool,
     pub publication: String,
     pub slot: String,
     pub copy: CopyOptions,
@@ -124,6 +126,9 @@ macro_rules! section {
         }
     };
 }
+
+// Below the macro that it uses.
+mod syncdata;
 
 choice! {
     /// How a pipeline works.
@@ -359,6 +364,12 @@ section! {
         /// How long the last file must have stayed as it is before a reader takes it, where pgdiode did not write it: there
         /// nothing else tells that it is whole.
         settle_seconds: u64 = 5, Shape::Whole(0, 86_400);
+        /// The schema of the target that holds a reader's `data_sync_logs`, `data_sync_metrics` and `tables_to_sync`.
+        control_schema: String = "pgdiode".to_owned(), Shape::Text, r#""public""#;
+        /// How often a reader sums up its metrics by week and month, in hours.
+        metrics_hours: u64 = 24, Shape::Whole(1, 8760);
+        /// The time zone in which weeks and months of metrics begin, by its IANA name.
+        metrics_time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
     }
 }
 
@@ -590,6 +601,28 @@ impl SnapshotOptions {
     }
 }
 
+impl ArchiveOptions {
+    /// The time zone of weeks and months.
+    pub fn time_zone(&self) -> Result<jiff::tz::TimeZone> {
+        crate::schedule::find_zone(&self.metrics_time_zone)
+    }
+
+    fn check(&self, at: Place<'_>) -> Result<()> {
+        if !plain_name(&self.control_schema, NAME_BYTES_MAX)
+            || self.control_schema.starts_with(|first: char| first.is_ascii_digit())
+            || self.control_schema.starts_with("pg_")
+        {
+            return Err(Error::config(format!(
+                "{}: \"{}\" cannot name a schema of control tables",
+                at(&["archive", "control_schema"]),
+                self.control_schema
+            ))
+            .hint("use lower-case letters, digits and _, for example control_schema = \"public\""));
+        }
+        self.time_zone().map(drop).map_err(|error| error.context(at(&["archive", "metrics_time_zone"])))
+    }
+}
+
 impl StreamOptions {
     /// `spool_dir`, decided.
     pub fn spool_dir(&self) -> PathBuf {
@@ -605,7 +638,7 @@ fn processors() -> usize {
 pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Config {
-    /// Reads the named file; without one, `PGDIODE_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
+    /// Reads the named file; without one, `PGDIODE_CONFIG`'s, `DATA_SYNC_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
     /// `PGDIODE_TARGET` describe, the first file found in the usual places, or the sync that `MAIN_DB_*` and `LI_DB_*`
     /// describe.
     pub fn load(named: Option<&Path>, variable: Variable<'_>) -> Result<Config> {
@@ -613,13 +646,16 @@ impl Config {
         if let Some(path) =
             named.map(Path::to_owned).or_else(|| variable("PGDIODE_CONFIG").map(PathBuf::from))
         {
-            return Config::read(&path);
+            return Config::read(&path, variable);
+        }
+        if let Some(path) = variable("DATA_SYNC_CONFIG") {
+            return Config::read(&syncdata::path(&path, variable), variable);
         }
         let places = usual_places(variable);
         let found = places.iter().find(|place| place.exists());
         let described = variable("PGDIODE_SOURCE").is_some() || variable("PGDIODE_TARGET").is_some();
         match (found, described) {
-            (Some(path), false) => Config::read(path),
+            (Some(path), false) => Config::read(path, variable),
             (None, true) => Config::from_environment(variable),
             (None, false) if ENDS_OF_A_SYNC.iter().any(|(_, prefix)| names_end(prefix, variable)) => {
                 Config::of_a_sync(variable)
@@ -638,25 +674,32 @@ impl Config {
     }
 
     /// Reads one file.
-    pub fn read(path: &Path) -> Result<Config> {
+    pub fn read(path: &Path, variable: Variable<'_>) -> Result<Config> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::config(format!("cannot read {}", path.display()))
                 .hint("write a sample with `pgdiode init`, or name another file with --config")
                 .because(error)
         })?;
+        if syncdata::describes(path, &text)? {
+            let config = syncdata::parse(path, &text, variable)?;
+            return Ok(config.read_at(path));
+        }
         Config::parse(path, &text)
     }
 
     /// Understands `text`; `path` is for messages, and relative paths count from its directory.
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let (document, places) = file::read(path, text)?;
-        let mut config = Config::check(document, &|key| places.of(key))?;
-        config.file = Some(path.to_owned());
+        Ok(Config::check(document, &|key| places.of(key))?.read_at(path))
+    }
+
+    fn read_at(mut self, path: &Path) -> Config {
+        self.file = Some(path.to_owned());
         let directory = path.parent().unwrap_or(Path::new(""));
-        for pipeline in &mut config.pipelines {
+        for pipeline in &mut self.pipelines {
             pipeline.anchor(directory);
         }
-        Ok(config)
+        self
     }
 
     /// One pipeline, described by variables.
@@ -885,6 +928,7 @@ impl Pipeline {
                 .hint("a pipeline writes its target; name another database"));
         }
         check_archives(keys.mode, &source, &target, &at)?;
+        keys.archive.check(&at)?;
         let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
         if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
             return Err(Error::config(format!(
@@ -916,6 +960,7 @@ impl Pipeline {
             source,
             target,
             tables,
+            is_whitelisted: false,
             publication,
             slot,
             copy,

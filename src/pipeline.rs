@@ -35,6 +35,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::syncdata::SyncdataStatus;
 use crate::status::{
     CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
 };
@@ -127,6 +128,31 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
         Mode::Subscription => subscription::status(pipeline).await,
         Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),
     }
+}
+
+/// What a pipeline made from a syncdata file has to say, as syncdata says it.
+pub async fn syncdata_status(pipeline: &Pipeline) -> Result<SyncdataStatus> {
+    replay::syncdata_status(pipeline).await
+}
+
+fn refuse_clear(pipeline: &Pipeline) -> Result<()> {
+    if pipeline.way() == Way::FromArchive {
+        return Ok(());
+    }
+    let what = format!("pipeline \"{}\" is not filled from an archive, and cannot be cleared", pipeline.name);
+    Err(Error::config(what).hint("to have its tables copied anew: pgdiode resync, or pgdiode reset"))
+}
+
+/// The SQL that would be run at the target.
+pub async fn clear_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
+    refuse_clear(pipeline)?;
+    replay::clear_plan(pipeline).await
+}
+
+/// Empties every table; the next start fills them. The SQL that was run.
+pub async fn clear(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+    refuse_clear(pipeline)?;
+    replay::clear(pipeline, reason).await
 }
 
 /// Compares both sides at one position; no `tables` means all that are carried.

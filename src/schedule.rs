@@ -73,7 +73,8 @@ pub fn utc(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn find_zone(name: &str) -> Result<TimeZone> {
+/// By its IANA name.
+pub fn find_zone(name: &str) -> Result<TimeZone> {
     let bundled = TimeZoneDatabase::bundled();
     let found = TimeZone::get(name).or_else(|_| bundled.get(name));
     found.map_err(|error| {

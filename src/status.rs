@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod snapshot;
+pub mod syncdata;
 pub mod text;
 
 use serde::{Serialize, Serializer};

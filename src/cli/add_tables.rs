@@ -1,7 +1,7 @@
 //! `pgdiode add-tables`: more tables join a pipeline.
 
-use super::{Global, Why, output, table_name};
-use crate::change::TableName;
+use super::named::{self, NamedTable};
+use super::{Global, Why, output};
 use crate::error::Result;
 use crate::pipeline;
 
@@ -22,8 +22,8 @@ Examples:
 ))]
 pub struct AddTables {
     /// Tables to carry
-    #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
-    tables: Vec<TableName>,
+    #[arg(value_name = "TABLE", required = true, value_parser = NamedTable::parse)]
+    tables: Vec<NamedTable>,
     #[command(flatten)]
     why: Why,
 }
@@ -31,9 +31,10 @@ pub struct AddTables {
 impl AddTables {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let ran = pipeline::add_tables(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
+        let tables = named::tables(&pipeline, &self.tables)?;
+        let ran = pipeline::add_tables(&pipeline, &tables, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)?;
-        output::note(&format!("{} will be copied; see `pgdiode status`", output::listed(&self.tables)));
+        output::note(&format!("{} will be copied; see `pgdiode status`", output::listed(&tables)));
         Ok(())
     }
 }

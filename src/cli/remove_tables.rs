@@ -1,7 +1,7 @@
 //! `pgdiode remove-tables`: tables leave a pipeline.
 
-use super::{Global, Why, output, table_name};
-use crate::change::TableName;
+use super::named::{self, NamedTable};
+use super::{Global, Why, output};
 use crate::error::Result;
 use crate::pipeline;
 
@@ -21,8 +21,8 @@ Examples:
 ))]
 pub struct RemoveTables {
     /// Tables to carry no longer
-    #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
-    tables: Vec<TableName>,
+    #[arg(value_name = "TABLE", required = true, value_parser = NamedTable::parse)]
+    tables: Vec<NamedTable>,
     #[command(flatten)]
     why: Why,
 }
@@ -30,9 +30,10 @@ pub struct RemoveTables {
 impl RemoveTables {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let ran = pipeline::remove_tables(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
+        let tables = named::tables(&pipeline, &self.tables)?;
+        let ran = pipeline::remove_tables(&pipeline, &tables, self.why.reason.as_deref()).await?;
         output::statements(&ran, global.json)?;
-        output::note(&format!("{} no longer followed; its rows stay", output::listed(&self.tables)));
+        output::note(&format!("{} no longer followed; its rows stay", output::listed(&tables)));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! `pgdiode resync`: tables are copied again.
 
-use super::{Global, Why, output, table_name};
-use crate::change::TableName;
+use super::named::{self, NamedTable};
+use super::{Global, Why, output};
 use crate::error::Result;
 use crate::pipeline;
 
@@ -24,8 +24,8 @@ Examples:
 ))]
 pub struct Resync {
     /// Tables to copy again
-    #[arg(value_name = "TABLE", required = true, value_parser = table_name)]
-    tables: Vec<TableName>,
+    #[arg(value_name = "TABLE", required = true, value_parser = NamedTable::parse)]
+    tables: Vec<NamedTable>,
     #[command(flatten)]
     why: Why,
 }
@@ -33,8 +33,9 @@ pub struct Resync {
 impl Resync {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        pipeline::resync(&pipeline, &self.tables, self.why.reason.as_deref()).await?;
-        output::note(&format!("{} will be copied again; see `pgdiode status`", output::listed(&self.tables)));
+        let tables = named::tables(&pipeline, &self.tables)?;
+        pipeline::resync(&pipeline, &tables, self.why.reason.as_deref()).await?;
+        output::note(&format!("{} will be copied again; see `pgdiode status`", output::listed(&tables)));
         Ok(())
     }
 }

@@ -74,6 +74,9 @@ async fn told(pipeline: &Pipeline, as_json: bool) -> Result<Option<String>> {
             Ok(Some(status.text(output::paint())))
         };
     }
+    if pipeline.is_whitelisted && !as_json {
+        return Ok(Some(pipeline::syncdata_status(pipeline).await?.text()));
+    }
     let status = pipeline::status(pipeline).await?;
     if as_json { output::json_line(&status).map(|()| None) } else { Ok(Some(status.text(output::paint()))) }
 }

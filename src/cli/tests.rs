@@ -110,7 +110,7 @@ fn wrong_usage_ends_with_2() {
     for typed in [
         &["pgdiode", "unknown"][..],
         &["pgdiode", "resync"],
-        &["pgdiode", "resync", "users"],
+        &["pgdiode", "resync", "public.a.b"],
         &["pgdiode", "resync", "public.*"],
         &["pgdiode", "start", "--until-lsn", "x"],
         &["pgdiode", "start", "--until-lsn", "0/1", "--once-caught-up"],

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Document, Key, Section, Shape, endpoint, nearest};
+use super::{Key, Section, Shape, endpoint, nearest};
 use crate::error::{Error, Result};
 
 /// Where each key of a file stands.
@@ -28,7 +28,7 @@ impl Places {
     }
 }
 
-pub(super) fn read(path: &Path, text: &str) -> Result<(Document, Places)> {
+pub(super) fn read<D: Section + DeserializeOwned>(path: &Path, text: &str) -> Result<(D, Places)> {
     let mut reading = Reading {
         text,
         places: Places { file: path.display().to_string(), lines: HashMap::new() },
@@ -40,9 +40,9 @@ pub(super) fn read(path: &Path, text: &str) -> Result<(Document, Places)> {
             .hint("the file is TOML; texts stand in quotation marks, sections in brackets")
     };
     let table = DeTable::parse(text).map_err(|error| malformed(&reading, &error))?;
-    reading.section(table.get_ref(), &Document::keys())?;
-    let document = Document::deserialize(toml::Deserializer::from(table))
-        .map_err(|error| malformed(&reading, &error))?;
+    reading.section(table.get_ref(), &D::keys())?;
+    let document =
+        D::deserialize(toml::Deserializer::from(table)).map_err(|error| malformed(&reading, &error))?;
     Ok((document, reading.places))
 }
 

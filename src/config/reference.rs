@@ -1,5 +1,6 @@
 //! The annotated sample and the configuration reference, both made from the table of keys.
 
+use super::syncdata::SyncdataKeys;
 use super::{Document, Key, PipelineKeys, Section, Shape, endpoint};
 
 /// Columns of the sample's comments.
@@ -94,6 +95,16 @@ pub fn markdown() -> String {
             markdown_section(&mut text, key.name, &keys(), about);
         }
     }
+    text.push_str(
+        "## A file of syncdata\n\n\
+         Such a file stays as it is: `DATA_SYNC_CONFIG`, `--config` or `PGDIODE_CONFIG` names it. It describes one pipeline,\n\
+         `syncdata`, and may hold the sections `archive`, `log` and `audit` as well, with the keys that they have above.\n\
+         Variables override it: `PG_PASSWORD`, `PG_DB_NAME` (`pg_database`), `PG_USER_NAME` (`pg_user`), `PG_HOST`,\n\
+         `PG_PORT`, `DATA_SYNC_FREQ` and `METRIC_FREQ`. `archive_host`, `archive_user`, `archive_dir`, `pg_password` and\n\
+         `pg_database` have no default and are required.\n\n",
+    );
+    let syncdata = SyncdataKeys::keys();
+    markdown_table(&mut text, syncdata.iter().filter(loose));
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
@@ -233,5 +244,6 @@ mod tests {
         }
         walk(&Document::keys());
         walk(&endpoint::parameters());
+        walk(&SyncdataKeys::keys());
     }
 }

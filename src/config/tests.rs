@@ -363,7 +363,7 @@ fn a_literal_password_that_others_can_read_is_warned_of() {
     let warned = |source: &str, mode: u32| {
         std::fs::write(&path, format!("[pipeline.main]\nsource = {source}\ntarget = \"host=b\"\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        Config::read(&path).unwrap().warnings()
+        Config::read(&path, &|_| None).unwrap().warnings()
     };
     assert!(warned("\"postgresql://u:p@h/d\"", 0o600).is_empty());
     assert!(warned("\"postgresql://u@h/d\"", 0o644).is_empty());

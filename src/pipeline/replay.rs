@@ -16,15 +16,20 @@
 
 mod attempt;
 mod base;
+mod control;
 mod filling;
 mod foreign;
+mod ledger;
+mod metrics;
 mod pass;
+mod periods;
 mod report;
 mod schema;
 mod shapes;
 mod stored;
 mod verbs;
 mod watch;
+mod whitelist;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +50,8 @@ use crate::pipeline::stop;
 use crate::source::postgres::stream::now_us;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 
-pub use report::status;
-pub use verbs::{add, list, remove, reset, reset_plan, resync};
+pub use report::{status, syncdata_status};
+pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};
 
 /// An attempt that applied files this long was a good one: the next pause is short again.
 const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
@@ -65,6 +70,12 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
     let end = TargetEnd::resolve(pipeline)?;
+    let listed = if pipeline.is_whitelisted {
+        Some(whitelist::narrowed(pipeline, &mut end.session().await?).await?)
+    } else {
+        None
+    };
+    let pipeline = listed.as_ref().unwrap_or(pipeline);
     let details = until_details(until);
     let journal = Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, details).await?;
     let ended = work(pipeline, end.clone(), until, progress, stop).await;
@@ -142,7 +153,7 @@ impl Replay<'_> {
         let mut pause = first_pause;
         loop {
             self.reached_files = None;
-            let error = match self.attempt().await {
+            let error = match Box::pin(self.attempt()).await {
                 Ok(Attempted::Stopped(stopped)) => {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(stopped);
@@ -158,6 +169,7 @@ impl Replay<'_> {
             let is_first = self.retries == 0 && !was_good && self.meter.progress(0).phase == Phase::New;
             if !error.retries() || is_first || self.stop.borrow().is_some() {
                 self.store_phase(Phase::Failed, Some(&error), None).await;
+                ledger::failed(&self.end, self.pipeline, &error).await;
                 return Err(error);
             }
             self.retries += 1;

@@ -10,6 +10,7 @@ mod kills;
 mod origin;
 mod pruning;
 mod replay;
+mod syncdata;
 mod through;
 mod untrusted;
 mod verbs;

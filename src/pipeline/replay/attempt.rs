@@ -17,7 +17,9 @@ use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, foreign, pass, stored};
+use crate::pipeline::replay::{
+    Attempted, Replay, control, foreign, ledger, metrics, pass, stored, whitelist,
+};
 use crate::pipeline::run::mebibytes;
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
@@ -48,6 +50,9 @@ impl Replay<'_> {
         let mut target = self.end.session().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         target.query(stored::CREATE).await?;
+        target.query(ledger::CREATE).await?;
+        target.query(metrics::CREATE).await?;
+        control::create(&mut target, self.pipeline).await?;
         let mut rows_session = self.end.session_for_rows().await?;
         holder::lock(&mut rows_session, &self.pipeline.name).await?;
         if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
@@ -57,10 +62,10 @@ impl Replay<'_> {
         let opened = foreign::open(self.pipeline).await.map_err(|error| self.lost(error))?;
         if let Some(opened) = opened {
             self.was_open = true;
-            return self.attempt_foreign(opened, target, rows_session).await;
+            return Box::pin(self.attempt_foreign(opened, target, rows_session)).await;
         }
         let desk = self.open().await?;
-        let (mut watch, link) = Watch::new(&self.end, &self.pipeline.name, &self.meter, &self.stop);
+        let (mut watch, link) = Watch::new(&self.end, self.pipeline, &self.meter, &self.stop)?;
         let (commands, applied) = (watch.commands.clone(), Arc::clone(&watch.applied));
         let attempted = tokio::select! {
             attempted = self.work(desk, target, rows_session, commands, link, applied) => attempted,
@@ -123,6 +128,10 @@ impl Replay<'_> {
         let position =
             base::find_position(&mut target, self.pipeline, &desk.shelf, &bases, &self.meter).await?;
         self.meter.positioned(position.offset);
+        ledger::begin(&mut target, self.pipeline, &bases).await?;
+        if self.pipeline.is_whitelisted {
+            whitelist::follow(&mut target, self.pipeline, &bases).await?;
+        }
         let fill = async {
             let filling = Filling {
                 pipeline: self.pipeline,
@@ -173,7 +182,11 @@ impl Replay<'_> {
             // The channel is empty: this cannot wait.
             let _ = steering.commands.send(Command::EndAt(end)).await;
         }
-        let _ = steering.applied.set(Applied { marks, tables: stored.relations.len() });
+        let _ = steering.applied.set(Applied {
+            marks,
+            tables: stored.relations.len(),
+            shelf: Some(Arc::clone(&desk.shelf)),
+        });
         let applying = Applying::of(self.pipeline);
         let follow = shapes.follow(&self.end, &self.pipeline.name, applying.follows);
         let name = self.pipeline.name.clone();

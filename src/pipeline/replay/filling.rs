@@ -19,6 +19,7 @@ use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, await_copies};
 use crate::pipeline::replay::attempt::Desk;
 use crate::pipeline::replay::base::{Bases, has_rows, is_behind, is_partitioned, is_there, table_of};
+use crate::pipeline::replay::ledger;
 use crate::pipeline::replay::schema::BaseSchema;
 use crate::pipeline::replay::shapes;
 use crate::position::Lsn;
@@ -28,6 +29,9 @@ use crate::target::postgres::schema::{self, Existing, LeftOut};
 
 /// Rows go to the server in messages of this size.
 const MESSAGE_BYTES: usize = 256 * 1024;
+
+/// In `pgdiode.relation.options`: the table is to be emptied before every change comes again, where there is no base.
+pub const IS_EMPTIED: &str = "emptied";
 
 pub struct Filling<'a> {
     pub pipeline: &'a Pipeline,
@@ -112,21 +116,29 @@ impl Filling<'_> {
     async fn without_base(&self, target: &mut Session, pending: &[TableName]) -> Result<()> {
         for name in pending {
             if !is_there(target, name).await? {
-                let reason = "it is not at the target, and the archive has no base to make it from";
-                let remedy = format!("take a base at the writer, then: pgdiode resync '{name}'");
+                let reason = "table not found locally, and the archive has no base to make it from";
+                let remedy = format!(
+                    "create it as it is in production, or take a base at the writer; then: pgdiode resync '{name}'"
+                );
                 self.quarantine(target, name, reason, &remedy).await?;
                 continue;
             }
             let pass = format!("{}/{:016x}", self.pipeline.name, fastrand::u64(..));
             let first = self.desk.shelf.manifest_of_listed(1).await?;
+            target.query("begin").await?;
+            let row = of_relation(&self.pipeline.name, name);
+            let emptied = format!("select from pgdiode.relation {row} and options = '{IS_EMPTIED}'");
+            if !target.query(&emptied).await?.is_empty() {
+                empty(target, name, false).await?;
+            }
             let sql = format!(
                 "insert into pgdiode.position (pipeline, lsn) values ({pass}, '{}');
-                 update pgdiode.relation set state = 'copied', copied_at = '0/0', carried_by = {pass} {}",
+                 update pgdiode.relation set state = 'copied', copied_at = '0/0', carried_by = {pass}, options = null {row}",
                 first.from,
-                of_relation(&self.pipeline.name, name),
                 pass = quote::literal(&pass)
             );
             target.query(&sql).await?;
+            target.query("commit").await?;
         }
         Ok(())
     }
@@ -337,7 +349,8 @@ impl Filling<'_> {
             of_relation(&self.pipeline.name, &order.name)
         );
         if session.execute(&sql).await? == 1 {
-            return Ok(());
+            let logged = ledger::filled(self.pipeline, &order.name, rows, order.base.number);
+            return session.query(&logged).await.map(drop);
         }
         Err(Error::new(Kind::TargetUnreachable, format!("{} is not to be filled any more", order.name)))
     }

@@ -18,9 +18,10 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::replay::attempt::{Applying, Steering, poll, spool};
+use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::stored::{self, Beginning};
 use crate::pipeline::replay::watch::{self, Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, base, pass};
+use crate::pipeline::replay::{Attempted, Replay, ledger, pass, whitelist};
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn};
 use crate::pump::{Command, Ended, Pump};
@@ -119,7 +120,7 @@ impl Replay<'_> {
         target: Session,
         rows_session: Session,
     ) -> Result<Attempted> {
-        let (mut watch, link) = Watch::new(&self.end, &self.pipeline.name, &self.meter, &self.stop);
+        let (mut watch, link) = Watch::new(&self.end, self.pipeline, &self.meter, &self.stop)?;
         let steering =
             Steering { commands: watch.commands.clone(), link, applied: Arc::clone(&watch.applied) };
         let attempted = tokio::select! {
@@ -140,6 +141,11 @@ impl Replay<'_> {
         target.query(CREATE).await?;
         let position = self.foreign_position(&mut target).await?;
         self.meter.positioned(position);
+        let bases = Bases { newest: None };
+        ledger::begin(&mut target, self.pipeline, &bases).await?;
+        if self.pipeline.is_whitelisted {
+            whitelist::follow(&mut target, self.pipeline, &bases).await?;
+        }
         let desk = Desk {
             tables: Arc::new(tables_of_target(&mut target).await?),
             spool: spool(self.pipeline, &self.end.conninfo.display())?,
@@ -268,7 +274,8 @@ impl Replay<'_> {
             // The channel is empty: this cannot wait.
             let _ = steering.commands.send(Command::EndAt(end)).await;
         }
-        let _ = steering.applied.set(Applied { marks: source.marks(), tables: stored.relations.len() });
+        let (marks, tables) = (source.marks(), stored.relations.len());
+        let _ = steering.applied.set(Applied { marks, tables, shelf: None });
         let applying = Applying::of(self.pipeline);
         let (name, follow) = (self.pipeline.name.clone(), follow(&self.pipeline.name));
         let applier = Applier::new(rows_session, name, position, applying.on_conflict, Arc::clone(&follow))

@@ -15,6 +15,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::replay::attempt::{Applying, Desk};
+use crate::pipeline::replay::ledger;
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch;
 use crate::plan::{Plan, Rule};
@@ -134,9 +135,12 @@ async fn run(
     let _ = commands.send(Command::EndAt(to.offset)).await;
     let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, applying.limits, from);
     let ended = pump.run().await;
-    meter.put_counts_back(own.take_counts());
+    let counts = own.take_counts();
+    let rows = counts.iter().map(|(table, counts)| (table, counts.inserts + counts.updates + counts.deletes));
+    let logged = ledger::caught_up(pipeline, rows, to.offset);
+    meter.put_counts_back(counts);
     match ended? {
-        Ended::Reached => Ok(()),
+        Ended::Reached => target.query(&logged).await.map(drop),
         other => Err(Error::unexpected(format!("a pass ended otherwise than at its end: {other:?}"))),
     }
 }

@@ -2,13 +2,16 @@
 
 use crate::config::Pipeline;
 use crate::error::Result;
+use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::replay::attempt::location;
-use crate::pipeline::replay::{foreign, stored};
-use crate::pipeline::report;
+use crate::pipeline::replay::{control, foreign, stored, whitelist};
+use crate::pipeline::step::has_control_schema;
+use crate::pipeline::{holder, report};
 use crate::position::Lsn;
 use crate::source::archive::Shelf;
+use crate::status::syncdata::SyncdataStatus;
 use crate::status::{ArchiveStatus, PipelineStatus};
 
 pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
@@ -74,4 +77,38 @@ async fn whole(shelf: &Shelf, stored: &stored::Stored, position: Lsn) -> Result<
         file = Some(later.remove(0));
     }
     Ok((file, later))
+}
+
+/// What syncdata says of itself; asks the target alone.
+pub async fn syncdata_status(pipeline: &Pipeline) -> Result<SyncdataStatus> {
+    let mut target = TargetEnd::resolve(pipeline)?.session().await?;
+    let mut status =
+        SyncdataStatus { frequency_seconds: pipeline.archive.poll_seconds, ..SyncdataStatus::default() };
+    let running = holder::holder(&mut target, &pipeline.name).await?;
+    status.is_active = running.is_some();
+    status.start_time = running.map(|running| running.since);
+    if has_control_schema(&mut target).await? {
+        let sql = "select runs_at, retry_at is not null from pgdiode.pipeline where name = $1";
+        let rows = target.query_with(sql, &[Some(&pipeline.name)]).await?;
+        let last = rows.first().and_then(|row| row.text(0)).and_then(holder::parse);
+        // Between two attempts a run holds no lock.
+        status.is_active |= rows.first().is_some_and(|row| row.bool(1));
+        status.start_time = status.start_time.or(last.map(|last| last.since));
+    }
+    let logs = control::logs(pipeline);
+    let is_there = format!("select pg_catalog.to_regclass({}) is not null", quote::literal(&logs));
+    if target.one(&is_there).await?.bool(0) {
+        let sql = format!(
+            "select pg_catalog.to_char(max(sync_time) filter (where status = 'SUCCESS') at time zone 'UTC',
+                                       'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
+                    coalesce(sum(rows_synced) filter (where status = 'SUCCESS'), 0)::int8,
+                    count(*) filter (where status = 'FAILED')
+               from {logs}"
+        );
+        let row = target.one(&sql).await?;
+        status.last_sync = row.text(0).map(str::to_owned);
+        (status.records_synced, status.errors) = (row.get(1)?, row.get(2)?);
+    }
+    status.tables = whitelist::listed(&mut target, pipeline).await?;
+    Ok(status)
 }

@@ -13,14 +13,16 @@ use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::membership::{await_copies, details, forget, states};
 use crate::pipeline::replay::attempt::location;
 use crate::pipeline::replay::base::{self, Bases, is_there, table_of};
-use crate::pipeline::replay::{foreign, stored};
+use crate::pipeline::replay::control::listed_name;
+use crate::pipeline::replay::filling::IS_EMPTIED;
+use crate::pipeline::replay::{foreign, ledger, metrics, stored, whitelist};
 use crate::pipeline::step::{Step, has_control_schema, tables_sql};
 use crate::pipeline::{holder, reset as of_target};
 use crate::source::archive::Shelf;
 use crate::status::{Reset, TableListing};
-use crate::target::postgres::progress;
+use crate::target::postgres::progress::{self, of_relation};
 
-async fn open(pipeline: &Pipeline) -> Result<Shelf> {
+pub(super) async fn open(pipeline: &Pipeline) -> Result<Shelf> {
     let (location, options) = location(pipeline)?;
     Shelf::open(&location, &options).await
 }
@@ -35,12 +37,15 @@ async fn bases(pipeline: &Pipeline) -> Result<(Bases, bool)> {
 
 /// Has the tables filled, too.
 pub async fn add(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<Vec<String>> {
+    if pipeline.is_whitelisted {
+        return whitelist::add(pipeline, tables, reason).await;
+    }
     let end = TargetEnd::resolve(pipeline)?;
     let mut target = end.session().await?;
     let (bases, is_foreign) = bases(pipeline).await?;
     let known: BTreeSet<TableName> = states(&mut target, &pipeline.name).await?.into_keys().collect();
     let joining: Vec<TableName> = tables.iter().filter(|table| !known.contains(table)).cloned().collect();
-    refuse_without_base(&mut target, &bases, &joining).await?;
+    refuse_without_base(pipeline, &mut target, &bases, &joining).await?;
     if bases.newest.is_some() || is_foreign {
         base::refuse_rows_in(&mut target, &joining).await?;
     }
@@ -67,7 +72,12 @@ pub async fn add(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>
 }
 
 /// Without a base that holds it a table could not be filled, now or ever.
-async fn refuse_without_base(target: &mut Session, bases: &Bases, tables: &[TableName]) -> Result<()> {
+pub(super) async fn refuse_without_base(
+    pipeline: &Pipeline,
+    target: &mut Session,
+    bases: &Bases,
+    tables: &[TableName],
+) -> Result<()> {
     for table in tables {
         match &bases.newest {
             Some(newest) if bases.table(table).is_none() => {
@@ -75,6 +85,10 @@ async fn refuse_without_base(target: &mut Session, bases: &Bases, tables: &[Tabl
                 return Err(base::unknown(table, &all, &format!("base {}, the newest,", newest.number)));
             }
             None if !is_there(target, table).await? => {
+                if pipeline.is_whitelisted {
+                    return Err(Error::refused(format!("Table not found locally: {}", listed_name(table)))
+                        .hint("Ensure the table exists in the local database with the same schema as production."));
+                }
                 return Err(Error::refused(format!(
                     "table {} is not at the target, and the archive has no base to make it from",
                     written(table)
@@ -89,6 +103,9 @@ async fn refuse_without_base(target: &mut Session, bases: &Bases, tables: &[Tabl
 
 /// Has the tables carried no longer; their rows stay.
 pub async fn remove(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<Vec<String>> {
+    if pipeline.is_whitelisted {
+        return whitelist::remove(pipeline, tables, reason).await;
+    }
     let end = TargetEnd::resolve(pipeline)?;
     let mut target = end.session().await?;
     refuse_uncarried(&mut target, pipeline, tables).await?;
@@ -123,42 +140,109 @@ pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&s
     let mut target = end.session().await?;
     refuse_uncarried(&mut target, pipeline, tables).await?;
     let (bases, is_foreign) = bases(pipeline).await?;
-    if bases.newest.is_none() && !is_foreign {
+    if pipeline.is_whitelisted && !is_foreign {
+        refuse_without_beginning(&open(pipeline).await?, &bases).await?;
+    } else if bases.newest.is_none() && !is_foreign {
         return Err(Error::refused(
             "the archive has no base, and from its change files alone no table can be filled",
         )
         .hint("Take a base at the writer, then resync again."));
     }
-    refuse_without_base(&mut target, &bases, tables).await?;
+    refuse_without_base(pipeline, &mut target, &bases, tables).await?;
     let journal = Journal::begin(&mut target, pipeline, Action::Resync, reason, details(tables)).await?;
-    let done = await_copies(&mut target, pipeline, tables).await;
+    let done = async {
+        for table in tables.iter().filter(|_| bases.newest.is_none()) {
+            let row = of_relation(&pipeline.name, table);
+            target.query(&format!("update pgdiode.relation set options = '{IS_EMPTIED}' {row}")).await?;
+        }
+        await_copies(&mut target, pipeline, tables).await
+    };
+    let done = done.await;
     journal.conclude(&mut target, done).await
+}
+
+/// Tables that are emptied can be filled from a base, or by every change there ever was.
+async fn refuse_without_beginning(shelf: &Shelf, bases: &Bases) -> Result<()> {
+    if bases.newest.is_some() || shelf.manifest(1).await?.is_some() {
+        return Ok(());
+    }
+    Err(Error::refused("the archive has no base, and its first change file is not there")
+        .hint("Take a base at the writer: without it an emptied table could not be filled again."))
+}
+
+/// What [`clear`] would run.
+pub async fn clear_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
+    let end = TargetEnd::resolve(pipeline)?;
+    let mut target = end.session().await?;
+    Ok(texts(&clear_steps(&mut target, pipeline).await?.1, &end))
+}
+
+/// Empties every table, and has them filled again by the next start.
+pub async fn clear(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+    let end = TargetEnd::resolve(pipeline)?;
+    let mut target = end.session().await?;
+    let (tables, steps) = clear_steps(&mut target, pipeline).await?;
+    let journal = Journal::begin(&mut target, pipeline, Action::Clear, reason, details(&tables)).await?;
+    let done = run(&steps, &mut target).await;
+    journal.conclude(&mut target, done).await?;
+    Ok(texts(&steps, &end))
+}
+
+async fn clear_steps(target: &mut Session, pipeline: &Pipeline) -> Result<(Vec<TableName>, Vec<Step>)> {
+    holder::refuse_running(target, &pipeline.name).await?;
+    let mut tables = Vec::new();
+    for table in states(target, &pipeline.name).await?.into_keys() {
+        if is_there(target, &table).await? {
+            tables.push(table);
+        }
+    }
+    tables.sort();
+    if tables.is_empty() {
+        return Ok((tables, Vec::new()));
+    }
+    let shelf = open(pipeline).await?;
+    refuse_without_beginning(&shelf, &Bases::read(&shelf).await?).await?;
+    // One message is one transaction.
+    let clear = format!(
+        "truncate {};\nupdate pgdiode.relation set state = 'pending', copied_at = null, carried_by = null, reason = null, \
+         remedy = null, since = now(), rows_copied = 0, bytes_copied = 0 where pipeline = {}",
+        tables_sql(&tables),
+        quote::literal(&pipeline.name)
+    );
+    Ok((tables, vec![Step::target(clear)]))
 }
 
 /// The tables of the newest base, and those that the target knows.
 pub async fn list(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     let end = TargetEnd::resolve(pipeline)?;
     let (bases, _) = bases(pipeline).await?;
+    let mut listed = BTreeSet::new();
     let states = match end.session().await {
-        Ok(mut target) => states(&mut target, &pipeline.name).await?,
+        Ok(mut target) => {
+            if pipeline.is_whitelisted {
+                listed = whitelist::read(&mut target, pipeline).await?;
+            }
+            states(&mut target, &pipeline.name).await?
+        }
         Err(error) => {
             tracing::warn!(hint = error.hint_text(), "the tables' states are not known: {}", error.chain());
             std::collections::HashMap::new()
         }
     };
     let mut tables: BTreeMap<TableName, Option<u64>> =
-        states.keys().map(|table| (table.clone(), None)).collect();
+        states.keys().chain(&listed).map(|table| (table.clone(), None)).collect();
     for table in bases.newest.iter().flat_map(|base| &base.tables) {
         let bytes = table.pieces.iter().map(|piece| piece.content_bytes).sum();
         tables.insert(table_of(table), Some(bytes));
     }
     let listed = tables.into_iter().map(|(name, bytes)| {
-        let is_known = states.contains_key(&name);
-        let is_matched = pipeline.tables.match_table(&name);
+        let is_known = states.contains_key(&name) || listed.contains(&name);
+        let is_matched = !pipeline.is_whitelisted && pipeline.tables.match_table(&name);
         let note = match (is_known, is_matched, bytes) {
             (true, _, None) if bases.newest.is_some() => Some("the newest base does not hold it".to_owned()),
             (true, ..) => None,
             (false, true, _) => Some("it joins with its next change; or now: pgdiode add-tables".to_owned()),
+            (false, false, _) if pipeline.is_whitelisted => Some("not in tables_to_sync".to_owned()),
             (false, false, _) => Some("no pattern matches it".to_owned()),
         };
         TableListing {
@@ -205,6 +289,10 @@ async fn reset_steps(target: &mut Session, pipeline: &Pipeline, reset: Reset) ->
     let mut steps = vec![
         Step::target(stored::CREATE),
         Step::target(foreign::CREATE),
+        Step::target(ledger::CREATE),
+        Step::target(ledger::forget(&pipeline.name)),
+        Step::target(metrics::CREATE),
+        Step::target(metrics::forget(&pipeline.name)),
         Step::target(format!(
             "delete from pgdiode.replay where pipeline = {name}; delete from pgdiode.archive_file where pipeline = {name}; \
              delete from pgdiode.position where \
@@ -215,11 +303,11 @@ async fn reset_steps(target: &mut Session, pipeline: &Pipeline, reset: Reset) ->
     Ok(steps)
 }
 
-async fn run(steps: &[Step], target: &mut Session) -> Result<()> {
+pub(super) async fn run(steps: &[Step], target: &mut Session) -> Result<()> {
     of_target::run(steps, None, target).await
 }
 
-fn texts(steps: &[Step], end: &TargetEnd) -> Vec<String> {
+pub(super) fn texts(steps: &[Step], end: &TargetEnd) -> Vec<String> {
     let place = end.conninfo.display();
     let text =
         |step: &Step| format!("-- at the target, {place}:\n{};", step.sql.trim().trim_end_matches(';'));

@@ -7,15 +7,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Link, store_status};
-use crate::pipeline::replay::stored;
+use crate::pipeline::replay::ledger::Ledger;
+use crate::pipeline::replay::{stored, whitelist};
 use crate::pump::Command;
-use crate::source::archive::Marks;
+use crate::source::archive::{Marks, Shelf};
 use crate::status::{Phase, StopReason};
 
 /// How soon a wish is heard.
@@ -30,11 +32,14 @@ pub struct Applied {
     pub marks: Arc<Marks>,
     /// How many tables are carried: with fewer there is another plan.
     pub tables: usize,
+    /// `None` where pgdiode did not write the files: they have no manifests.
+    pub shelf: Option<Arc<Shelf>>,
 }
 
 pub struct Watch {
     end: TargetEnd,
-    pipeline: String,
+    pipeline: Pipeline,
+    ledger: Ledger,
     meter: Arc<Meter>,
     pub commands: mpsc::Sender<Command>,
     stop: watch::Sender<Option<StopReason>>,
@@ -49,14 +54,15 @@ pub struct Watch {
 impl Watch {
     pub fn new(
         end: &TargetEnd,
-        pipeline: &str,
+        pipeline: &Pipeline,
         meter: &Arc<Meter>,
         stop: &watch::Sender<Option<StopReason>>,
-    ) -> (Watch, Link) {
+    ) -> Result<(Watch, Link)> {
         let (commands, link) = link(meter);
         let watch = Watch {
             end: end.clone(),
-            pipeline: pipeline.to_owned(),
+            pipeline: pipeline.clone(),
+            ledger: Ledger::of(pipeline)?,
             meter: Arc::clone(meter),
             commands,
             stop_heard: stop.subscribe(),
@@ -66,7 +72,7 @@ impl Watch {
             told_to: None,
             stored: Instant::now(),
         };
-        (watch, link)
+        Ok((watch, link))
     }
 
     /// Watches until dropped.
@@ -91,6 +97,8 @@ impl Watch {
 
     /// Stores what was counted since the last time, when the run is about to end.
     pub async fn store_last(&mut self) {
+        // It may have been dropped in the middle of a query, whose answer would be taken for another's.
+        self.target = None;
         if let Err(error) = self.store().await {
             tracing::debug!(error = error.chain(), "the last counts could not be stored");
         }
@@ -103,7 +111,7 @@ impl Watch {
     }
 
     async fn listen(&mut self) -> Result<()> {
-        let name = quote::literal(&self.pipeline);
+        let name = quote::literal(&self.pipeline.name);
         let rows = self
             .target()
             .await?
@@ -123,10 +131,16 @@ impl Watch {
         // Not while tables are being filled: those are pending too, and known.
         let applies = matches!(self.meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming);
         let is_removed = self.applied.get().is_some_and(|applied| tables < applied.tables);
-        if (pending || is_removed) && applies && self.told_to.is_none() {
+        let looks = self.stored.elapsed() >= STATUS_INTERVAL;
+        let mut changes = pending || is_removed;
+        if looks && self.pipeline.is_whitelisted && !changes {
+            let pipeline = self.pipeline.clone();
+            changes = whitelist::has_changed(self.target().await?, &pipeline).await?;
+        }
+        if changes && applies && self.told_to.is_none() {
             self.tell(Command::Pause).await;
         }
-        if self.stored.elapsed() >= STATUS_INTERVAL {
+        if looks {
             self.store().await?;
             self.stored = Instant::now();
         }
@@ -135,17 +149,19 @@ impl Watch {
 
     async fn store(&mut self) -> Result<()> {
         let (meter, applied, pipeline) =
-            (Arc::clone(&self.meter), Arc::clone(&self.applied), self.pipeline.clone());
+            (Arc::clone(&self.meter), Arc::clone(&self.applied), self.pipeline.name.clone());
         let marks = applied.get().map(|applied| &applied.marks);
         if let Some((_, to)) = marks.and_then(|marks| marks.last_sealed()) {
             meter.source_reaches(to);
         }
-        let target = self.target().await?;
+        let target = match &mut self.target {
+            Some(session) => session,
+            none => none.insert(self.end.session().await?),
+        };
         store_status(target, &pipeline, &meter).await?;
-        match marks {
-            Some(marks) => stored::store_marks(target, &pipeline, marks).await,
-            None => Ok(()),
-        }
+        let Some(Applied { marks, shelf, .. }) = applied.get() else { return Ok(()) };
+        stored::store_marks(target, &pipeline, marks).await?;
+        self.ledger.record(target, shelf.as_deref()).await
     }
 
     async fn target(&mut self) -> Result<&mut Session> {
