@@ -189,6 +189,8 @@ impl Monitor {
 
     /// Stores what was counted since the last time, when the run is about to end.
     pub async fn store_last_status(&mut self) {
+        // It may have been dropped in the middle of a query, whose answer would be taken for another's.
+        self.target = None;
         if let Err(error) = self.store_status().await {
             tracing::debug!(error = error.chain(), "the last counts could not be stored");
         }

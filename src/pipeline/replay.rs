@@ -42,6 +42,7 @@ use crate::audit::Journal;
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
+use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::phase_word;
@@ -53,8 +54,6 @@ use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 pub use report::{status, syncdata_status};
 pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};
 
-/// An attempt that applied files this long was a good one: the next pause is short again.
-const GOOD_ATTEMPT: Duration = Duration::from_secs(10);
 /// How soon a wish is heard between two attempts.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a run that has ended tries to reach the audit log.
@@ -149,8 +148,7 @@ enum Attempted {
 
 impl Replay<'_> {
     async fn until_ended(&mut self) -> Result<Stopped> {
-        let first_pause = Duration::from_millis(self.pipeline.retry.first_ms);
-        let mut pause = first_pause;
+        let mut backoff = Backoff::new(&self.pipeline.retry);
         loop {
             self.reached_files = None;
             let error = match Box::pin(self.attempt()).await {
@@ -161,32 +159,30 @@ impl Replay<'_> {
                 Ok(Attempted::Again) => continue,
                 Err(error) => error,
             };
-            let was_good = self.reached_files.is_some_and(|since| since.elapsed() > GOOD_ATTEMPT);
-            if was_good {
-                (pause, self.retries) = (first_pause, 0);
-            }
-            // Nothing has worked yet: more likely a wrong address than an outage.
-            let is_first = self.retries == 0 && !was_good && self.meter.progress(0).phase == Phase::New;
-            if !error.retries() || is_first || self.stop.borrow().is_some() {
-                self.store_phase(Phase::Failed, Some(&error), None).await;
-                ledger::failed(&self.end, self.pipeline, &error).await;
-                return Err(error);
-            }
-            self.retries += 1;
-            if let Some(reason) = self.pause(&error, pause).await {
+            let failed = Failed {
+                streamed: self.reached_files.map(|since| since.elapsed()),
+                nothing_worked: self.meter.progress(0).phase == Phase::New,
+                is_over: self.stop.borrow().is_some(),
+            };
+            let waits = backoff.wait(error, &failed);
+            self.retries = backoff.retries;
+            let (error, wait) = match waits {
+                Ok(waits) => waits,
+                Err(error) => {
+                    self.store_phase(Phase::Failed, Some(&error), None).await;
+                    ledger::failed(&self.end, self.pipeline, &error).await;
+                    return Err(error);
+                }
+            };
+            if let Some(reason) = self.pause(&error, wait).await {
                 self.store_phase(Phase::Stopped, None, None).await;
                 return Ok(self.stopped(reason));
             }
-            pause = (pause * 2).min(Duration::from_millis(self.pipeline.retry.max_ms));
         }
     }
 
     /// Waits for the next attempt; or why there is to be none.
-    async fn pause(&self, error: &Error, pause: Duration) -> Option<StopReason> {
-        // Half of it by chance, so that many pipelines do not come back in step.
-        let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let wait_ms = wait.as_millis();
-        tracing::warn!(error = error.chain(), retries = self.retries, wait_ms, "trying again");
+    async fn pause(&self, error: &Error, wait: Duration) -> Option<StopReason> {
         self.meter.phase(Phase::Retrying, error.what());
         self.store_phase(Phase::Retrying, Some(error), Some(wait)).await;
         tokio::select! {

@@ -25,7 +25,7 @@ use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::swap::claim;
 
 /// Attempts that end nobody, each of so many milliseconds at most, and the pause behind it.
-const PATIENT: u32 = 8;
+const PATIENT: u32 = 16;
 const ATTEMPT_MS_MAX: u64 = 300;
 const PAUSE: Duration = Duration::from_millis(300);
 /// Attempts that end who is in the way.

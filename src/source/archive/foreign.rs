@@ -70,9 +70,11 @@ pub struct ReadOptions {
     pub takes_more: bool,
 }
 
-/// Whether these are files of some other writer: pgdiode's own archive says so.
+/// Whether these are files of some other writer: pgdiode's own archive says so, even one that has lost its identity.
 pub async fn is_foreign(store: &AnyStore) -> Result<bool> {
-    if store.size(names::IDENTITY).await?.is_some() {
+    let is_ours =
+        store.size(names::IDENTITY).await?.is_some() || !store.list(names::MANIFESTS, None).await?.is_empty();
+    if is_ours {
         return Ok(false);
     }
     Ok(store.list("", None).await?.iter().any(|object| is_change_file(&object.name)))
