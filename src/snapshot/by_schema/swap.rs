@@ -314,11 +314,13 @@ async fn watch(watcher: &mut Session, pid: i32, mut may_end: bool, stuck_at: &mu
 async fn outlast_old_snapshots(control: &mut Session, watcher: &mut Session) -> Result<()> {
     let own = format!("{}, {}", control.process_id(), watcher.process_id());
     // From now on snapshots differ from those before, unless an older transaction still writes.
-    control.query("select pg_catalog.txid_current()").await?;
+    let line: i64 = control.one("select pg_catalog.txid_current()").await?.get(0)?;
+    let line = line & 0xffff_ffff;
     let all = format!(
         "select pid || ':' || backend_xmin from pg_catalog.pg_stat_activity
           where datname = pg_catalog.current_database() and usesysid is not null
-            and coalesce(backend_type, 'client backend') = 'client backend' and backend_xmin is not null and pid not in ({own})"
+            and coalesce(backend_type, 'client backend') = 'client backend' and backend_xmin is not null and pid not in ({own})
+            and pg_catalog.age(backend_xmin) >= pg_catalog.age('{line}'::pg_catalog.xid)"
     );
     let mut old: Vec<String> = watcher.query(&all).await?.iter().map(|row| row.string(0)).collect();
     let began = Instant::now();
