@@ -8,6 +8,7 @@ pub mod drift;
 pub mod ends;
 pub mod holder;
 mod labels;
+mod lifecycle;
 mod membership;
 pub mod meter;
 pub mod monitor;

@@ -30,6 +30,7 @@ use crate::pg::session::Session;
 use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::copy;
 use crate::pipeline::ends::Origin;
+use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
 use crate::pipeline::run::{explained, mebibytes, start_stream};
@@ -38,7 +39,7 @@ use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, StreamOptions, now_us};
+use crate::source::postgres::stream::{Format, StreamOptions};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 use crate::target::archive::{
@@ -47,8 +48,7 @@ use crate::target::archive::{
 
 pub(super) use report::{status, stop};
 
-/// How often whoever watches is told, and the source asked how far its log reaches.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the source is asked how far its log reaches.
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the slot is looked at for how much log it holds.
 const SLOT_INTERVAL: Duration = Duration::from_mins(1);
@@ -64,7 +64,7 @@ pub(super) async fn run(
 ) -> Result<Stopped> {
     let _lock = take_lock(pipeline)?;
     let meter = Arc::new(Meter::default());
-    let asked = watch::Sender::new(false);
+    let asked = watch::Sender::new(None);
     let mut run = Run {
         pipeline,
         origin: Origin::resolve(pipeline)?,
@@ -75,20 +75,7 @@ pub(super) async fn run(
         streaming: None,
     };
     let work = run.until_ended();
-    tokio::pin!(work, stop);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            ended = &mut work => return ended,
-            () = &mut stop, if !*asked.borrow() => {
-                asked.send_replace(true);
-            }
-            _ = ticks.tick() => {
-                // Nobody has to watch.
-                let _ = progress.send(meter.progress(now_us()));
-            }
-        }
-    }
+    lifecycle::watched(work, &meter, progress, &asked, stop).await
 }
 
 /// The lock file of a pipeline that fills an archive.
@@ -119,18 +106,9 @@ async fn open_store(pipeline: &Pipeline) -> Result<AnyStore> {
 /// Puts one more base snapshot into the archive, whether its writer runs or not.
 pub(super) async fn take_base(pipeline: &Pipeline, progress: watch::Sender<Progress>) -> Result<Base> {
     let meter = Arc::new(Meter::default());
+    let asked = watch::Sender::new(None);
     let work = Box::pin(base_of(pipeline, &meter));
-    tokio::pin!(work);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            taken = &mut work => return taken,
-            _ = ticks.tick() => {
-                // Nobody has to watch.
-                let _ = progress.send(meter.progress(now_us()));
-            }
-        }
-    }
+    lifecycle::watched(work, &meter, progress, &asked, std::future::pending()).await
 }
 
 async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
@@ -159,7 +137,7 @@ struct Run<'a> {
     meter: Arc<Meter>,
     until: Until,
     /// Whether the run is to end.
-    asked: watch::Receiver<bool>,
+    asked: watch::Receiver<Option<StopReason>>,
     /// Which archive this run has worked on.
     archive: Option<String>,
     /// Since when the current attempt streams.
@@ -183,13 +161,13 @@ impl Run<'_> {
             let failed = Failed {
                 streamed: self.streaming.map(|since| since.elapsed()),
                 nothing_worked: self.meter.progress(0).phase == Phase::New,
-                is_over: *self.asked.borrow(),
+                is_over: self.asked.borrow().is_some(),
             };
             let (error, wait) = backoff.wait(error, &failed)?;
             self.meter.phase(Phase::Retrying, error.what());
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = asked.wait_for(|asked| *asked) => return Ok(self.stopped(StopReason::Signal)),
+                _ = asked.wait_for(Option::is_some) => return Ok(self.stopped(StopReason::Signal)),
             }
         }
     }
@@ -334,7 +312,7 @@ struct Watch<'a> {
     source: Session,
     meter: &'a Meter,
     commands: mpsc::Sender<Command>,
-    asked: watch::Receiver<bool>,
+    asked: watch::Receiver<Option<StopReason>>,
     until: Until,
 }
 
@@ -361,7 +339,7 @@ impl Watch<'_> {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(SOURCE_INTERVAL) => {}
-                asked = self.asked.wait_for(|asked| *asked), if !is_told => {
+                asked = self.asked.wait_for(Option::is_some), if !is_told => {
                     // The run holds the sender for as long as it lives.
                     is_told = asked.is_ok();
                 }
@@ -398,8 +376,8 @@ impl Watch<'_> {
 
 /// Waits until the run was asked to end and had its time for it. Before it streams, ending is the same as crashing; then
 /// the attempt itself listens, and seals what it has.
-async fn given_up(asked: &mut watch::Receiver<bool>, meter: &Meter) {
-    if asked.wait_for(|asked| *asked).await.is_err() {
+async fn given_up(asked: &mut watch::Receiver<Option<StopReason>>, meter: &Meter) {
+    if asked.wait_for(Option::is_some).await.is_err() {
         std::future::pending::<()>().await;
     }
     if !matches!(meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming) {

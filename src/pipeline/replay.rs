@@ -40,26 +40,15 @@ use tokio::time::Instant;
 use crate::audit::Action;
 use crate::audit::Journal;
 use crate::config::Pipeline;
-use crate::error::{Error, Kind, Result};
-use crate::pg::quote;
+use crate::error::{Error, Result};
 use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::ends::TargetEnd;
+use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
-use crate::pipeline::monitor::phase_word;
-use crate::pipeline::run::{stopped_details, until_details};
-use crate::pipeline::stop;
-use crate::source::postgres::stream::now_us;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 
 pub use report::{status, syncdata_status};
 pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};
-
-/// How soon a wish is heard between two attempts.
-const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a run that has ended tries to reach the audit log.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(10);
-/// How often whoever watches is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
 pub async fn run(
@@ -78,15 +67,7 @@ pub async fn run(
     let details = until_details(until);
     let journal = Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, details).await?;
     let ended = work(pipeline, end.clone(), until, progress, stop).await;
-    // A run outlasts many a connection; a target that does not answer must not keep it from ending.
-    let Ok(connected) = tokio::time::timeout(AUDIT_PATIENCE, end.session()).await else {
-        let error = Error::new(Kind::TargetUnreachable, "the target does not answer");
-        return journal.conclude_without(ended, error);
-    };
-    match connected {
-        Ok(mut target) => journal.conclude_with(&mut target, ended, stopped_details).await,
-        Err(error) => journal.conclude_without(ended, error),
-    }
+    lifecycle::conclude(journal, ended, async || end.session().await).await
 }
 
 async fn work(
@@ -109,20 +90,7 @@ async fn work(
         retries: 0,
     };
     let work = replay.until_ended();
-    tokio::pin!(work, stop);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            ended = &mut work => return ended,
-            () = &mut stop, if stop_reason.borrow().is_none() => {
-                stop_reason.send_replace(Some(StopReason::Signal));
-            }
-            _ = ticks.tick() => {
-                // Nobody has to watch.
-                let _ = progress.send(meter.progress(now_us()));
-            }
-        }
-    }
+    lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
 }
 
 struct Replay<'a> {
@@ -199,52 +167,16 @@ impl Replay<'_> {
         Stopped { reason, position: self.meter.progress(0).position }
     }
 
-    /// Waits until somebody wants the run to end.
     async fn asked_to_stop(&self) -> StopReason {
-        let mut stop = self.stop.subscribe();
-        match stop.wait_for(Option::is_some).await.map(|reason| *reason) {
-            Ok(Some(reason)) => reason,
-            // We hold a sender ourselves: it cannot be gone.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
+        lifecycle::asked_to_stop(&self.stop).await
     }
 
-    /// Waits until `pgdiode stop` asks for it, as far as the target can be reached: between two attempts nobody listens.
     async fn requested_to_stop(&self) {
-        loop {
-            if let Ok(mut target) = self.end.session().await {
-                while let Ok(requested) = stop::is_requested(&mut target, &self.pipeline.name).await {
-                    if requested {
-                        return;
-                    }
-                    tokio::time::sleep(LISTEN_INTERVAL).await;
-                }
-            }
-            tokio::time::sleep(LISTEN_INTERVAL).await;
-        }
+        lifecycle::requested_to_stop(async || self.end.session().await, &self.pipeline.name).await;
     }
 
-    /// Best effort: the target may be what failed.
     async fn store_phase(&self, phase: Phase, error: Option<&Error>, next_in: Option<Duration>) {
-        let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quote::literal);
-        let retry_at = next_in.map_or_else(
-            || "null".to_owned(),
-            |wait| format!("pg_catalog.now() + interval '{} milliseconds'", wait.as_millis()),
-        );
-        let sql = format!(
-            "update pgdiode.pipeline set phase = {}, error = {}, hint = {}, retries = {}, retry_at = {retry_at}, doing = {},
-                    updated_at = pg_catalog.now()
-              where name = {}",
-            quote::literal(phase_word(phase)),
-            text(error.map(Error::chain).as_deref()),
-            text(error.and_then(Error::hint_text)),
-            if error.is_some() { self.retries } else { 0 },
-            text(next_in.map(|_| "waiting for the next attempt")),
-            quote::literal(&self.pipeline.name)
-        );
-        let stored = async { self.end.session().await?.query(&sql).await };
-        if let Err(error) = stored.await {
-            tracing::debug!(error = error.chain(), "the phase could not be stored");
-        }
+        let told = Told { phase, error, retries: self.retries, next_in };
+        lifecycle::store_phase(async || self.end.session().await, &self.pipeline.name, told).await;
     }
 }

@@ -11,7 +11,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -27,8 +26,9 @@ use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::{Ends, Origin};
 use crate::pipeline::holder;
+use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
-use crate::pipeline::monitor::{Known, Link, Monitor, await_copies, phase_word};
+use crate::pipeline::monitor::{Known, Link, Monitor, await_copies};
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
@@ -36,18 +36,11 @@ use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, PostgresSource, StreamOptions, now_us};
+use crate::source::postgres::stream::{Format, PostgresSource, StreamOptions};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::apply::{self, Applier};
 use crate::target::postgres::progress::{self, RelationState, Stored};
 use crate::target::postgres::{PostgresTarget, schema::LeftOut};
-
-/// How soon a wish is heard between two attempts.
-const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a run that has ended tries to reach the audit log.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(10);
-/// How often whoever watches is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
 pub async fn run(
@@ -61,33 +54,7 @@ pub async fn run(
     let details = until_details(until);
     let journal = Journal::begin(&mut ends.target().await?, pipeline, Action::Start, None, details).await?;
     let ended = work(pipeline, ends.clone(), until, progress, stop).await;
-    // A run outlasts many a connection; a target that does not answer must not keep it from ending.
-    let Ok(connected) = tokio::time::timeout(AUDIT_PATIENCE, ends.target()).await else {
-        let error = Error::new(Kind::TargetUnreachable, "the target does not answer");
-        return journal.conclude_without(ended, error);
-    };
-    match connected {
-        Ok(mut target) => journal.conclude_with(&mut target, ended, stopped_details).await,
-        Err(error) => journal.conclude_without(ended, error),
-    }
-}
-
-/// What a run is to reach, for the audit log.
-pub(super) fn until_details(until: Until) -> Map<String, Value> {
-    let until = match until {
-        Until::Stopped => "stopped".to_owned(),
-        Until::CaughtUp => "caught up".to_owned(),
-        Until::Reached(lsn) => lsn.to_string(),
-    };
-    Map::from_iter([("until".into(), until.into())])
-}
-
-/// Why a run ended, and where, for the audit log.
-pub(super) fn stopped_details(stopped: &Stopped) -> Map<String, Value> {
-    match serde_json::to_value(stopped) {
-        Ok(Value::Object(details)) => details,
-        _ => Map::new(),
-    }
+    lifecycle::conclude(journal, ended, async || ends.target().await).await
 }
 
 async fn work(
@@ -109,20 +76,7 @@ async fn work(
         retries: 0,
     };
     let work = run.until_ended();
-    tokio::pin!(work, stop);
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    loop {
-        tokio::select! {
-            ended = &mut work => return ended,
-            () = &mut stop, if stop_reason.borrow().is_none() => {
-                stop_reason.send_replace(Some(StopReason::Signal));
-            }
-            _ = ticks.tick() => {
-                // Nobody has to watch.
-                let _ = progress.send(meter.progress(now_us()));
-            }
-        }
-    }
+    lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
 }
 
 struct Run<'a> {
@@ -192,30 +146,12 @@ impl Run<'_> {
         Stopped { reason, position: self.meter.progress(0).position }
     }
 
-    /// Waits until somebody wants the run to end.
     async fn asked_to_stop(&self) -> StopReason {
-        let mut stop = self.stop.subscribe();
-        match stop.wait_for(Option::is_some).await.map(|reason| *reason) {
-            Ok(Some(reason)) => reason,
-            // We hold a sender ourselves: it cannot be gone.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
+        lifecycle::asked_to_stop(&self.stop).await
     }
 
-    /// Waits until `pgdiode stop` asks for it, as far as the target can be reached: between two attempts no monitor
-    /// listens.
     async fn requested_to_stop(&self) {
-        loop {
-            if let Ok(mut target) = self.ends.target().await {
-                while let Ok(requested) = stop::is_requested(&mut target, &self.pipeline.name).await {
-                    if requested {
-                        return;
-                    }
-                    tokio::time::sleep(LISTEN_INTERVAL).await;
-                }
-            }
-            tokio::time::sleep(LISTEN_INTERVAL).await;
-        }
+        lifecycle::requested_to_stop(async || self.ends.target().await, &self.pipeline.name).await;
     }
 
     /// One attempt, from connecting to the end of the stream.
@@ -536,28 +472,9 @@ impl Run<'_> {
         Ok(Some(end.max(copied)))
     }
 
-    /// Best effort: the target may be what failed.
     async fn store_phase(&self, phase: Phase, error: Option<&Error>, next_in: Option<Duration>) {
-        let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quote::literal);
-        let retry_at = next_in.map_or_else(
-            || "null".to_owned(),
-            |wait| format!("pg_catalog.now() + interval '{} milliseconds'", wait.as_millis()),
-        );
-        let sql = format!(
-            "update pgdiode.pipeline set phase = {}, error = {}, hint = {}, retries = {}, retry_at = {retry_at}, doing = {},
-                    updated_at = pg_catalog.now()
-              where name = {}",
-            quote::literal(phase_word(phase)),
-            text(error.map(Error::chain).as_deref()),
-            text(error.and_then(Error::hint_text)),
-            if error.is_some() { self.retries } else { 0 },
-            text(next_in.map(|_| "waiting for the next attempt")),
-            quote::literal(&self.pipeline.name)
-        );
-        let stored = async { self.ends.target().await?.query(&sql).await };
-        if let Err(error) = stored.await {
-            tracing::debug!(error = error.chain(), "the phase could not be stored");
-        }
+        let told = Told { phase, error, retries: self.retries, next_in };
+        lifecycle::store_phase(async || self.ends.target().await, &self.pipeline.name, told).await;
     }
 }
 
