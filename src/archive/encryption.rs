@@ -55,7 +55,10 @@ impl Recipients {
 /// Public, and of no use in a log.
 impl fmt::Debug for Recipients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} recipients", self.0.len())
+        match self.0.len() {
+            1 => f.write_str("one recipient"),
+            count => write!(f, "{count} recipients"),
+        }
     }
 }
 
@@ -75,7 +78,7 @@ impl Identities {
     }
 
     /// The line that is none is told by its number: it may be most of a key.
-    fn parse(text: &Secret) -> Result<Identities, String> {
+    pub fn parse(text: &Secret) -> Result<Identities, String> {
         let lines = text.reveal().lines().enumerate();
         let keys = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         let parse = |(at, line): (usize, &str)| {

@@ -321,7 +321,7 @@ fn everything_arrives_encrypted_and_signed() {
         assert!(said.contains("intact") && said.contains("signed by  SHA256:"), "{said}");
     }
     let status = circle.reader.run(&["status"]).success();
-    assert!(status.contains("0 behind"), "{status}");
+    assert!(status.contains("0 behind, the last sealed at 20"), "{status}");
 }
 
 #[test]
@@ -589,6 +589,11 @@ fn an_archive_may_begin_to_be_encrypted_and_not_to_be_signed() {
     let ground = Ground::new();
     ground.append(&ground.writer(""), 3);
     let recipients = format!("archive.recipients = [\"{}\"]\n", ground.keys.recipient("laptop"));
+    // Encrypted once, and killed before that file was sealed: it does not go back by itself.
+    let number = ground.newest().number + 1;
+    fs::write(ground.path(&names::change_file(number, Stored::Age)), "a file of a killed writer").unwrap();
+    let said = ground.writer("").run(&["start", "--once-caught-up"]).failure(3);
+    assert!(said.contains("is encrypted, and there are no archive.recipients"), "{said}");
     ground.append(&ground.writer(&recipients), 3);
     let forms: Vec<Stored> = ground.manifests().iter().map(|manifest| Stored::of(&manifest.name)).collect();
     assert!(forms.contains(&Stored::Plain) && forms.contains(&Stored::Age), "{forms:?}");
@@ -700,6 +705,8 @@ fn keys_that_cannot_be_used_are_told() {
         let writer = ground.writer(&format!("archive.signing_key = {key:?}"));
         let told = writer.run(&["start", "--once-caught-up"]).failure(2);
         assert!(told.contains(said) && told.contains("hint:"), "{told}");
+        let checked = writer.run(&["check"]);
+        assert!(!checked.status.success() && checked.stdout.contains(said), "{checked:?}");
         assert!(!told.contains("AGE-SECRET-KEY") && !told.contains("PRIVATE KEY-----"), "{told}");
     }
     for (line, said) in [
@@ -716,6 +723,10 @@ fn keys_that_cannot_be_used_are_told() {
         assert!(told.contains(said), "{told}");
     }
     assert!(listed(&ground.archive).is_empty(), "nothing was begun");
+    let told = ground.writer(&keys.write(&["laptop", "safe"], "production")).run(&["check"]).success();
+    let public = keys.public("production");
+    let public = public.strip_suffix(" a test").unwrap();
+    assert!(told.contains("encrypted to 2 recipients") && told.contains(public), "{told}");
     // A file of recipients, with a comment.
     let file = keys.0.join("recipients");
     fs::write(&file, format!("# the laptops\n{}\n\n", keys.recipient("laptop"))).unwrap();

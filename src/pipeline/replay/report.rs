@@ -56,10 +56,15 @@ async fn of_archive(
         Some(later) => later.last().copied().or(file),
         None => stored.last_sealed,
     };
+    let last_file_sealed_at = match (shelf, last_file) {
+        (Some(shelf), Some(last)) => shelf.manifest(last).await.ok().flatten().map(|last| last.sealed),
+        _ => None,
+    };
     Ok(ArchiveStatus {
         archive: stored.archive.clone(),
         file,
         last_file,
+        last_file_sealed_at,
         files_behind: sealed.map(|later| later.len() as u64),
         last_commit_at: row.and_then(|row| row.text(0)).map(str::to_owned),
     })

@@ -48,9 +48,9 @@ pub async fn open(store: &AnyStore, spool: &Path, keys: &WriterKeys) -> Result<O
         return Err(Error::new(Kind::Difference, format!("{} belongs to another archive", head.name))
             .hint("Somebody has put it there: put back what was there."));
     }
-    if let Some(unsealed) = leftover(store, found.as_ref()).await?
-        && !keys.distrust_the_place()
-    {
+    let unsealed = leftover(store, found.as_ref()).await?;
+    if let Some(unsealed) = unsealed.filter(|_| !keys.distrust_the_place()) {
+        refuse_open(&unsealed.name, keys)?;
         found = Some(seal_leftover(store, spool, &identity, found.as_ref(), &unsealed).await?);
     }
     let claim = claim.map(|(name, bytes)| manifest::parse(&name, &bytes)).transpose()?;
@@ -67,11 +67,17 @@ pub async fn head(store: &AnyStore, keys: &WriterKeys) -> Result<Option<Head>> {
     let Some((name, bytes)) = newest_object(store).await? else { return Ok(None) };
     keys.check(&name, &bytes)?;
     let head: Head = manifest::parse(&name, &bytes)?;
-    if Stored::of(&head.name).is_encrypted() && keys.recipients.is_none() {
-        return Err(Error::refused(format!("{} is encrypted, and there are no archive.recipients", head.name))
-            .hint("What follows would lie there for anybody to read: set archive.recipients. For an archive that is not encrypted name an empty place."));
-    }
+    refuse_open(&head.name, keys)?;
     Ok(Some(head))
+}
+
+/// What follows an encrypted file is encrypted.
+fn refuse_open(name: &str, keys: &WriterKeys) -> Result<()> {
+    if keys.recipients.is_some() || !Stored::of(name).is_encrypted() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{name} is encrypted, and there are no archive.recipients"))
+        .hint("What follows would lie there for anybody to read: set archive.recipients. For an archive that is not encrypted name an empty place."))
 }
 
 async fn newest_object(store: &AnyStore) -> Result<Option<(String, Bytes)>> {
