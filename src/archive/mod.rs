@@ -13,6 +13,8 @@
 //! A change file is JSON lines (`docs/archive-format.md`): a header, then for each transaction its rows and a line that
 //! commits it, then a line that ends the file. [`line`] has their shapes, [`encode`] writes rows without parsing a value,
 //! [`decode`] reads them back to the same bytes, [`draft`] makes a file and [`reading`] checks one.
+//!
+//! What others write: [`row`] is a row of theirs, and [`wal2json`] what that plugin says, in files and on the wire.
 
 pub mod decode;
 pub mod draft;
@@ -21,7 +23,9 @@ pub mod line;
 pub mod manifest;
 pub mod names;
 pub mod reading;
+pub mod row;
 pub mod time;
+pub mod wal2json;
 
 /// The layout of archives and files that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;

@@ -1,6 +1,7 @@
 //! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod check;
 mod circle;
 mod damage;
 mod elsewhere;
@@ -8,10 +9,12 @@ mod foreign;
 mod format;
 mod kills;
 mod origin;
+mod production;
 mod pruning;
 mod replay;
 mod syncdata;
 mod through;
 mod untrusted;
 mod verbs;
+mod wal2json;
 mod writer;

@@ -32,8 +32,26 @@ pub struct Opened {
     pub claim: Option<Claim>,
 }
 
+impl Opened {
+    /// Whether the slot is the archive's: what another has let go of would be missing here.
+    pub fn knows(&self, slot: &str) -> bool {
+        self.head.is_some() || self.claim.as_ref().is_some_and(|claim| claim.slot == slot)
+    }
+}
+
 /// Reads how far the archive is. `spool` takes a file that must be looked through.
 pub async fn open(store: &AnyStore, spool: &Path) -> Result<Opened> {
+    let mut opened = look(store).await?;
+    if let Some(identity) = &opened.identity
+        && let Some(unsealed) = seal_leftover(store, spool, identity, opened.head.as_ref()).await?
+    {
+        opened.head = Some(unsealed);
+    }
+    Ok(opened)
+}
+
+/// The same, leaving everything as it is: a file may lie behind the head.
+pub async fn look(store: &AnyStore) -> Result<Opened> {
     let Some(identity) = identity(store).await? else {
         return Ok(Opened { identity: None, head: None, claim: None });
     };
@@ -41,10 +59,7 @@ pub async fn open(store: &AnyStore, spool: &Path) -> Result<Opened> {
         Some(object) => Some(read::<Claim>(store, &object.name).await?),
         None => None,
     };
-    let mut head = newest(store).await?;
-    if let Some(unsealed) = seal_leftover(store, spool, &identity, head.as_ref()).await? {
-        head = Some(unsealed);
-    }
+    let head = newest(store).await?;
     Ok(Opened { identity: Some(identity), head, claim })
 }
 
