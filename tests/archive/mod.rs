@@ -7,6 +7,7 @@ mod damage;
 mod elsewhere;
 mod foreign;
 mod format;
+mod full;
 mod kills;
 mod origin;
 mod production;

@@ -89,7 +89,8 @@ impl Options {
             Numbers::Texts => ", \"numeric-data-types-as-string\" 'on'",
             Numbers::Notices => ", \"include-not-null\" 'on'",
         });
-        if !self.sent.is_empty() {
+        // Before 2.6 a server says nothing while it passes over a large transaction, and gives the connection up.
+        if numbers == Numbers::Texts && !self.sent.is_empty() {
             let tables: Vec<String> =
                 self.sent.iter().map(|(schema, name)| format!("{schema}.{name}")).collect();
             text.push_str(&format!(", \"add-tables\" {}", quote::literal(&tables.join(","))));
@@ -314,4 +315,21 @@ impl Assembler {
 fn malformed(what: &str) -> Error {
     Error::new(Kind::Unexpected, format!("the source's wal2json sent what cannot be read: {what}"))
         .hint("Nothing of that transaction was taken. Please report this, with the version of wal2json.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_for_what_its_plugin_knows() {
+        let sent = vec![("shop".to_owned(), "*".to_owned()), ("public".to_owned(), "users".to_owned())];
+        let options = Options { wanted: Arc::new(|_| true), sent };
+        let newer = options.text(Numbers::Texts);
+        assert!(newer.ends_with("\"numeric-data-types-as-string\" 'on', \"add-tables\" 'shop.*,public.users'"), "{newer}");
+        let older = options.text(Numbers::Notices);
+        assert!(older.ends_with("\"include-not-null\" 'on'"), "{older}");
+        let unknown = Error::unexpected("option \"numeric-data-types-as-string\" = \"on\" is unknown");
+        assert!(is_older(&unknown.with_sqlstate("22023")));
+    }
 }
