@@ -127,16 +127,23 @@ pub(super) async fn take_base(pipeline: &Pipeline, progress: watch::Sender<Progr
 
 async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
     let store = Arc::new(open_store(pipeline).await?);
-    // Asked before the base's moment: what is sealed by now lies before it.
-    let Some(head) = newest(&store).await? else {
-        return Err(Error::refused(format!("{} holds no change file yet", store.display()))
-            .hint("The first start of the pipeline puts a base there: pgdiode start."));
-    };
     let origin = Origin::resolve(pipeline)?;
-    let lineage = Lineage::from(head.lineage.clone());
-    slot::check_name(&lineage, &pipeline.slot)?;
     let (mut replication, mut source) = (origin.replication().await?, origin.session().await?);
-    let lineage = slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await?;
+    let (head, lineage) = loop {
+        // Asked before the base's moment: what is sealed by now lies before it.
+        let Some(head) = newest(&store).await? else {
+            return Err(Error::refused(format!("{} holds no change file yet", store.display()))
+                .hint("The first start of the pipeline puts a base there: pgdiode start."));
+        };
+        let lineage = Lineage::from(head.lineage.clone());
+        slot::check_name(&lineage, &pipeline.slot)?;
+        match slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await {
+            Ok(lineage) => break (head, lineage),
+            // A writer that runs has sealed more meanwhile, and told the slot.
+            Err(_) if newest(&store).await?.is_some_and(|newest| newest.number > head.number) => {}
+            Err(error) => return Err(error),
+        }
+    };
     let spool = tempfile::Builder::new().prefix("base-").tempdir_in(spool_dir(pipeline)?.as_path());
     let spool = spool.map_err(|error| spool_failed(&pipeline.archive_spool_dir(), error))?;
     let claimed = Claimed { archive: head.archive.clone(), epoch: head.epoch };

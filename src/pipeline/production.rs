@@ -19,7 +19,7 @@ use crate::pipeline::setup::publication;
 use crate::pipeline::step::{Step, run_at_source, tables_sql};
 use crate::preflight::{self, Purpose};
 use crate::secret::Secret;
-use crate::source::postgres::slot;
+use crate::source::postgres::{catalog, slot};
 
 /// What is asked for beside the publication.
 #[derive(Debug, Clone, Default)]
@@ -73,11 +73,15 @@ pub(super) async fn setup(pipeline: &Pipeline, production: &Production) -> Resul
     let seen = production.seen_by_admin(pipeline);
     preflight::refuse_unsafe_origin(&seen, Purpose::Setup, false).await?;
     let work = Work::find(pipeline, production).await?;
+    let mut source = work.origin.session_for_setup().await?;
+    if work.claims && production.slot == SlotWork::Adopt {
+        refuse_older_than_publication(&mut source, pipeline).await?;
+    }
     // Before the slot: what a crash leaves behind is then known as ours.
     if work.claims {
         archiving::claim_slot(pipeline).await?;
     }
-    run_at_source(&work.steps, &mut work.origin.session_for_setup().await?).await?;
+    run_at_source(&work.steps, &mut source).await?;
     Ok(work.texts())
 }
 
@@ -150,6 +154,22 @@ async fn claims(source: &mut Session, pipeline: &Pipeline, work: SlotWork) -> Re
             .hint("Correct the key `slot`; or have it made: pgdiode setup --create-slot.")),
         (Some(_) | None, _) => Ok(true),
     }
+}
+
+/// What was written before the publication was made cannot be decoded.
+async fn refuse_older_than_publication(source: &mut Session, pipeline: &Pipeline) -> Result<()> {
+    let is_needed = pipeline.plugin == Plugin::Pgoutput;
+    if !is_needed || catalog::published(source, &pipeline.publication).await?.is_some() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the slot \"{}\" is there and the publication \"{}\" is not",
+        pipeline.slot, pipeline.publication
+    ))
+    .hint(
+        "The source cannot decode what was written before the publication was made. Name the publication that the slot is \
+         for, or choose another `slot`: pgdiode setup --create-slot.",
+    ))
 }
 
 /// The role that the writer connects as, with what it needs and lacks.

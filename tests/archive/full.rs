@@ -60,5 +60,8 @@ fn a_full_disk_leaves_nothing_half_made_at_either_side() {
     reader.run(&["start", "--once-caught-up"]).success();
     let sum = "select count(*), md5(string_agg(v, ',' order by id)) from t";
     assert_eq!(target.psql("postgres", sum), source.psql("postgres", sum));
-    assert_eq!(target.psql("postgres", "select sum(inserts), sum(conflicts) from pgdiode.relation_count"), "3000|0");
+    assert_eq!(
+        target.psql("postgres", "select sum(inserts), sum(conflicts) from pgdiode.relation_count"),
+        "3000|0"
+    );
 }

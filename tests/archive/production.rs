@@ -133,6 +133,10 @@ fn what_setup_cannot_do_is_said() {
     let elsewhere = ground.source.conninfo("postgres");
     let refused = ground.pgdiode.run(&["setup", "--admin", &elsewhere, "--create-user", "--yes"]).failure(2);
     assert!(refused.contains("is to database \"postgres\", the source is \"app\""), "{refused}");
+    // What was written before the publication was made cannot be decoded.
+    ground.source.psql("app", "select pg_create_logical_replication_slot('pgdiode_out', 'pgoutput')");
+    let refused = ground.setup(&["--adopt-slot", "--yes"]).failure(3);
+    assert!(refused.contains("the slot \"pgdiode_out\" is there and the publication"), "{refused}");
     // A role that is there gets what it lacks.
     ground
         .source

@@ -125,9 +125,7 @@ fn a_user_of_syncdata_finds_everything_again() {
     ground.once();
     ground.assert_alike("users");
     assert!(
-        ground
-            .logs("public")
-            .ends_with(", users SUCCESS 2 0000000006.json, users SUCCESS 1 0000000007.json"),
+        ground.logs("public").ends_with(", users SUCCESS 2 0000000006.json, users SUCCESS 1 0000000007.json"),
         "{}",
         ground.logs("public")
     );

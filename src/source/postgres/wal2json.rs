@@ -326,7 +326,10 @@ mod tests {
         let sent = vec![("shop".to_owned(), "*".to_owned()), ("public".to_owned(), "users".to_owned())];
         let options = Options { wanted: Arc::new(|_| true), sent };
         let newer = options.text(Numbers::Texts);
-        assert!(newer.ends_with("\"numeric-data-types-as-string\" 'on', \"add-tables\" 'shop.*,public.users'"), "{newer}");
+        assert!(
+            newer.ends_with("\"numeric-data-types-as-string\" 'on', \"add-tables\" 'shop.*,public.users'"),
+            "{newer}"
+        );
         let older = options.text(Numbers::Notices);
         assert!(older.ends_with("\"include-not-null\" 'on'"), "{older}");
         let unknown = Error::unexpected("option \"numeric-data-types-as-string\" = \"on\" is unknown");
