@@ -36,7 +36,7 @@ use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, PostgresSource, StreamOptions};
+use crate::source::postgres::stream::{Format, Plugin, PostgresSource, StreamOptions};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::apply::{self, Applier};
 use crate::target::postgres::progress::{self, RelationState, Stored};
@@ -251,7 +251,7 @@ impl Run<'_> {
             format!("update pgdiode.pipeline set slot = {slot_name}, slot_begun = true where name = {name}");
         target.query(&begun).await?;
         let database = source.one("select pg_catalog.current_database()").await?.string(0);
-        let making = slot::create(&mut replication, &self.pipeline.slot, &database);
+        let making = slot::create(&mut replication, "pgoutput", &self.pipeline.slot, &database);
         let lineage = copy::telling_who_delays(&self.ends.origin(), &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
@@ -373,7 +373,7 @@ impl Run<'_> {
         let stream = &self.pipeline.stream;
         let options = StreamOptions {
             slot: self.pipeline.slot.clone(),
-            publication: self.pipeline.publication.clone(),
+            plugin: Plugin::Pgoutput { publication: self.pipeline.publication.clone() },
             from: position.offset,
             format,
             spool_memory_max: mebibytes(stream.spool_mb),

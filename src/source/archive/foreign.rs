@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! walk.rs    names in their order; late, changed and growing files; each is fetched and hashed whole   (task)
-//! decode.rs  lines -> events: seed.rs, wal2json.rs give rows, shapes.rs gives them the target's columns (thread)
+//! decode.rs  lines -> events: seed.rs and archive/wal2json.rs give rows, shapes.rs gives them the target's columns (thread)
 //! ledger.rs  which file has which place; the target writes it down with the file's first rows
 //! ```
 //!
@@ -11,10 +11,8 @@
 
 mod decode;
 pub mod ledger;
-mod row;
 mod seed;
 pub mod shapes;
-mod wal2json;
 mod walk;
 
 use std::path::PathBuf;
@@ -89,6 +87,7 @@ impl ForeignSource {
             dialect: options.dialect,
             shapes: Shapes::new(Arc::clone(&options.tables)),
             wanted: Arc::clone(&options.wanted),
+            ledger: ledger.clone(),
         };
         let (walk, there_is_until) = Walk::begin(store, options, Arc::clone(&marks), ledger.clone()).await?;
         let flow =

@@ -8,15 +8,15 @@ use tokio::sync::mpsc;
 
 use crate::archive::names::Stored;
 use crate::archive::reading::Content;
+use crate::archive::row::{self, Row};
+use crate::archive::wal2json::{self, Depth, Said};
 use crate::change::{Event, Transaction};
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::source::archive::Wanted;
 use crate::source::archive::flow::{CHUNK_BYTES_MAX, Gone, Out};
-use crate::source::archive::foreign::ledger::{Taken, place};
-use crate::source::archive::foreign::row::{self, Row};
+use crate::source::archive::foreign::ledger::{Counted, Ledger, Taken, place};
 use crate::source::archive::foreign::shapes::Shapes;
-use crate::source::archive::foreign::wal2json::{self, Depth, Said};
 use crate::source::archive::foreign::{Dialect, seed};
 
 /// What there is to decode.
@@ -32,6 +32,8 @@ pub(super) struct Decoding {
     pub dialect: Option<Dialect>,
     pub shapes: Shapes,
     pub wanted: Wanted,
+    /// Where each file's rows are counted.
+    pub ledger: Ledger,
 }
 
 /// How a file is laid out.
@@ -88,6 +90,7 @@ fn decode(taken: &Taken, file: File, out: &mut Out, decoding: &mut Decoding) -> 
         depth: Depth::default(),
         open: None,
         reached: taken.begins_at(),
+        counted: Counted::new(),
     };
     while lines.next().map_err(|error| unreadable(&taken.name, error))? {
         if lines.line.iter().all(u8::is_ascii_whitespace) {
@@ -172,6 +175,7 @@ struct Decoder<'a> {
     open: Option<Open>,
     /// Where the last transaction ended.
     reached: Lsn,
+    counted: Counted,
 }
 
 impl Decoder<'_> {
@@ -210,7 +214,7 @@ impl Decoder<'_> {
 
     fn said(&mut self, said: Said<'_>, number: u64) -> Result<(), Failed> {
         match (said, self.open) {
-            (Said::Begin(time), None) => self.begin(Open::WithCommit(number), time),
+            (Said::Begin(begin), None) => self.begin(Open::WithCommit(number), begin.committed_at_us),
             (Said::Begin(_), Some(_)) => Err("a transaction begins inside another".to_owned().into()),
             (Said::Commit, Some(Open::WithCommit(_))) => self.commit(place(self.taken.ordinal, number)),
             (Said::Commit, _) => Err("a transaction ends that has not begun in this file".to_owned().into()),
@@ -237,6 +241,9 @@ impl Decoder<'_> {
 
     fn commit(&mut self, end: Lsn) -> Result<(), Failed> {
         (self.open, self.reached) = (None, end);
+        if end == self.taken.ends_at() {
+            self.decoding.ledger.count(self.taken, std::mem::take(&mut self.counted));
+        }
         Ok(self.out.push(Event::Commit(end))?)
     }
 
@@ -246,6 +253,10 @@ impl Decoder<'_> {
         }
         let hex_bytes = self.layout != Some(Layout::Seed);
         let change = self.decoding.shapes.change(row, hex_bytes)?;
+        match self.counted.get_mut(&row.table) {
+            Some(rows) => *rows += 1,
+            None => drop(self.counted.insert(row.table.clone(), 1)),
+        }
         Ok(self.out.push(Event::Change(change))?)
     }
 
