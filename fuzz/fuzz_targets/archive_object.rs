@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgdiode::archive::manifest::{Base, Claim, Identity, Manifest, Pruned, ReaderNote, is_whole, parse, text};
+use pgdiode::archive::manifest::{
+    Base, Claim, Identity, Manifest, Pruned, ReaderNote, is_whole, parse, text,
+};
 use pgdiode::archive::signing::{Trusted, signer_of};
 
 const NAME: &str = "meta/files/0000000001.json";
