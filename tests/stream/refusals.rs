@@ -126,6 +126,15 @@ fn a_source_that_was_put_back_is_refused() {
     assert!(said.contains("restored from a backup"), "{said}");
 }
 
+/// Starts the source, which is stopped, on a timeline of its own.
+fn promote(pair: &Pair) {
+    pair.source.configure(&[("restore_command", "false")]);
+    fs::write(pair.source.data_directory().join("recovery.signal"), "").expect("a file can be made");
+    pair.source.start_again();
+    // It answers before it is promoted, and takes no writes until then.
+    pair.source.wait_until("postgres", "select not pg_is_in_recovery()", "the promotion");
+}
+
 /// The new primary has long written past the position: only its timeline's history tells.
 #[test]
 fn a_source_promoted_before_the_position_is_refused() {
@@ -133,9 +142,7 @@ fn a_source_promoted_before_the_position_is_refused() {
     small(&pair);
     stop(pair.begin_and_copy());
     put_back(&pair, || insert_and_apply(&pair));
-    pair.source.configure(&[("restore_command", "false")]);
-    fs::write(pair.source.data_directory().join("recovery.signal"), "").expect("a file can be made");
-    pair.source.start_again();
+    promote(&pair);
     let position = pair.at_target("select lsn from pgdiode.position");
     pair.at_source("create table other (v text); insert into t values (2000, 'another history')");
     while pair.at_source(&format!("select pg_current_wal_lsn() <= '{position}'")) == "t" {
@@ -152,9 +159,7 @@ fn a_source_promoted_after_the_position_is_followed() {
     small(&pair);
     stop(pair.begin_and_copy());
     pair.source.stop_fast();
-    pair.source.configure(&[("restore_command", "false")]);
-    fs::write(pair.source.data_directory().join("recovery.signal"), "").expect("a file can be made");
-    pair.source.start_again();
+    promote(&pair);
     pair.at_source("insert into t values (2000, 'on the next timeline')");
     let running = pair.begin();
     pair.assert_alike();
