@@ -20,6 +20,7 @@ pub mod run;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
+pub mod spill;
 pub mod statistics;
 mod step;
 mod stop;

@@ -33,13 +33,13 @@ use crate::pipeline::ends::Origin;
 use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
-use crate::pipeline::run::{explained, mebibytes, start_stream};
+use crate::pipeline::run::{explained, mebibytes, start_stream, stream_options};
 use crate::plan::Plan;
 use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, StreamOptions};
+use crate::source::postgres::stream::Format;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 use crate::target::archive::{
@@ -197,7 +197,7 @@ impl Run<'_> {
             base::make_first(self.pipeline, &self.origin, &self.meter, &order, &position.lineage).await?;
         }
         let types = Arc::new(type_names(&mut source).await?);
-        let making = Making { stored: stored(self.pipeline), level: level(self.pipeline), spool };
+        let making = making(self.pipeline, spool);
         let lineage = LineageLine::from(&position.lineage);
         let target =
             ArchiveTarget::new(store, opened.head.as_ref(), claimed, lineage, making, types, position.offset);
@@ -266,24 +266,12 @@ impl Run<'_> {
     }
 
     async fn stream(&mut self, source: Session, mut target: ArchiveTarget, from: Lsn) -> Result<Stopped> {
-        let (pipeline, archive) = (self.pipeline, &self.pipeline.archive);
-        let options = StreamOptions {
-            slot: pipeline.slot.clone(),
-            publication: pipeline.publication.clone(),
-            from,
-            format: Format::Text,
-            spool_memory_max: mebibytes(pipeline.stream.spool_mb),
-            spool_directory: pipeline.stream.spool_dir(),
-        };
-        let mut stream = start_stream(&self.origin, options).await?;
+        let pipeline = self.pipeline;
+        let mut stream = start_stream(&self.origin, stream_options(pipeline, from, Format::Text)).await?;
         let patterns = pipeline.tables.clone();
         let mut plan = Plan::of_all(Box::new(move |table| patterns.match_table(table)));
-        let limits = BatchLimits {
-            bytes: mebibytes(archive.file_mb),
-            age: Duration::from_secs(archive.file_seconds.max(1)),
-            linger: Duration::from_secs(archive.file_seconds),
-            idle: Duration::from_secs(archive.idle_seconds),
-        };
+        let idle = Duration::from_secs(pipeline.archive.idle_seconds);
+        let limits = BatchLimits { idle, ..limits(pipeline) };
         let (commands, mut link) = Link::without_monitor(Arc::clone(&self.meter));
         self.meter.streams(from);
         self.streaming = Some(Instant::now());
@@ -387,6 +375,23 @@ async fn given_up(asked: &mut watch::Receiver<Option<StopReason>>, meter: &Meter
     tracing::warn!("what was not sealed in time is left to the next run");
 }
 
+/// How change files are made.
+pub(super) fn making(pipeline: &Pipeline, spool: PathBuf) -> Making {
+    Making { stored: stored(pipeline), level: level(pipeline), spool }
+}
+
+/// When a change file is ended; where nobody is idle for longer than that.
+pub(super) fn limits(pipeline: &Pipeline) -> BatchLimits {
+    let seconds = pipeline.archive.file_seconds;
+    let age = Duration::from_secs(seconds.max(1));
+    BatchLimits {
+        bytes: mebibytes(pipeline.archive.file_mb),
+        age,
+        linger: Duration::from_secs(seconds),
+        idle: age,
+    }
+}
+
 fn stored(pipeline: &Pipeline) -> Stored {
     match pipeline.archive.compression {
         Compression::None => Stored::Plain,
@@ -399,7 +404,7 @@ fn level(pipeline: &Pipeline) -> i32 {
 }
 
 /// The names of all types, so that a file explains itself.
-async fn type_names(source: &mut Session) -> Result<TypeNames> {
+pub(super) async fn type_names(source: &mut Session) -> Result<TypeNames> {
     let rows = source
         .query("select oid, pg_catalog.format_type(oid, null) from pg_catalog.pg_type where typtype <> 'c' or typrelid in (select oid from pg_catalog.pg_class where relkind = 'c')")
         .await?;

@@ -29,6 +29,7 @@ use crate::pipeline::holder;
 use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies};
+use crate::pipeline::spill::{self, Feeds, Spill};
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
@@ -89,6 +90,13 @@ struct Run<'a> {
     reached_streaming: Option<Instant>,
     /// Failed attempts since one that streamed for a while.
     retries: u64,
+}
+
+/// Where an attempt goes on.
+struct Start {
+    position: Position,
+    /// The slot has let go of some of what follows: it is in the spill.
+    is_spilled: bool,
 }
 
 /// How an attempt ended without an error.
@@ -187,13 +195,17 @@ impl Run<'_> {
         link: Link,
     ) -> Result<Attempted> {
         let carried = copy::carried(&mut source, self.pipeline).await?;
-        let position = self.find_position(&mut target, &mut source).await?;
-        self.meter.positioned(position.offset);
+        let start = self.find_position(&mut target, &mut source).await?;
+        self.meter.positioned(start.position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
         let carriage = continuity::read(&mut source, &self.pipeline.publication).await?;
         continuity::keep(&mut source, &mut target, self.pipeline, &carriage).await?;
+        let copying = async {
+            // What is spilled is drained first: what it has of a table, that table's copy will have.
+            if start.is_spilled { Ok(false) } else { self.copy_pending(&mut target, &carried).await }
+        };
         let is_partial = tokio::select! {
-            copied = self.copy_pending(&mut target, &carried) => copied?,
+            copied = copying => copied?,
             // Stopping in mid-copy is the same as crashing there.
             reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
         };
@@ -205,7 +217,7 @@ impl Run<'_> {
             // The channel is empty: this cannot wait. The pump that takes it out lives as long as the link.
             let _ = commands.send(Command::EndAt(end)).await;
         }
-        self.stream(target, rows_session, position, link).await
+        self.stream(target, rows_session, start, link).await
     }
 
     /// Says in the target who runs the pipeline.
@@ -232,14 +244,15 @@ impl Run<'_> {
     }
 
     /// Where to go on; creates the slot when there is no history yet.
-    async fn find_position(&self, target: &mut Session, source: &mut Session) -> Result<Position> {
+    async fn find_position(&self, target: &mut Session, source: &mut Session) -> Result<Start> {
         let stored = self.stored(target).await?;
         let mut replication = self.ends.replication().await?;
-        if let Some(Position { lineage, offset }) = stored.at() {
-            slot::check_name(&lineage, &self.pipeline.slot)?;
-            let lineage = slot::check_lineage(&mut replication, source, &lineage, offset).await?;
+        if let Some(at) = stored.at() {
+            slot::check_name(&at.lineage, &self.pipeline.slot)?;
+            let reaches = spill::reaches(self.pipeline, source, &at).await?;
+            let lineage = slot::check_lineage(&mut replication, source, &at.lineage, reaches).await?;
             self.store_lineage(target, &lineage, None).await?;
-            return Ok(Position { lineage, offset });
+            return Ok(Start { is_spilled: reaches > at.offset, position: Position { lineage, ..at } });
         }
         self.meter.phase(Phase::Copying, "creating the replication slot");
         if slot::read(source, &self.pipeline.slot).await?.is_some() {
@@ -255,7 +268,8 @@ impl Run<'_> {
         let lineage = copy::telling_who_delays(&self.ends.origin(), &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
-        Ok(Position { offset: lineage.consistent_point, lineage })
+        let position = Position { offset: lineage.consistent_point, lineage };
+        Ok(Start { position, is_spilled: false })
     }
 
     async fn drop_unfinished_slot(&self, target: &mut Session, replication: &mut Session) -> Result<()> {
@@ -363,23 +377,21 @@ impl Run<'_> {
         &mut self,
         mut target: Session,
         rows_session: Session,
-        position: Position,
+        Start { position, is_spilled }: Start,
         mut link: Link,
     ) -> Result<Attempted> {
         let stored = self.stored(&mut target).await?;
-        let mut plan = self.plan(&stored);
+        let mut plan = self.plan(&stored, is_spilled);
         let consistent_from = plan.consistent_from();
         let format = self.stream_format(&mut target).await?;
         let stream = &self.pipeline.stream;
-        let options = StreamOptions {
-            slot: self.pipeline.slot.clone(),
-            publication: self.pipeline.publication.clone(),
-            from: position.offset,
-            format,
-            spool_memory_max: mebibytes(stream.spool_mb),
-            spool_directory: stream.spool_dir(),
+        let options = stream_options(self.pipeline, position.offset, format);
+        let spill = Spill::of(self.pipeline, &self.ends, &self.meter, &position.lineage, &options)?;
+        let mut source = match spill {
+            None => Feeds::live(start_stream(&self.ends.origin(), options).await?, position.offset),
+            Some(spill) if is_spilled => spill.begin_spilled(position.offset).await?,
+            Some(spill) => spill.begin_live(position.offset).await?,
         };
-        let mut source = start_stream(&self.ends.origin(), options).await?;
         let on_conflict = match stream.on_conflict {
             OnConflict::Apply => apply::OnConflict::Apply,
             OnConflict::Quarantine => apply::OnConflict::Quarantine,
@@ -426,13 +438,15 @@ impl Run<'_> {
         copy::carry_sequences(&self.ends, &mut self.ends.source().await?, target).await.map(drop)
     }
 
-    fn plan(&self, stored: &Stored) -> Plan {
+    /// While there is a spill, tables that are to be copied are passed over: their copies come after it.
+    fn plan(&self, stored: &Stored, is_spilled: bool) -> Plan {
         let rules = stored.relations.iter().filter_map(|relation| {
             let rule = match (relation.state, relation.copied_at) {
                 (RelationState::Ready | RelationState::Copied, Some(at)) => {
                     Rule::Copied { at, relation: relation.source_oid }
                 }
                 (RelationState::Quarantined, _) => Rule::Quarantined,
+                _ if is_spilled => Rule::Copied { at: Lsn(u64::MAX), relation: None },
                 _ => return None,
             };
             Some((relation.table.clone(), rule))
@@ -497,6 +511,18 @@ pub(super) fn explained(pipeline: &Pipeline, error: Error) -> Error {
         );
     }
     error
+}
+
+/// How the pipeline's slot is read from a position on.
+pub(super) fn stream_options(pipeline: &Pipeline, from: Lsn, format: Format) -> StreamOptions {
+    StreamOptions {
+        slot: pipeline.slot.clone(),
+        publication: pipeline.publication.clone(),
+        from,
+        format,
+        spool_memory_max: mebibytes(pipeline.stream.spool_mb),
+        spool_directory: pipeline.stream.spool_dir(),
+    }
 }
 
 /// Starts streaming; a walsender of an earlier connection may hold the slot for a moment.

@@ -9,6 +9,8 @@ use crate::config::written;
 use crate::error::Result;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::spill;
+use crate::position::Position;
 use crate::source::postgres::slot;
 use crate::target::postgres::schema;
 
@@ -185,8 +187,12 @@ impl Survey<'_> {
                 if self.kept(slot::check_name(&lineage, &self.pipeline.slot)).is_none() {
                     return Ok(());
                 }
+                let at = Position { lineage, offset: position };
+                let reaches = spill::reaches(self.pipeline, &mut source.session, &at).await;
+                let (Some(reaches), lineage) = (self.kept(reaches), at.lineage) else { return Ok(()) };
                 let mut replication = ends.replication().await?;
-                let checked = slot::check_lineage(&mut replication, &mut source.session, &lineage, position).await;
+                let checked =
+                    slot::check_lineage(&mut replication, &mut source.session, &lineage, reaches).await;
                 if self.kept(checked).is_some() {
                     self.report.ok(format!("slot \"{}\" holds what follows {position}", lineage.slot));
                 }

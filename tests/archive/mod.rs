@@ -10,6 +10,7 @@ mod kills;
 mod origin;
 mod pruning;
 mod replay;
+mod spill;
 mod syncdata;
 mod through;
 mod untrusted;

@@ -1,0 +1,110 @@
+//! A live pipeline whose target is too slow: what the source writes goes into an archive of its own, the *spill*, so that
+//! the source can let go of its log, and is drained from there.
+//!
+//! ```text
+//! live      slot ------------------------------------------> pump -> target
+//!             the target is after_mb behind: the stream is cut, wherever it is (keeper.rs)
+//! spilled   slot -> writer.rs -> sealed files -> archive source -> pump -> target
+//!             half of that: the writer seals what it has, up to S, and ends
+//! draining                       sealed files -> archive source -> pump -> target
+//!             all up to S has been handed on
+//! live      slot, from S ----------------------------------> pump -> target; at S itself, the place is emptied
+//! ```
+//!
+//! Pump, plan and target hear nothing of it: positions are the source's either way, and `source.rs` is one source to
+//! them. Nothing new is stored that anything follows from. The slot may be confirmed beyond the target's position while
+//! sealed files hold what lies between; a start that finds it so goes on as spilled, and is refused where they do not
+//! (`place.rs`). Invariants 3 and 4 read so: the source is told what is durable at the target *or sealed and read back*.
+//!
+//! Copies wait while there is a spill: what their tables missed is in the snapshot that they are read under later.
+
+mod keeper;
+mod place;
+mod seam;
+mod source;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::pg::session::Session;
+use crate::pipeline::ends::Ends;
+use crate::pipeline::meter::Meter;
+use crate::pipeline::replay;
+use crate::position::{Lineage, Lsn, Position};
+use crate::source::postgres::slot;
+use crate::source::postgres::stream::StreamOptions;
+
+pub use place::Place;
+pub use source::Feeds;
+
+/// What a run of a pipeline that may spill has for it.
+#[derive(Clone)]
+pub(super) struct Spill {
+    pipeline: Pipeline,
+    ends: Ends,
+    place: Place,
+    meter: Arc<Meter>,
+    /// The history that the positions count in.
+    lineage: Lineage,
+    /// How the source streams to the target while all is well.
+    live: StreamOptions,
+    after_bytes: u64,
+}
+
+impl Spill {
+    /// `None` where the configuration knows of no spill.
+    pub fn of(
+        pipeline: &Pipeline,
+        ends: &Ends,
+        meter: &Arc<Meter>,
+        lineage: &Lineage,
+        live: &StreamOptions,
+    ) -> Result<Option<Spill>> {
+        let Some(place) = Place::of(pipeline)? else { return Ok(None) };
+        Ok(Some(Spill {
+            pipeline: pipeline.clone(),
+            ends: ends.clone(),
+            place,
+            meter: Arc::clone(meter),
+            lineage: lineage.clone(),
+            live: live.clone(),
+            after_bytes: pipeline.spill.after_mb << 20,
+        }))
+    }
+
+    /// Two empty directories for files on their way: into the archive, and out of it.
+    fn spool(&self) -> Result<Spool> {
+        let root = replay::spool(&self.pipeline, &self.ends.target.display())?;
+        Spool::make(root)
+    }
+}
+
+#[derive(Clone)]
+struct Spool {
+    written: PathBuf,
+    read: PathBuf,
+}
+
+impl Spool {
+    fn make(root: PathBuf) -> Result<Spool> {
+        let spool = Spool { written: root.join("written"), read: root.join("read") };
+        for directory in [&spool.written, &spool.read] {
+            std::fs::create_dir(directory)
+                .map_err(|error| crate::target::archive::spool_failed(&root, error))?;
+        }
+        Ok(spool)
+    }
+}
+
+/// Up to where what the target lacks can be had: its own position, as long as the slot has let go of nothing beyond.
+/// What it has let go of must be in the spill; [`crate::error::Kind::Refused`] where it is not.
+pub async fn reaches(pipeline: &Pipeline, source: &mut Session, stored: &Position) -> Result<Lsn> {
+    let Some(place) = Place::of(pipeline)? else { return Ok(stored.offset) };
+    match slot::read(source, &stored.lineage.slot).await? {
+        Some(slot) if slot.confirmed > stored.offset => place.covers(stored, slot.confirmed).await,
+        _ => Ok(stored.offset),
+    }
+}
