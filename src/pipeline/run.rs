@@ -111,7 +111,7 @@ impl Run<'_> {
         let mut backoff = Backoff::new(&self.pipeline.retry);
         loop {
             self.reached_streaming = None;
-            let error = match self.attempt().await {
+            let error = match Box::pin(self.attempt()).await {
                 Ok(Attempted::Stopped(stopped)) => {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(stopped);
@@ -389,8 +389,8 @@ impl Run<'_> {
         let spill = Spill::of(self.pipeline, &self.ends, &self.meter, &position.lineage, &options)?;
         let mut source = match spill {
             None => Feeds::live(start_stream(&self.ends.origin(), options).await?, position.offset),
-            Some(spill) if is_spilled => spill.begin_spilled(position.offset).await?,
-            Some(spill) => spill.begin_live(position.offset).await?,
+            Some(spill) if is_spilled => Box::pin(spill.begin_spilled(position.offset)).await?,
+            Some(spill) => Box::pin(spill.begin_live(position.offset)).await?,
         };
         let on_conflict = match stream.on_conflict {
             OnConflict::Apply => apply::OnConflict::Apply,

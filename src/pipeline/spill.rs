@@ -7,8 +7,8 @@
 //! spilled   slot -> writer.rs -> sealed files -> archive source -> pump -> target
 //!             half of that: the writer seals what it has, up to S, and ends
 //! draining                       sealed files -> archive source -> pump -> target
-//!             all up to S has been handed on
-//! live      slot, from S ----------------------------------> pump -> target; at S itself, the place is emptied
+//!             the target stands at S
+//! live      slot, from S ----------------------------------> pump -> target, and the place is emptied
 //! ```
 //!
 //! Pump, plan and target hear nothing of it: positions are the source's either way, and `source.rs` is one source to
@@ -24,7 +24,7 @@ mod seam;
 mod source;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Pipeline;
@@ -34,7 +34,7 @@ use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::replay;
 use crate::position::{Lineage, Lsn, Position};
-use crate::source::postgres::slot;
+use crate::source::postgres::slot::{self, SlotState};
 use crate::source::postgres::stream::StreamOptions;
 
 pub use place::Place;
@@ -78,7 +78,7 @@ impl Spill {
     /// Two empty directories for files on their way: into the archive, and out of it.
     fn spool(&self) -> Result<Spool> {
         let root = replay::spool(&self.pipeline, &self.ends.target.display())?;
-        Spool::make(root)
+        Spool::make(&root)
     }
 }
 
@@ -89,11 +89,11 @@ struct Spool {
 }
 
 impl Spool {
-    fn make(root: PathBuf) -> Result<Spool> {
+    fn make(root: &Path) -> Result<Spool> {
         let spool = Spool { written: root.join("written"), read: root.join("read") };
         for directory in [&spool.written, &spool.read] {
             std::fs::create_dir(directory)
-                .map_err(|error| crate::target::archive::spool_failed(&root, error))?;
+                .map_err(|error| crate::target::archive::spool_failed(root, error))?;
         }
         Ok(spool)
     }
@@ -107,4 +107,15 @@ pub async fn reaches(pipeline: &Pipeline, source: &mut Session, stored: &Positio
         Some(slot) if slot.confirmed > stored.offset => place.covers(stored, slot.confirmed).await,
         _ => Ok(stored.offset),
     }
+}
+
+/// For `status`: that the source has let go of what the target lacks, and where it is.
+pub(super) fn told(pipeline: &Pipeline, slot: &SlotState, position: Option<Lsn>) -> Option<String> {
+    let place = Place::of(pipeline).ok()??;
+    position.filter(|position| slot.confirmed > *position)?;
+    let place = place.display();
+    Some(format!(
+        "spilled: what the target lacks up to {} is in {place}; copies wait for its end",
+        slot.confirmed
+    ))
 }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{PsqlRun, Rng, Running, ground, wait_for};
+use pgdiode::archive::manifest::{Manifest, parse};
+use pgdiode::position::Lsn;
+
+use crate::harness::{PgdiodeRun, PsqlRun, Rng, Running, ground, wait_for};
 use crate::stream::{Ends, Pair, stop};
 
 /// Rows without any key would be doubled by a change applied twice; counters would be off by one lost. The sums agree
@@ -97,6 +100,16 @@ impl Ground {
         files.retain(|path| path.is_file());
         files.sort();
         files
+    }
+
+    /// Manifests, and where they are.
+    fn sealed(&self) -> Vec<(Manifest, PathBuf)> {
+        let folder = fs::read_dir(self.place.join("meta/files")).unwrap();
+        let paths = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        let mut sealed: Vec<(Manifest, PathBuf)> =
+            paths.map(|path| (parse("a manifest", &fs::read(&path).unwrap()).unwrap(), path)).collect();
+        sealed.sort_by_key(|(manifest, _)| manifest.number);
+        sealed
     }
 
     /// Live again, with nothing left behind.
@@ -200,7 +213,7 @@ fn what_the_spill_lacks_is_refused_by_name() {
     assert!(ground.is_spilled());
 
     // Without the place.
-    let without = crate::harness::PgdiodeRun::new(&format!(
+    let without = PgdiodeRun::new(&format!(
         "[pipeline.main]\nsource = \"{}\"\ntarget = \"{}\"\n",
         pair.source.conninfo("postgres"),
         pair.target.conninfo("postgres")
@@ -220,21 +233,24 @@ fn what_the_spill_lacks_is_refused_by_name() {
     fs::rename(&aside, &meta).unwrap();
 
     // Without the end of it.
-    let mut manifests: Vec<PathBuf> =
-        fs::read_dir(meta.join("files")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    manifests.sort();
-    let last = manifests.last().unwrap();
-    let text = fs::read(last).unwrap();
-    fs::remove_file(last).unwrap();
-    let file = ground.files().last().unwrap().clone();
-    let content = fs::read(&file).unwrap();
-    fs::remove_file(&file).unwrap();
+    let reached: Lsn = confirmed.parse().unwrap();
+    let sealed = ground.sealed();
+    let (last, _) = sealed.last().unwrap();
+    let end: Vec<&PathBuf> =
+        sealed.iter().filter(|(manifest, _)| manifest.to >= reached).map(|(_, path)| path).collect();
+    for path in &end {
+        fs::rename(path, path.with_extension("aside")).unwrap();
+    }
     let refused = pair.pgdiode.run(&["start", "--once-caught-up"]).failure(3);
     assert!(refused.contains("does not hold what lies between"), "{refused}");
-    fs::write(last, text).unwrap();
+    for path in &end {
+        fs::rename(path.with_extension("aside"), path).unwrap();
+    }
 
     // A file is gone, or is not what it was.
-    let name = file.file_name().unwrap().to_str().unwrap();
+    let (file, name) = (ground.place.join(&last.name), last.name.as_str());
+    let content = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
     let failed = pair.pgdiode.run(&["start", "--once-caught-up"]).failure(4);
     assert!(failed.contains(name) && failed.contains("is missing"), "{failed}");
     let mut flipped = content.clone();
@@ -255,8 +271,17 @@ fn what_the_spill_lacks_is_refused_by_name() {
 fn tables_that_change_or_join_while_there_is_a_spill_are_followed() {
     let ground = Ground::start();
     let pair = &ground.pair;
+    pair.at_source(
+        "create table swapped (id int primary key, a int); insert into swapped select n, n from generate_series(1, 9) n;
+         alter publication pgdiode_main add table swapped",
+    );
     let mut running = pair.begin_and_copy();
     let held = ground.spill(&mut running);
+    // Another column under the same name: older rows have lost their values, and no change of any row says so.
+    pair.at_source(
+        "begin; update swapped set a = a + 1; alter table swapped drop column a; alter table swapped add column a int;
+         update swapped set a = 0 where id = 1; commit",
+    );
     pair.at_source(
         "alter table counter add column note text default 'old'; update counter set note = 'new' where id = 2;
          create table joiner (id int primary key, v text); alter publication pgdiode_main add table joiner;
@@ -284,6 +309,8 @@ fn what_is_not_a_spill_is_not_touched() {
     let pair = &ground.pair;
     fs::write(ground.place.join("0000000001.json"), "somebody's").unwrap();
     let mut running = pair.begin_and_copy();
+    let found = pair.pgdiode.run(&["check"]).success();
+    assert!(found.contains("is not empty, and no spill: there is 0000000001.json"), "{found}");
     let held = ground.hold();
     ground.work(60);
     pair.at_source("call bulk(10000)");

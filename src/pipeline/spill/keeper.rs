@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(250);
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
 /// A place that could not be spilled to is not tried again before this.
 const PLACE_PAUSE: Duration = Duration::from_mins(1);
+/// What an earlier run has left is removed after this: an attempt that has just failed may still write a file.
+const TIDY_AFTER: Duration = Duration::from_secs(5);
 /// How often applied files are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a slow target is given to take a remark.
@@ -37,19 +39,13 @@ const NOTE_MAX: Duration = Duration::from_secs(5);
 
 /// Where changes come from.
 enum Stage {
-    Live(Live),
+    Live(Leashed),
     /// The writer fills the archive, the pump drains it.
     Spilled(Writer),
     /// The writer has been told to end.
     Sealing(Writer),
     /// It has ended: the pump drains the rest, up to here.
     Draining(Lsn),
-}
-
-struct Live {
-    stream: Leashed,
-    /// The end of a spill that the target has not wholly taken: it must be there.
-    needs_up_to: Option<Lsn>,
 }
 
 struct Keeper {
@@ -65,6 +61,8 @@ struct Keeper {
     asked: Option<Instant>,
     not_before: Instant,
     pruned: Instant,
+    /// When what an earlier run has left is removed.
+    tidied_at: Option<Instant>,
 }
 
 impl Spill {
@@ -73,10 +71,7 @@ impl Spill {
         let stream = start_stream(&self.ends.origin(), self.live.clone()).await?;
         let (feed, stream) = Feed::live(stream);
         self.meter.spills(None);
-        Ok(Feeds::kept(feed, from, |shared, feeds| {
-            let live = Live { stream, needs_up_to: None };
-            Keeper::new(self, shared, feeds).run(Stage::Live(live))
-        }))
+        Ok(Feeds::kept(feed, from, |shared, feeds| Keeper::new(self, shared, feeds).run(Stage::Live(stream))))
     }
 
     /// Begins with what has been spilled beyond the target's position.
@@ -127,6 +122,7 @@ impl Keeper {
             asked: None,
             not_before: now,
             pruned: now,
+            tidied_at: Some(now + TIDY_AFTER),
         }
     }
 
@@ -138,9 +134,6 @@ impl Keeper {
     }
 
     async fn keep(&mut self, mut stage: Stage) -> Result<Infallible> {
-        if let Stage::Live(Live { needs_up_to: None, .. }) = stage {
-            self.tidy().await;
-        }
         loop {
             sleep(TICK).await;
             if self.asked.is_none_or(|at| at.elapsed() >= SOURCE_INTERVAL) {
@@ -190,37 +183,22 @@ impl Keeper {
         }
     }
 
-    async fn stay_live(&mut self, mut live: Live) -> Result<Stage> {
-        if live.needs_up_to.is_some_and(|to| self.shared.confirmed() >= to) {
-            live.needs_up_to = None;
+    async fn stay_live(&mut self, stream: Leashed) -> Result<Stage> {
+        if self.tidied_at.is_some_and(|at| at <= Instant::now()) {
             self.tidy().await;
-            self.spill.meter.spills(None);
         }
         if !self.is_too_slow() || Instant::now() < self.not_before {
-            return Ok(Stage::Live(live));
+            return Ok(Stage::Live(stream));
         }
-        self.begin_spill(live).await
-    }
-
-    /// From the live stream to the archive. What cannot be spilled to is told of, and the stream stays as it is.
-    async fn begin_spill(&mut self, live: Live) -> Result<Stage> {
-        let (spool, ready) = match self.prepare(live.needs_up_to.is_some()).await {
+        let (spool, ready) = match self.prepare().await {
             Ok(prepared) => prepared,
-            Err(error) if live.needs_up_to.is_some() => return Err(error),
             Err(error) => {
                 self.cannot_spill(&error);
-                return Ok(Stage::Live(live));
+                return Ok(Stage::Live(stream));
             }
         };
-        let needed = live.needs_up_to;
-        live.stream.cut();
-        let begun: Result<_> = async {
-            let writer = ready.begin(&self.spill).await?;
-            let archive = self.spill.drain(&spool, self.shared.delivered()).await?;
-            Ok((writer, archive))
-        }
-        .await;
-        match begun {
+        stream.cut();
+        match self.begin_spill(&spool, ready).await {
             Ok((writer, archive)) => {
                 (self.marks, self.spool) = (Some(archive.marks()), Some(spool));
                 self.hand(Feed::Spilled(archive)).await;
@@ -228,23 +206,23 @@ impl Keeper {
                 self.note("the target is too slow: what the source writes goes into").await;
                 Ok(Stage::Spilled(writer))
             }
-            Err(error) if needed.is_some() => Err(error),
             Err(error) => self.give_up(&error).await,
         }
     }
 
-    async fn prepare(&self, goes_on: bool) -> Result<(Spool, Ready)> {
+    /// What can fail while the live stream goes on.
+    async fn prepare(&self) -> Result<(Spool, Ready)> {
         let spill = &self.spill;
         let spool = spill.spool()?;
-        let from = self.shared.confirmed();
-        // The slot has let go of what an unfinished one holds: that is gone on with.
-        let (store, opened) = if goes_on {
-            spill.place.resume(&spool.written).await?
-        } else {
-            spill.place.begin(&spill.lineage, &spool.written).await?
-        };
-        let ready = Ready::claim(spill, store, &opened, &spool.written, from).await?;
+        let (store, opened) = spill.place.begin(&spill.lineage, &spool.written).await?;
+        let ready = Ready::claim(spill, store, &opened, &spool.written, self.shared.confirmed()).await?;
         Ok((spool, ready))
+    }
+
+    async fn begin_spill(&self, spool: &Spool, ready: Ready) -> Result<(Writer, ArchiveSource)> {
+        let writer = ready.begin(&self.spill).await?;
+        let archive = self.spill.drain(spool, self.shared.delivered()).await?;
+        Ok((writer, archive))
     }
 
     fn cannot_spill(&mut self, error: &Error) {
@@ -260,8 +238,7 @@ impl Keeper {
     /// Nothing is sealed, so that the slot has let go of nothing that the target lacks.
     async fn give_up(&mut self, error: &Error) -> Result<Stage> {
         self.cannot_spill(error);
-        self.spill.meter.spills(None);
-        self.go_live(self.shared.confirmed(), None).await
+        self.go_live().await
     }
 
     async fn stay_spilled(&mut self, mut writer: Writer) -> Result<Stage> {
@@ -285,8 +262,9 @@ impl Keeper {
 
     async fn stay_draining(&mut self, to: Lsn) -> Result<Stage> {
         self.tell();
-        if self.shared.delivered() >= to {
-            let live = self.go_live(to, Some(to)).await?;
+        if self.shared.confirmed() >= to {
+            let live = self.go_live().await?;
+            self.tidy().await;
             self.note("the target has caught up: no more is put into").await;
             return Ok(live);
         }
@@ -302,13 +280,14 @@ impl Keeper {
         Ok(Stage::Spilled(ready.begin(&self.spill).await?))
     }
 
-    /// `from`: durable at the target, or sealed.
-    async fn go_live(&mut self, from: Lsn, needs_up_to: Option<Lsn>) -> Result<Stage> {
-        let options = StreamOptions { from, ..self.spill.live.clone() };
+    /// From where the target stands: the slot has let go of nothing beyond.
+    async fn go_live(&mut self) -> Result<Stage> {
+        let options = StreamOptions { from: self.shared.confirmed(), ..self.spill.live.clone() };
         let (feed, stream) = Feed::live(start_stream(&self.spill.ends.origin(), options).await?);
         self.marks = None;
         self.hand(feed).await;
-        Ok(Stage::Live(Live { stream, needs_up_to }))
+        self.spill.meter.spills(None);
+        Ok(Stage::Live(stream))
     }
 
     async fn hand(&self, feed: Feed) {
@@ -338,7 +317,8 @@ impl Keeper {
     }
 
     /// Removes what is drained. What stays is removed by the next one who looks.
-    async fn tidy(&self) {
+    async fn tidy(&mut self) {
+        self.tidied_at = None;
         match self.spill.place.clear(&self.spill.lineage).await {
             Ok(()) => {}
             Err(error) => tracing::warn!(

@@ -82,17 +82,12 @@ impl Place {
     }
 
     async fn store(&self) -> Result<AnyStore> {
-        AnyStore::open(&self.location, &self.options).await.map_err(|error| self.named(error))
-    }
-
-    /// Says that it is about the spill.
-    pub(super) fn named(&self, error: Error) -> Error {
-        error.context("the spill archive")
+        AnyStore::open(&self.location, &self.options).await.map_err(named)
     }
 
     /// For reading what has been spilled.
     pub(super) async fn shelf(&self) -> Result<Shelf> {
-        Shelf::open(&self.location, &self.options).await.map_err(|error| self.named(error))
+        Shelf::open(&self.location, &self.options).await.map_err(named)
     }
 
     /// Where the sealed files end; an error if they do not hold all from the target's position to that of the slot.
@@ -137,7 +132,7 @@ impl Place {
     /// Opens the spill that is there, for its writer.
     pub(super) async fn resume(&self, spool: &Path) -> Result<(Arc<AnyStore>, Opened)> {
         let store = self.store().await?;
-        let opened = open(&store, spool).await.map_err(|error| self.named(error))?;
+        let opened = open(&store, spool).await.map_err(named)?;
         Ok((Arc::new(store), opened))
     }
 
@@ -153,7 +148,7 @@ impl Place {
         };
         crate::target::archive::create(&store, MARKER, Content::Bytes(manifest::text(&marker).into()))
             .await?;
-        let opened = open(&store, spool).await.map_err(|error| self.named(error))?;
+        let opened = open(&store, spool).await.map_err(named)?;
         Ok((Arc::new(store), opened))
     }
 
@@ -162,26 +157,32 @@ impl Place {
         self.empty(&self.store().await?, lineage).await
     }
 
-    async fn empty(&self, store: &AnyStore, lineage: &Lineage) -> Result<()> {
-        let refuse = |what: String| {
-            Err(Error::refused(format!("{} {what}", self.display()))
-                .hint("A spill needs a place of its own: name an empty directory with spill.archive."))
-        };
-        match marker(store).await? {
-            Some(marker) if marker.is_of(&self.pipeline, lineage) => {}
-            Some(marker) => {
-                return refuse(format!(
-                    "holds what pipeline \"{}\" has spilled from slot \"{}\" of database \"{}\"",
-                    marker.pipeline, marker.lineage.slot, marker.lineage.database
-                ));
-            }
+    /// Whether a spill of this pipeline could go there.
+    pub async fn look(&self) -> Result<()> {
+        self.is_marked(&self.store().await?, |marker| marker.pipeline == self.pipeline).await.map(drop)
+    }
+
+    /// Whether it holds a spill of ours, or nothing at all; an error if it holds anything else.
+    async fn is_marked(&self, store: &AnyStore, is_ours: impl FnOnce(&Marker) -> bool) -> Result<bool> {
+        let what = match marker(store).await? {
+            Some(marker) if is_ours(&marker) => return Ok(true),
+            Some(marker) => format!(
+                "holds what pipeline \"{}\" has spilled from slot \"{}\" of database \"{}\"",
+                marker.pipeline, marker.lineage.slot, marker.lineage.database
+            ),
             None => {
                 let found = [store.list("", None).await?, store.list("meta", None).await?].concat();
-                return match found.first() {
-                    Some(object) => refuse(format!("is not empty, and no spill: there is {}", object.name)),
-                    None => Ok(()),
-                };
+                let Some(object) = found.first() else { return Ok(false) };
+                format!("is not empty, and no spill: there is {}", object.name)
             }
+        };
+        Err(Error::refused(format!("{} {what}", self.display()))
+            .hint("A spill needs a place of its own: name an empty directory with spill.archive."))
+    }
+
+    async fn empty(&self, store: &AnyStore, lineage: &Lineage) -> Result<()> {
+        if !self.is_marked(store, |marker| marker.is_of(&self.pipeline, lineage)).await? {
+            return Ok(());
         }
         for folder in ["", names::MANIFESTS, names::EPOCHS, names::READERS] {
             for object in store.list(folder, None).await? {
@@ -205,6 +206,11 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Says that it is about the spill.
+pub(super) fn named(error: Error) -> Error {
+    error.context("the spill archive")
 }
 
 async fn marker(store: &AnyStore) -> Result<Option<Marker>> {

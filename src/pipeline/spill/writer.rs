@@ -8,13 +8,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::archive::line::Origin as LineageLine;
-use crate::error::{Error, Result};
+use crate::config::Pipeline;
+use crate::error::{Error, Kind, Result};
 use crate::lock;
 use crate::pipeline::archiving::{limits, making, type_names};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
 use crate::pipeline::run::{explained, start_stream, stream_options};
 use crate::pipeline::spill::Spill;
+use crate::pipeline::spill::place::named;
 use crate::plan::Plan;
 use crate::position::Lsn;
 use crate::pump::{Command, Pump};
@@ -43,7 +45,7 @@ impl Ready {
         let types = Arc::new(type_names(&mut spill.ends.source().await?).await?);
         let host = lock::host_name();
         let claimed = claim(&store, opened, &pipeline.name, &pipeline.slot, &host);
-        let claimed = claimed.await.map_err(|error| spill.place.named(error))?;
+        let claimed = claimed.await.map_err(named)?;
         let head = opened.head.as_ref();
         let from = head.map_or(from, |head| head.to);
         let lineage = LineageLine::from(&spill.lineage);
@@ -59,17 +61,24 @@ impl Ready {
         let mut stream = start_stream(&spill.ends.origin(), options).await?;
         let meter = Arc::new(Meter::default());
         let (commands, mut link) = Link::without_monitor(Arc::clone(&meter));
-        let (pipeline, place) = (spill.pipeline.clone(), spill.place.clone());
+        let pipeline = spill.pipeline.clone();
         let task = tokio::spawn(async move {
             let mut plan = Plan::of_all(Box::new(|_| true));
             let limits = limits(&pipeline);
             let pump = Pump::new(&mut stream, &mut target, &mut link, &mut plan, limits, from);
-            pump.run().await.map_err(|error| place.named(explained(&pipeline, error)))?;
+            pump.run().await.map_err(|error| failed(&pipeline, error))?;
             stream.finish().await;
             Ok(())
         });
         Ok(Writer { task, commands, meter, head })
     }
+}
+
+/// Whoever runs the pipeline holds its lock: a file that another has written is of an attempt of its own, which was still
+/// at it. The next one takes it as it is.
+fn failed(pipeline: &Pipeline, error: Error) -> Error {
+    let error = named(explained(pipeline, error));
+    if error.kind() == Kind::Locked { error.with_kind(Kind::TargetUnreachable) } else { error }
 }
 
 /// A pipeline owns its tasks: dropping this ends it, which is the same as a crash.
