@@ -171,10 +171,11 @@ fn a_run_killed_at_any_moment_of_a_spill_applies_all_once() {
     for round in 0..16 {
         let held = (round % 4 != 3).then(|| ground.hold());
         ground.work(rng.u32(10..50));
-        if round % 3 == 0 {
+        let is_much = round % 3 == 0;
+        if is_much {
             ground.pair.at_source("call bulk(15000)");
         }
-        if rng.bool() && held.is_some() {
+        if is_much && held.is_some() && rng.bool() {
             let _ = wait_for(|| (ground.is_spilled() || !running.is_running()).then_some(()));
         }
         // Not slept to test anything: the moment is what is random.
