@@ -6,7 +6,8 @@
 //!                                                                            \-> broken -> backoff -> again
 //! ```
 //!
-//! Nothing is carried from one attempt to the next in memory: a retry, a restart and a crash are the same.
+//! Nothing is carried from one attempt to the next in memory: a retry, a restart and a crash are the same. Where the target
+//! stood is remembered while it is away, so that the source's log can be spilled (`spill/away.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +76,7 @@ async fn work(
         stop: stop_reason.clone(),
         reached_streaming: None,
         retries: 0,
+        streamed: None,
     };
     let work = run.until_ended();
     lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
@@ -90,6 +92,8 @@ struct Run<'a> {
     reached_streaming: Option<Instant>,
     /// Failed attempts since one that streamed for a while.
     retries: u64,
+    /// The history that an attempt of this run has streamed.
+    streamed: Option<Lineage>,
 }
 
 /// Where an attempt goes on.
@@ -136,7 +140,7 @@ impl Run<'_> {
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = self.rest(&error, wait) => {}
                 reason = self.asked_to_stop() => {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(self.stopped(reason));
@@ -147,6 +151,23 @@ impl Run<'_> {
                 }
             }
             self.meter.phase(Phase::Retrying, "connecting");
+        }
+    }
+
+    /// The pause between two attempts.
+    async fn rest(&self, error: &Error, wait: Duration) {
+        let offset = self.meter.progress(0).position.unwrap_or_default();
+        let spill =
+            self.streamed.as_ref().filter(|_| error.kind() == Kind::TargetUnreachable).map(|lineage| {
+                let options = stream_options(self.pipeline, offset, Format::Text);
+                Spill::of(self.pipeline, &self.ends, &self.meter, lineage, &options)
+            });
+        match spill {
+            Some(Ok(Some(spill))) => {
+                let is_back = async || self.ends.target().await.is_ok();
+                Box::pin(spill.while_away(offset, wait, is_back)).await;
+            }
+            _ => tokio::time::sleep(wait).await,
         }
     }
 
@@ -403,6 +424,7 @@ impl Run<'_> {
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
         self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
+        self.streamed = Some(position.lineage);
         let age = Duration::from_millis(stream.batch_ms_max);
         let limits = BatchLimits::without_delay(mebibytes(stream.batch_mb), age);
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);

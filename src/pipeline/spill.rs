@@ -16,8 +16,11 @@
 //! sealed files hold what lies between; a start that finds it so goes on as spilled, and is refused where they do not
 //! (`place.rs`). Invariants 3 and 4 read so: the source is told what is durable at the target *or sealed and read back*.
 //!
+//! A target that is away altogether is only more so: until it is back, the writer works alone (`away.rs`).
+//!
 //! Copies wait while there is a spill: what their tables missed is in the snapshot that they are read under later.
 
+mod away;
 mod keeper;
 mod place;
 mod seam;

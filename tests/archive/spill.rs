@@ -83,8 +83,9 @@ impl Ground {
     /// Holds the target and writes until the source lets go of what the target lacks.
     fn spill(&self, running: &mut Running) -> PsqlRun {
         let held = self.hold();
-        self.work(60);
+        // The target takes a part of it only: it is cut there.
         self.pair.at_source("call bulk(20000)");
+        self.work(60);
         self.wait_until_spilled(running);
         held
     }
@@ -156,8 +157,42 @@ fn a_slow_target_does_not_hold_the_sources_log() {
         ground.assert_exact();
         pair.pgdiode.run(&["verify"]).success();
     }
+    let log = running.stderr();
+    assert!(log.contains("a transaction that was cut is told again"), "no transaction was cut: {log}");
     let notes = pair.at_target("select string_agg(kind, ' ') from pgdiode.note");
     assert!(notes.starts_with("spill spill"), "{notes}");
+    stop(running);
+}
+
+/// The target's server is gone, comes back, and is gone again in the middle of the drain.
+#[test]
+fn a_target_that_is_away_does_not_hold_the_sources_log_either() {
+    let ground = Ground::start();
+    let pair = &ground.pair;
+    let mut running = pair.begin_and_copy();
+    for round in 0..3 {
+        if round == 1 {
+            // Gone while there is a spill already.
+            let held = ground.spill(&mut running);
+            pair.target.kill9();
+            assert!(held.wait().is_err(), "its server is gone");
+        } else {
+            pair.target.kill9();
+        }
+        ground.work(60);
+        pair.at_source("call bulk(20000)");
+        let written = pair.at_source("select pg_current_wal_flush_lsn()");
+        let goes_on = wait_for(|| {
+            let is_confirmed = pair.at_source(&format!("select ({SLOT}) >= '{written}'")) == "t";
+            (is_confirmed || !running.is_running()).then_some(is_confirmed)
+        });
+        assert_eq!(goes_on, Some(true), "the source keeps its log: {}", running.stderr());
+        pair.target.start_again();
+        if round != 0 {
+            ground.wait_until_drained();
+            ground.assert_exact();
+        }
+    }
     stop(running);
 }
 
@@ -170,11 +205,11 @@ fn a_run_killed_at_any_moment_of_a_spill_applies_all_once() {
     let mut met_spilled = 0;
     for round in 0..16 {
         let held = (round % 4 != 3).then(|| ground.hold());
-        ground.work(rng.u32(10..50));
         let is_much = round % 3 == 0;
         if is_much {
             ground.pair.at_source("call bulk(15000)");
         }
+        ground.work(rng.u32(10..50));
         if is_much && held.is_some() && rng.bool() {
             let _ = wait_for(|| (ground.is_spilled() || !running.is_running()).then_some(()));
         }

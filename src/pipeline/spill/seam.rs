@@ -45,6 +45,9 @@ impl Seam {
     /// From now on another feed is taken from.
     pub(super) fn joins(&mut self) {
         self.begun = None;
+        if let Some((commit, changes)) = self.inside {
+            tracing::debug!(%commit, changes, "a transaction that was cut is told again");
+        }
         self.resumes = self.inside.map_or(Resumes::No, |(commit, _)| Resumes::At(commit));
     }
 

@@ -20,7 +20,7 @@ use crate::pipeline::spill::place::named;
 use crate::plan::Plan;
 use crate::position::Lsn;
 use crate::pump::{Command, Pump};
-use crate::source::postgres::stream::Format;
+use crate::source::postgres::stream::{Format, PostgresSource};
 use crate::store::AnyStore;
 use crate::target::archive::{ArchiveTarget, Opened, claim};
 
@@ -56,9 +56,14 @@ impl Ready {
 
     /// Begins to read: the slot must be free.
     pub(super) async fn begin(self, spill: &Spill) -> Result<Writer> {
+        let options = stream_options(&spill.pipeline, self.from, Format::Text);
+        let stream = start_stream(&spill.ends.origin(), options).await?;
+        Ok(self.begin_with(spill, stream))
+    }
+
+    /// The same, with a stream that goes on from where the archive ends.
+    pub(super) fn begin_with(self, spill: &Spill, mut stream: PostgresSource) -> Writer {
         let Ready { mut target, from, head } = self;
-        let options = stream_options(&spill.pipeline, from, Format::Text);
-        let mut stream = start_stream(&spill.ends.origin(), options).await?;
         let meter = Arc::new(Meter::default());
         let (commands, mut link) = Link::without_monitor(Arc::clone(&meter));
         let pipeline = spill.pipeline.clone();
@@ -70,7 +75,7 @@ impl Ready {
             stream.finish().await;
             Ok(())
         });
-        Ok(Writer { task, commands, meter, head })
+        Writer { task, commands, meter, head }
     }
 }
 
