@@ -39,6 +39,8 @@ use crate::pipeline::replay;
 use crate::position::{Lineage, Lsn, Position};
 use crate::source::postgres::slot::{self, SlotState};
 use crate::source::postgres::stream::StreamOptions;
+use crate::store::AnyStore;
+use crate::target::archive::{Opened, spool_failed};
 
 pub use place::Place;
 pub use source::Feeds;
@@ -78,6 +80,18 @@ impl Spill {
         }))
     }
 
+    /// Opens the spill that is there, for its writer. What one that was killed has left unsealed counts from now on: the
+    /// source must have that history too.
+    async fn resume(&self, spool: &Spool) -> Result<(Arc<AnyStore>, Opened)> {
+        let (store, opened) = self.place.resume(&spool.written).await?;
+        if let Some(head) = &opened.head {
+            let (mut replication, mut source) = (self.ends.replication().await?, self.ends.source().await?);
+            let lineage = Lineage::from(head.lineage.clone());
+            slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await?;
+        }
+        Ok((store, opened))
+    }
+
     /// Two empty directories for files on their way: into the archive, and out of it.
     fn spool(&self) -> Result<Spool> {
         let root = replay::spool(&self.pipeline, &self.ends.target.display())?;
@@ -95,8 +109,7 @@ impl Spool {
     fn make(root: &Path) -> Result<Spool> {
         let spool = Spool { written: root.join("written"), read: root.join("read") };
         for directory in [&spool.written, &spool.read] {
-            std::fs::create_dir(directory)
-                .map_err(|error| crate::target::archive::spool_failed(root, error))?;
+            std::fs::create_dir(directory).map_err(|error| spool_failed(root, error))?;
         }
         Ok(spool)
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pgdiode::archive::manifest::{Manifest, parse};
 use pgdiode::position::Lsn;
 
-use crate::harness::{PgdiodeRun, PsqlRun, Rng, Running, ground, wait_for};
+use crate::harness::{BUCKET, PgdiodeRun, Proxy, PsqlRun, Rng, Running, S3Server, ground, wait_for};
 use crate::stream::{Ends, Pair, stop};
 
 /// Rows without any key would be doubled by a change applied twice; counters would be off by one lost. The sums agree
@@ -37,18 +37,19 @@ struct Ground {
 
 impl Ground {
     fn start() -> Ground {
-        Ground::start_with("")
+        let place = ground::fresh_directory("spill");
+        let archive = place.display().to_string();
+        Ground::start_at(&archive, place)
     }
 
-    /// `lines`: more of `[pipeline.main.archive]`.
-    fn start_with(lines: &str) -> Ground {
-        let place = ground::fresh_directory("spill");
+    fn start_at(archive: &str, place: PathBuf) -> Ground {
         let sections = format!(
-            "[pipeline.main.spill]\narchive = \"{}\"\nafter_mb = 1\n[pipeline.main.archive]\nfile_seconds = 0\n{lines}\n",
-            place.display()
+            "[pipeline.main.spill]\narchive = \"{archive}\"\nafter_mb = 1\n[pipeline.main.archive]\nfile_seconds = 0\ncompression = \"zstd\"\n"
         );
         let ends = Ends { stream: "batch_mb = 1", sections: sections.leak(), ..Ends::default() };
-        let pair = Pair::start(ends);
+        let mut pair = Pair::start(ends);
+        pair.pgdiode.set("AWS_ACCESS_KEY_ID", "test");
+        pair.pgdiode.set("AWS_SECRET_ACCESS_KEY", "hunter2");
         pair.at_source(TABLES);
         pair.publish("keyless, counter, ballast");
         Ground { pair, place }
@@ -60,9 +61,9 @@ impl Ground {
 
     /// Keeps the target from taking rows of `ballast`.
     fn hold(&self) -> PsqlRun {
-        let sql = "begin; lock table ballast in access exclusive mode; select pg_sleep(600)";
+        let sql = "begin; lock table ballast in exclusive mode; select pg_sleep(600)";
         let held = self.pair.target.spawn_psql("postgres", sql);
-        let is_locked = "select exists (select from pg_locks where mode = 'AccessExclusiveLock' and granted
+        let is_locked = "select exists (select from pg_locks where mode = 'ExclusiveLock' and granted
                             and relation = 'ballast'::regclass)";
         self.pair.target.wait_until("postgres", is_locked, "the lock");
         held
@@ -335,6 +336,36 @@ fn tables_that_change_or_join_while_there_is_a_spill_are_followed() {
     pair.assert_alike_now(&[]);
     assert_eq!(pair.state_of("public.joiner"), "ready");
     assert_eq!(pair.at_target("select count(*) from pgdiode.relation where state <> 'ready'"), "0");
+    stop(running);
+}
+
+/// A place in S3, behind a network that breaks before anything is spilled, and in the middle.
+#[test]
+fn a_place_that_cannot_be_reached_costs_nothing_but_time() {
+    let server = S3Server::start();
+    let proxy = Proxy::start(server.port());
+    let ground = Ground::start_at(&S3Server::location_at(proxy.port(), BUCKET), PathBuf::new());
+    let pair = &ground.pair;
+    proxy.cut();
+    let mut running = pair.begin_and_copy();
+    let held = ground.hold();
+    pair.at_source("call bulk(20000)");
+    running.wait_for_log("nothing can be spilled");
+    assert!(!ground.is_spilled());
+    ground.release(held);
+    pair.catch_up();
+    proxy.heal();
+    stop(running);
+
+    let mut running = pair.begin_and_copy();
+    let held = ground.spill(&mut running);
+    proxy.cut();
+    ground.work(60);
+    ground.release(held);
+    proxy.heal();
+    pair.catch_up();
+    pair.wait_at_target("select phase = 'streaming' from pgdiode.pipeline", "the live stream");
+    ground.assert_exact();
     stop(running);
 }
 

@@ -37,6 +37,9 @@ struct Away<'a> {
 impl Spill {
     /// The pause before the next attempt; it lasts until the target is back, if the source's log is spilled meanwhile.
     pub async fn while_away(&self, offset: Lsn, pause: Duration, is_back: impl AsyncFn() -> bool) {
+        if is_back().await {
+            return sleep(pause).await;
+        }
         let stands_at = Position { lineage: self.lineage.clone(), offset };
         let mut away =
             Away { spill: self, stands_at, source: None, writer: None, not_before: Instant::now() };
@@ -111,7 +114,7 @@ async fn begin(spill: &Spill, source: &mut Session, stands_at: &Position) -> Res
     }
     let spool = spill.spool()?;
     let (store, opened) = if from > stands_at.offset {
-        spill.place.resume(&spool.written).await?
+        spill.resume(&spool).await?
     } else {
         spill.place.begin(&spill.lineage, &spool.written).await?
     };

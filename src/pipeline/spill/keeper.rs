@@ -56,8 +56,8 @@ struct Keeper {
     spool: Option<Spool>,
     /// Of the archive that is drained.
     marks: Option<Arc<Marks>>,
-    /// How far the source's log reaches.
-    reaches: Lsn,
+    /// How far the source's log reaches, once it has said so.
+    reaches: Option<Lsn>,
     asked: Option<Instant>,
     not_before: Instant,
     pruned: Instant,
@@ -77,10 +77,10 @@ impl Spill {
     /// Begins with what has been spilled beyond the target's position.
     pub async fn begin_spilled(self, from: Lsn) -> Result<Feeds> {
         let spool = self.spool()?;
-        let (store, opened) = self.place.resume(&spool.written).await?;
+        let (store, opened) = self.resume(&spool).await?;
         let ready = Ready::claim(&self, store, &opened, &spool.written, from).await?;
-        let writer = ready.begin(&self).await?;
         let archive = self.drain(&spool, from).await?;
+        let writer = ready.begin(&self).await?;
         self.meter.spills(Some("spilled"));
         tracing::warn!(place = self.place.display(), "going on with what has been spilled");
         let marks = archive.marks();
@@ -118,7 +118,7 @@ impl Keeper {
             source: None,
             spool: None,
             marks: None,
-            reaches: Lsn::ZERO,
+            reaches: None,
             asked: None,
             not_before: now,
             pruned: now,
@@ -152,18 +152,27 @@ impl Keeper {
             Some(session) => session,
             none => none.insert(self.spill.ends.source().await?),
         };
-        self.reaches = slot::log_reaches(source).await?;
-        self.spill.meter.source_reaches(self.reaches);
+        let reaches = slot::log_reaches(source).await?;
+        self.reaches = Some(reaches);
+        self.spill.meter.source_reaches(reaches);
         Ok(())
     }
 
     /// How much of the source's log the target is behind.
-    fn behind(&self) -> u64 {
-        self.reaches.since(self.shared.confirmed())
+    fn behind(&self) -> Option<u64> {
+        self.reaches.map(|reaches| reaches.since(self.shared.confirmed()))
+    }
+
+    fn behind_mb(&self) -> u64 {
+        self.behind().unwrap_or_default() >> 20
     }
 
     fn is_too_slow(&self) -> bool {
-        self.behind() > self.spill.after_bytes
+        self.behind().is_some_and(|behind| behind > self.spill.after_bytes)
+    }
+
+    fn is_near(&self) -> bool {
+        self.behind().is_some_and(|behind| behind < self.spill.after_bytes / 2)
     }
 
     async fn step(&mut self, stage: Stage) -> Result<Stage> {
@@ -190,7 +199,7 @@ impl Keeper {
         if !self.is_too_slow() || Instant::now() < self.not_before {
             return Ok(Stage::Live(stream));
         }
-        let (spool, ready) = match self.prepare().await {
+        let (spool, ready, archive) = match self.prepare().await {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.cannot_spill(&error);
@@ -198,31 +207,26 @@ impl Keeper {
             }
         };
         stream.cut();
-        match self.begin_spill(&spool, ready).await {
-            Ok((writer, archive)) => {
-                (self.marks, self.spool) = (Some(archive.marks()), Some(spool));
-                self.hand(Feed::Spilled(archive)).await;
-                self.tell();
-                self.note("the target is too slow: what the source writes goes into").await;
-                Ok(Stage::Spilled(writer))
-            }
-            Err(error) => self.give_up(&error).await,
-        }
+        // From its first file on the slot is beyond the target: there is no way back then but to drain.
+        let writer = match ready.begin(&self.spill).await {
+            Ok(writer) => writer,
+            Err(error) => return self.give_up(&error).await,
+        };
+        (self.marks, self.spool) = (Some(archive.marks()), Some(spool));
+        self.hand(Feed::Spilled(archive)).await;
+        self.tell();
+        self.note("the target is too slow: what the source writes goes into").await;
+        Ok(Stage::Spilled(writer))
     }
 
-    /// What can fail while the live stream goes on.
-    async fn prepare(&self) -> Result<(Spool, Ready)> {
+    /// All that can fail at the place, while the live stream goes on.
+    async fn prepare(&self) -> Result<(Spool, Ready, ArchiveSource)> {
         let spill = &self.spill;
         let spool = spill.spool()?;
         let (store, opened) = spill.place.begin(&spill.lineage, &spool.written).await?;
         let ready = Ready::claim(spill, store, &opened, &spool.written, self.shared.confirmed()).await?;
-        Ok((spool, ready))
-    }
-
-    async fn begin_spill(&self, spool: &Spool, ready: Ready) -> Result<(Writer, ArchiveSource)> {
-        let writer = ready.begin(&self.spill).await?;
-        let archive = self.spill.drain(spool, self.shared.delivered()).await?;
-        Ok((writer, archive))
+        let archive = spill.drain(&spool, self.shared.delivered()).await?;
+        Ok((spool, ready, archive))
     }
 
     fn cannot_spill(&mut self, error: &Error) {
@@ -230,7 +234,7 @@ impl Keeper {
         tracing::warn!(
             error = error.chain(),
             hint = error.hint_text(),
-            behind_mb = self.behind() >> 20,
+            behind_mb = self.behind_mb(),
             "the target is too slow, and nothing can be spilled: the source keeps its log"
         );
     }
@@ -253,7 +257,7 @@ impl Keeper {
             }
             return Err(error);
         }
-        if self.behind() >= self.spill.after_bytes / 2 {
+        if !self.is_near() {
             return Ok(Stage::Spilled(writer));
         }
         writer.stop();
@@ -275,14 +279,22 @@ impl Keeper {
         let Some(spool) = &self.spool else {
             return Err(Error::unexpected("a spill is drained without a spool"));
         };
-        let (store, opened) = self.spill.place.resume(&spool.written).await?;
+        let (store, opened) = self.spill.resume(spool).await?;
         let ready = Ready::claim(&self.spill, store, &opened, &spool.written, to).await?;
         Ok(Stage::Spilled(ready.begin(&self.spill).await?))
     }
 
     /// From where the target stands: the slot has let go of nothing beyond.
     async fn go_live(&mut self) -> Result<Stage> {
-        let options = StreamOptions { from: self.shared.confirmed(), ..self.spill.live.clone() };
+        let from = self.shared.confirmed();
+        let mut source = self.spill.ends.source().await?;
+        // The server would pass over what lies between without a word.
+        if slot::read(&mut source, &self.spill.pipeline.slot).await?.is_none_or(|slot| slot.confirmed > from)
+        {
+            return Err(Error::unexpected(format!("the slot is not where the target stands, at {from}"))
+                .hint("Start again: the pipeline then looks what is there."));
+        }
+        let options = StreamOptions { from, ..self.spill.live.clone() };
         let (feed, stream) = Feed::live(start_stream(&self.spill.ends.origin(), options).await?);
         self.marks = None;
         self.hand(feed).await;
@@ -332,7 +344,7 @@ impl Keeper {
     /// A remark for `status`, if the target takes it.
     async fn note(&self, what: &str) {
         let place = self.spill.place.display();
-        tracing::warn!(place, behind_mb = self.behind() >> 20, "{what} the spill archive");
+        tracing::warn!(place, behind_mb = self.behind_mb(), "{what} the spill archive");
         let sql = format!(
             "insert into pgdiode.note (pipeline, kind, detail) values ({}, 'spill', {})",
             quote::literal(&self.spill.pipeline.name),
