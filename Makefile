@@ -7,7 +7,7 @@ SEED ?=
 HIDDEN := $(if $(wildcard scripts/bench),,bench) $(if $(wildcard src/demo.rs src/demo/mod.rs),,demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install test chaos bench demo demo-snapshot fmt lint check ci clean
+.PHONY: help build install test chaos bench demo demo-snapshot demo-archive fmt lint check ci clean
 
 help: ## this list
 	@awk -F ':.*## ' -v hidden=' $(HIDDEN) ' \
@@ -39,6 +39,12 @@ demo-snapshot: ## a replica that is replaced three times while it is read; STAY=
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
 	target/debug/pgdiode demo snapshot$(if $(STAY), --stay)
+
+demo-archive: ## production, a backup machine and two laptops; STAY=1 keeps them
+	@scripts/install demo-archive
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
+	$(CARGO) build --locked
+	target/debug/pgdiode demo archive$(if $(STAY), --stay)
 
 fmt: ## formats the code
 	$(CARGO) fmt

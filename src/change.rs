@@ -161,6 +161,24 @@ impl Tuple {
         Some(Tuple { data: data.split_to(length), columns, kinds })
     }
 
+    /// Encodes values into `room`, which many tuples share: one that is made alone takes up to twice its size, and an
+    /// allocation.
+    pub fn pack<'a>(values: impl IntoIterator<Item = Value<'a>>, room: &mut BytesMut) -> Tuple {
+        let mut columns = 0;
+        let mut kinds = Kinds::default();
+        for value in values {
+            columns += 1;
+            kinds.add(value);
+            match value {
+                Value::Null => room.put_u8(b'n'),
+                Value::Unchanged => room.put_u8(b'u'),
+                Value::Text(bytes) => put_sized(room, b't', bytes),
+                Value::Binary(bytes) => put_sized(room, b'b', bytes),
+            }
+        }
+        Tuple { data: room.split().freeze(), columns, kinds }
+    }
+
     /// Whether some value was left alone by an update and is not here.
     pub fn has_unchanged(&self) -> bool {
         self.kinds.has(Kinds::UNCHANGED)
@@ -196,20 +214,7 @@ impl Tuple {
 
 impl<'a> FromIterator<Value<'a>> for Tuple {
     fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Tuple {
-        let mut data = BytesMut::new();
-        let mut columns = 0;
-        let mut kinds = Kinds::default();
-        for value in values {
-            columns += 1;
-            kinds.add(value);
-            match value {
-                Value::Null => data.put_u8(b'n'),
-                Value::Unchanged => data.put_u8(b'u'),
-                Value::Text(bytes) => put_sized(&mut data, b't', bytes),
-                Value::Binary(bytes) => put_sized(&mut data, b'b', bytes),
-            }
-        }
-        Tuple { data: data.freeze(), columns, kinds }
+        Tuple::pack(values, &mut BytesMut::new())
     }
 }
 

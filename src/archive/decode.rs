@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -11,34 +12,35 @@ use crate::archive::line::Row;
 use crate::change::{Change, Old, Relation, ReplicaIdentity, Tuple, Value};
 use crate::error::{Error, Result};
 
-/// The change that a row of a described relation says.
-pub fn change(row: &Row<'_>, relation: &Arc<Relation>) -> Result<Change> {
+/// The change that a row of a described relation says; its values go into `room`.
+pub fn change(row: &Row<'_>, relation: &Arc<Relation>, room: &mut BytesMut) -> Result<Change> {
     let relation = Arc::clone(relation);
     let missing = |what: &str| Error::unexpected(format!("a row's \"{what}\" is missing"));
     match row.op.as_ref() {
         "INSERT" => {
-            let new = tuple(row.data.ok_or_else(|| missing("data"))?, &relation, &[], false)?;
+            let new = tuple(row.data.ok_or_else(|| missing("data"))?, &relation, &[], false, room)?;
             Ok(Change::Insert { relation, new })
         }
         "UPDATE" => {
-            let new = tuple(row.data.ok_or_else(|| missing("data"))?, &relation, &row.unchanged, false)?;
-            let old = row.old_keys.map(|keys| old(keys, &relation)).transpose()?;
+            let new =
+                tuple(row.data.ok_or_else(|| missing("data"))?, &relation, &row.unchanged, false, room)?;
+            let old = row.old_keys.map(|keys| old(keys, &relation, room)).transpose()?;
             let old = old.filter(|old| !is_same_key(old, &new, &relation));
             Ok(Change::Update { relation, old, new })
         }
         "DELETE" => {
-            let old = old(row.old_keys.ok_or_else(|| missing("old_keys"))?, &relation)?;
+            let old = old(row.old_keys.ok_or_else(|| missing("old_keys"))?, &relation, room)?;
             Ok(Change::Delete { relation, old })
         }
         other => Err(Error::unexpected(format!("\"{other}\" is no operation on a row"))),
     }
 }
 
-fn old(keys: &RawValue, relation: &Relation) -> Result<Old> {
+fn old(keys: &RawValue, relation: &Relation, room: &mut BytesMut) -> Result<Old> {
     if relation.identity == ReplicaIdentity::Full {
-        return tuple(keys, relation, &[], false).map(Old::Full);
+        return tuple(keys, relation, &[], false, room).map(Old::Full);
     }
-    tuple(keys, relation, &[], true).map(Old::Key)
+    tuple(keys, relation, &[], true, room).map(Old::Key)
 }
 
 /// An update that leaves the identity alone says so by having no old row.
@@ -50,7 +52,13 @@ fn is_same_key(old: &Old, new: &Tuple, relation: &Relation) -> bool {
 
 /// The values of an object in the order of the relation's columns. Of `keys` only the identity's are wanted; of a row all
 /// but those that are `unchanged` must be there.
-fn tuple(object: &RawValue, relation: &Relation, unchanged: &[String], keys: bool) -> Result<Tuple> {
+fn tuple(
+    object: &RawValue,
+    relation: &Relation,
+    unchanged: &[String],
+    keys: bool,
+    room: &mut BytesMut,
+) -> Result<Tuple> {
     let mut values = vec![Cell::Missing; relation.columns.len()];
     let fill = Fill { relation, values: &mut values };
     let mut json = serde_json::Deserializer::from_str(object.get());
@@ -68,7 +76,7 @@ fn tuple(object: &RawValue, relation: &Relation, unchanged: &[String], keys: boo
             }
         });
     }
-    Ok(found.into_iter().collect())
+    Ok(Tuple::pack(found, room))
 }
 
 /// A value's text as PostgreSQL printed it.
@@ -192,7 +200,8 @@ mod tests {
         assert_eq!(lines.len(), 2, "a line break in a value breaks no line: {text}");
         let relation: Relation =
             serde_json::from_str::<crate::archive::line::RelationLine>(lines[0]).unwrap().into();
-        super::change(&serde_json::from_str(lines[1]).unwrap(), &Arc::new(relation)).unwrap()
+        super::change(&serde_json::from_str(lines[1]).unwrap(), &Arc::new(relation), &mut BytesMut::new())
+            .unwrap()
     }
 
     #[derive(Debug, Clone)]
@@ -276,7 +285,8 @@ mod tests {
             (r#"{"op":"DELETE","table":"t","old_keys":{"c\"0":1,"c\"1":{"hex":"0"}}}"#, "hexadecimal"),
             (r#"{"op":"DELETE","table":"t","old_keys":{"c\"0":1,"c\"1":{"a":1}}}"#, "unknown field"),
         ] {
-            let error = change(&serde_json::from_str(line).unwrap(), &relation).unwrap_err();
+            let error =
+                change(&serde_json::from_str(line).unwrap(), &relation, &mut BytesMut::new()).unwrap_err();
             assert!(error.chain().contains(what), "{line}: {}", error.chain());
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use serde::Deserialize;
 
 use crate::archive::line::{Commit, End, Header, RelationLine, Row};
@@ -14,6 +15,9 @@ use crate::change::{Change, Relation, TableName, Transaction};
 use crate::digest::Sha256;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
+
+/// A piece of memory that many rows share.
+const ROOM_BYTES: usize = 64 * 1024;
 
 /// What a line says.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct ChangeFile<R: Read> {
     lines: Lines<R>,
     pub header: Header,
     relations: HashMap<(String, String), Arc<Relation>>,
+    /// What the rows' values are in, a piece for many of them.
+    room: BytesMut,
     current: Option<Transaction>,
     /// Read together with the beginning of its transaction.
     waiting: Option<Change>,
@@ -70,6 +76,7 @@ impl<R: Read> ChangeFile<R> {
             lines,
             header,
             relations: HashMap::new(),
+            room: BytesMut::with_capacity(ROOM_BYTES),
             current: None,
             waiting: None,
             in_transaction: 0,
@@ -113,7 +120,9 @@ impl<R: Read> ChangeFile<R> {
                 Line::Row(row) => {
                     let begun = if self.current.is_none() { Some(transaction(&row)) } else { None };
                     let begun = begun.transpose();
-                    let read = begun.and_then(|begun| Ok((begun, change(&row, &self.relations, wanted)?)));
+                    let read = begun.and_then(|begun| {
+                        Ok((begun, change(&row, &self.relations, wanted, &mut self.room)?))
+                    });
                     let (begun, change) =
                         read.map_err(|error| damaged(&self.name, number, "it is no row").because(error))?;
                     self.records += 1;
@@ -225,6 +234,7 @@ fn change(
     row: &Row<'_>,
     relations: &HashMap<(String, String), Arc<Relation>>,
     wanted: Wanted<'_>,
+    room: &mut BytesMut,
 ) -> Result<Option<Change>> {
     let described = |schema: &str, table: &str| {
         relations.get(&(schema.to_owned(), table.to_owned())).ok_or_else(|| {
@@ -251,7 +261,7 @@ fn change(
     if !wanted(&TableName::new(schema, table)) {
         return Ok(None);
     }
-    decode::change(row, described(schema, table)?).map(Some)
+    decode::change(row, described(schema, table)?, room).map(Some)
 }
 
 /// The lines of a file, hashed as they pass.

@@ -1,4 +1,4 @@
-//! `pgdiode demo`: two throw-away servers and a pipeline between them, of either kind.
+//! `pgdiode demo`: throw-away servers and pipelines between them, of each kind.
 
 use std::sync::Arc;
 
@@ -13,16 +13,20 @@ use crate::error::Result;
 ///
 /// `demo snapshot` replaces a whole replica three times while readers read it without a pause, kills one of the runs
 /// midway, and rolls back.
+///
+/// `demo archive` has production write change files to an SSH server and two laptops replay them; one laptop is closed
+/// midway, a table is spoilt and brought again, and a bit that flips on the backup machine is found.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
 Changes: nothing. The servers live in a temporary directory and on loopback ports, and are gone at the end, also after \
-Ctrl-C. Needs PostgreSQL's server programs; root runs them as the user postgres, or nobody.
+Ctrl-C. Needs PostgreSQL's server programs, and `demo archive` an SSH server's; root runs them as the user postgres, or nobody.
 
 Examples:
   pgdiode demo
   pgdiode demo --stay       then try it by hand
   pgdiode demo snapshot
+  pgdiode demo archive
 
 Ends with 0 only when both sides were found identical; `demo snapshot`, also only when every reader saw whole copies.
 
@@ -47,6 +51,8 @@ enum Shown {
     Stream,
     /// A replica that is replaced while it is read
     Snapshot,
+    /// Change files on a backup machine, and who replays them
+    Archive,
 }
 
 impl Demo {
@@ -60,6 +66,9 @@ impl Demo {
             }
             Shown::Snapshot => {
                 Box::pin(demo::snapshot::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
+            }
+            Shown::Archive => {
+                Box::pin(demo::archive::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
             }
         }
     }

@@ -5,9 +5,11 @@
 //! writers -> source server -> `pgdiode` (a child process) -> target server <- what the demo looks at
 //! ```
 //!
-//! [`stream`] shows a live pipeline, [`snapshot`] full replacement. Everything belongs to one `Stage` and is gone when
+//! [`stream`] shows a live pipeline, [`snapshot`] full replacement, [`archive`] change files. Everything belongs to one `Stage` and is gone when
 //! that is dropped, however a demo ends.
 
+pub mod archive;
+mod backup;
 mod process;
 mod readers;
 mod server;

@@ -125,12 +125,12 @@ impl Ground {
         Ok(path)
     }
 
-    fn give(&self, path: &Path) -> std::io::Result<()> {
+    pub(super) fn give(&self, path: &Path) -> std::io::Result<()> {
         self.service.map_or(Ok(()), |(user, group)| chown(path, Some(user), Some(group)))
     }
 
     /// A program of the server's, as the user that owns the server's files.
-    fn command(&self, program: &Path) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").env("PATH", std::env::var_os("PATH").unwrap_or_default());
         if let Some((user, group)) = self.service {
@@ -304,7 +304,7 @@ fn conninfo(ground: &Ground, port: u16, database: &str) -> Result<ConnInfo> {
     ConnInfo::from_parameters(parameters, &Environment::default())
 }
 
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     TcpListener::bind(("127.0.0.1", 0))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())

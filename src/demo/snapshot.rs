@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::process::Pgdiode;
 use super::readers::{LEAVES, Readers, Seen};
 use super::server::DATABASE;
-use super::stage::{Play, Stage};
+use super::stage::{Stage, identical};
 use super::{Afterwards, PATIENCE, POLL, Size, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
@@ -49,24 +49,20 @@ struct Replaced {
 
 impl Replaced {
     async fn set(size: Size, tell: Tell) -> Result<Replaced> {
-        let play = Play {
-            title: "pgdiode demo snapshot: a replica that is replaced while it is read.",
-            keys: |ground| {
-                let lock = ground.directory.join("sync.lock");
-                format!(
-                    "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\nsnapshot.lock_file = {:?}\n",
-                    lock.to_string_lossy()
-                )
-            },
-            more: EDITIONS.replace("{leaves}", &LEAVES.to_string()),
-        };
-        let stage = Stage::set(play, size, tell).await?;
+        let title = "pgdiode demo snapshot: a replica that is replaced while it is read.";
+        let editions = EDITIONS.replace("{leaves}", &LEAVES.to_string());
+        let stage = Stage::set(title, &editions, size, tell).await?;
+        let lock = stage.ground.directory.join("sync.lock");
+        stage.configure_pair(&format!(
+            "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\nsnapshot.lock_file = {:?}\n",
+            lock.to_string_lossy()
+        ))?;
         Ok(Replaced { sync: None, readers: None, seen: Seen::default(), stage })
     }
 
     async fn first_copy(&mut self) -> Result<()> {
         self.stage.step("The first copy. Nobody has been served yet.");
-        self.pgdiode(&["sync"]).await?;
+        self.stage.run(&["sync"]).await?;
         self.readers = Some(Readers::start(&self.stage.target.conninfo));
         self.stage.step("Readers are let in. From here on they read and check the replica without a pause.");
         self.await_edition(1).await
@@ -84,7 +80,7 @@ impl Replaced {
     async fn replace(&mut self, edition: i64) -> Result<()> {
         self.stage.step(&format!("Edition {edition} is published at the source, and the replica replaced."));
         self.publish(edition).await?;
-        self.pgdiode(&["sync"]).await?;
+        self.stage.run(&["sync"]).await?;
         self.await_edition(edition).await
     }
 
@@ -104,7 +100,7 @@ impl Replaced {
         self.stage.step(
             "The readers have noticed nothing. The next run drops what was left, and replaces the replica.",
         );
-        self.pgdiode(&["sync"]).await?;
+        self.stage.run(&["sync"]).await?;
         let mut session = self.stage.target.session(Side::Target).await?;
         if exists(&mut session, &shadow).await? {
             return Err(Error::unexpected(format!("\"{shadow}\" was not dropped")));
@@ -138,14 +134,14 @@ impl Replaced {
 
     async fn roll_back(&mut self) -> Result<()> {
         self.stage.step("The rollback: the copy before is still there.");
-        self.pgdiode(&["generations"]).await?;
-        self.pgdiode(&["rollback", "--reason", "the demo"]).await?;
+        self.stage.run(&["generations"]).await?;
+        self.stage.run(&["rollback", "--reason", "the demo"]).await?;
         self.await_edition(3).await?;
         self.stage.step("And forth again.");
         let mut control = self.control().await?;
         let newest = control.one("select max(number) from pgdiode.generation").await?.string(0);
         drop(control);
-        self.pgdiode(&["rollback", "--to", &newest]).await?;
+        self.stage.run(&["rollback", "--to", &newest]).await?;
         self.await_edition(4).await
     }
 
@@ -162,16 +158,7 @@ impl Replaced {
         if names(&here) != names(&there) {
             return Err(Error::new(Kind::Difference, "both sides have different tables"));
         }
-        for table in names(&here) {
-            let sql = format!(
-                "select count(*), md5(string_agg(digest, '' order by digest))
-                   from (select md5(t::text) as digest from {table} t) as rows"
-            );
-            let (ours, theirs) = (source.one(&sql).await?, replica.one(&sql).await?);
-            if (ours.text(0), ours.text(1)) != (theirs.text(0), theirs.text(1)) {
-                return Err(Error::new(Kind::Difference, format!("table {table} differs")));
-            }
-        }
+        identical(&mut source, &mut replica, &names(&here)).await?;
         let last = self.take_seen()?;
         self.seen.add(&last);
         self.stage.say(&format!("{} tables are identical", here.len()));
@@ -198,17 +185,6 @@ impl Replaced {
             self.still_well()?;
             sleep(POLL).await;
         }
-    }
-
-    /// Runs it to its end, which must be a good one.
-    async fn pgdiode(&mut self, arguments: &[&str]) -> Result<()> {
-        self.stage.say(&format!("$ pgdiode {}", arguments.join(" ")));
-        let status = self.stage.spawn(arguments)?.ended().await?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(Error::unexpected(format!("pgdiode {} ended: {status}", arguments[0]))
-            .hint("what it said stands above"))
     }
 
     /// Waits until the readers see this edition and no other, and tells what they saw until then.

@@ -1,4 +1,9 @@
-//! What both demos play on: two servers, a configuration, and writers that never stop.
+//! What the demos play on: two servers, a configuration, and writers that never stop.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -6,8 +11,8 @@ use super::process::{Pgdiode, this_program};
 use super::server::{self, DATABASE, Ground, Installation, Server};
 use super::writers::Writers;
 use super::{Size, Tell};
-use crate::error::{Error, Result};
-use crate::pg::session::Side;
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::{Session, Side};
 
 pub(super) const CONFIG_FILE: &str = "pgdiode.toml";
 pub(super) const SERVICE_FILE: &str = "pg_service.conf";
@@ -20,27 +25,19 @@ pub(super) struct Stage {
     pub(super) source: Server,
     pub(super) target: Server,
     pub(super) ground: Ground,
+    pg_dump: PathBuf,
     pub(super) size: Size,
     started: Instant,
     pub(super) tell: Tell,
 }
 
-/// What one demo adds to the stage.
-pub(super) struct Play<'a> {
-    pub(super) title: &'a str,
-    /// The pipeline's own keys, given the directory that everything lives in.
-    pub(super) keys: fn(&Ground) -> String,
-    /// SQL that adds to the source's tables.
-    pub(super) more: String,
-}
-
 impl Stage {
-    /// Starts both servers, fills the source and lets the writers in.
-    pub(super) async fn set(play: Play<'_>, size: Size, tell: Tell) -> Result<Stage> {
+    /// Starts both servers, fills the source, with what `more` adds to its tables, and lets the writers in.
+    pub(super) async fn set(title: &str, more: &str, size: Size, tell: Tell) -> Result<Stage> {
         let started = Instant::now();
         let installation = Installation::find()?;
         let ground = Ground::new()?;
-        tell(play.title);
+        tell(title);
         tell(&format!(
             "Everything lives in {} and is gone at the end; nothing else of this machine is touched.",
             ground.directory.display()
@@ -51,20 +48,60 @@ impl Stage {
             Server::start(&installation, &ground, "target")
         )?;
         tell(&format!("    source 127.0.0.1:{}, target 127.0.0.1:{}", source.port, target.port));
-        write_files(&ground, &installation, &source, &target, &(play.keys)(&ground))?;
+        let services = server::service_entry("source", &source, &ground)
+            + &server::service_entry("target", &target, &ground);
+        ground.write(SERVICE_FILE, &services).map_err(unwritten)?;
         step(
             &tell,
             started,
             &format!("Filling the source with about {} MB: accounts, wide orders, every type.", size.0),
         );
         let mut session = source.session(Side::Source).await?;
-        session.query(&(tables(size) + &play.more)).await?;
+        session.query(&(tables(size) + more)).await?;
         let held =
             session.one("select pg_size_pretty(pg_database_size(current_database()))").await?.string(0);
         tell(&format!("    the source holds {held}"));
         let writers = Writers::start(&source.conninfo, size).await?;
         tell("    six connections write to it from now on: transfers, orders, deletes, bulk updates");
-        Ok(Stage { writers, source, target, ground, size, started, tell })
+        let pg_dump = installation.program("pg_dump");
+        Ok(Stage { writers, source, target, ground, pg_dump, size, started, tell })
+    }
+
+    /// Writes the configuration of a pipeline between both servers, with these keys.
+    pub(super) fn configure_pair(&self, keys: &str) -> Result<()> {
+        self.configure(&format!(
+            "[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n{keys}"
+        ))
+    }
+
+    /// Writes the configuration: the connections in it are known by name, to `psql` too.
+    pub(super) fn configure(&self, pipelines: &str) -> Result<()> {
+        let config = format!("pg_dump = {:?}\n\n{pipelines}", self.pg_dump.to_string_lossy());
+        self.ground.write(CONFIG_FILE, &config).map(drop).map_err(unwritten)
+    }
+
+    /// Runs `pgdiode` to its end, which must be a good one. What it says is shown only if it is not.
+    pub(super) async fn run_quietly(&self, arguments: &[&str]) -> Result<()> {
+        self.say(&format!("$ pgdiode {}", arguments.join(" ")));
+        let (said, heard) = std::sync::mpsc::channel();
+        let keep: Tell = Arc::new(move |line| {
+            // The receiver lives longer than the child.
+            let _ = said.send(line.to_owned());
+        });
+        let status = Pgdiode::spawn(&self.ground, arguments, &keep)?.ended().await?;
+        if !status.success() {
+            for line in heard.try_iter() {
+                (self.tell)(&line);
+            }
+        }
+        well_ended(arguments, status)
+    }
+
+    /// The same, and all that it says is shown.
+    pub(super) async fn run(&self, arguments: &[&str]) -> Result<()> {
+        self.say(&format!("$ pgdiode {}", arguments.join(" ")));
+        let status = self.spawn(arguments)?.ended().await?;
+        well_ended(arguments, status)
     }
 
     /// Runs `pgdiode` beside the demo, until it is killed or ends.
@@ -107,25 +144,36 @@ fn tables(size: Size) -> String {
         .fold(TABLES.to_owned(), |sql, (name, number)| sql.replace(name, &number.to_string()))
 }
 
-/// Writes the pipeline's configuration, and the connections that it and `psql` know by name.
-fn write_files(
-    ground: &Ground,
-    installation: &Installation,
-    source: &Server,
-    target: &Server,
-    pipeline: &str,
+fn well_ended(arguments: &[&str], status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::unexpected(format!("pgdiode {} ended: {status}", arguments[0]))
+        .hint("what it said stands above"))
+}
+
+fn unwritten(error: io::Error) -> Error {
+    Error::unexpected("cannot write the demo's configuration").because(error)
+}
+
+/// Fails unless both databases hold the same rows in these tables, each compared by a query of its own.
+pub(super) async fn identical(
+    source: &mut Session,
+    target: &mut Session,
+    tables: &[impl AsRef<str>],
 ) -> Result<()> {
-    let services =
-        server::service_entry("source", source, ground) + &server::service_entry("target", target, ground);
-    let config = format!(
-        "pg_dump = {:?}\n\n[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n{pipeline}",
-        installation.program("pg_dump").to_string_lossy(),
-    );
-    ground
-        .write(SERVICE_FILE, &services)
-        .and_then(|_| ground.write(CONFIG_FILE, &config))
-        .map(drop)
-        .map_err(|error| Error::unexpected("cannot write the demo's configuration").because(error))
+    for table in tables {
+        let table = table.as_ref();
+        let sql = format!(
+            "select count(*), md5(string_agg(digest, '' order by digest))
+               from (select md5(t::text) as digest from {table} t) as rows"
+        );
+        let (ours, theirs) = (source.one(&sql).await?, target.one(&sql).await?);
+        if (ours.text(0), ours.text(1)) != (theirs.text(0), theirs.text(1)) {
+            return Err(Error::new(Kind::Difference, format!("table {table} differs")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

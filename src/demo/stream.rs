@@ -1,12 +1,11 @@
 //! The demo of a live pipeline: killed in the middle of a large transaction, and compared at the end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::process::Pgdiode;
-use super::stage::{Play, Stage};
+use super::stage::Stage;
 use super::{Afterwards, PATIENCE, POLL, Size, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
@@ -44,12 +43,13 @@ struct Seen {
 
 impl Live {
     async fn set(size: Size, tell: Tell) -> Result<Live> {
-        let play = Play {
-            title: "pgdiode demo: two throw-away PostgreSQL servers and a pipeline between them.",
-            keys: |ground| format!("stream.spool_dir = {:?}\n", ground.directory.to_string_lossy()),
-            more: String::new(),
-        };
-        Ok(Live { pipeline: None, stage: Stage::set(play, size, tell).await? })
+        let title = "pgdiode demo: two throw-away PostgreSQL servers and a pipeline between them.";
+        let stage = Stage::set(title, "", size, tell).await?;
+        stage.configure_pair(&format!(
+            "stream.spool_dir = {:?}\n",
+            stage.ground.directory.to_string_lossy()
+        ))?;
+        Ok(Live { pipeline: None, stage })
     }
 
     async fn first_copy(&mut self) -> Result<()> {
@@ -66,21 +66,8 @@ impl Live {
 
     async fn set_up(&mut self) -> Result<()> {
         self.stage.step("Setting up: a publication at the source, and pgdiode's own schema at the target.");
-        self.stage.say("$ pgdiode setup --yes");
-        // All its SQL is more than a demo shows; it is kept in case that it fails.
-        let (said, heard) = std::sync::mpsc::channel();
-        let keep: Tell = Arc::new(move |line| {
-            // The receiver lives longer than the child.
-            let _ = said.send(line.to_owned());
-        });
-        let status = Pgdiode::spawn(&self.stage.ground, &["setup", "--yes"], &keep)?.ended().await?;
-        if status.success() {
-            return Ok(());
-        }
-        for line in heard.try_iter() {
-            (self.stage.tell)(&line);
-        }
-        Err(Error::unexpected(format!("pgdiode setup ended: {status}")).hint("what it said stands above"))
+        // All its SQL is more than a demo shows.
+        self.stage.run_quietly(&["setup", "--yes"]).await
     }
 
     /// Looks at the target again and again, as an application there would.

@@ -13,7 +13,7 @@
 //! done again from its beginning; the next run copies only those, under a new snapshot. The stream then skips for each
 //! table what its own snapshot already showed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -160,6 +160,8 @@ pub struct Copied {
     pub is_partial: bool,
     /// Tables that have statistics already.
     pub gathered: HashSet<TableName>,
+    /// The rows of each table that one COPY has read, as the source itself counted them.
+    pub sent: HashMap<TableName, u64>,
 }
 
 /// Waits for a slot, and says in log and status for whom that waits.
@@ -259,7 +261,9 @@ pub async fn run(
     drop(held);
     let is_partial = copy.tables.iter().any(|table| table.rewritten.load(Ordering::Acquire));
     let gathered = std::mem::take(&mut *copy.gathered.lock().expect("nobody panics over a set"));
-    Ok(Copied { left_out, is_partial, gathered })
+    let in_one = copy.tables.iter().filter(|table| table.parts == [Part::Whole]);
+    let sent = in_one.map(|table| (table.source.table.clone(), table.rows.load(Ordering::Relaxed))).collect();
+    Ok(Copied { left_out, is_partial, gathered, sent })
 }
 
 /// The moment, and what keeps it in reach.

@@ -8,11 +8,10 @@ use tokio::sync::watch;
 use crate::change::TableName;
 use crate::config::SnapshotVerify;
 use crate::error::{Error, Result};
-use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::shadow_schemas::NAMING_TYPES;
-use crate::snapshot::counts::{Counting, Rows};
+use crate::snapshot::counts::{self, Rows};
 use crate::snapshot::place::{Place, not_promoted};
 use crate::snapshot::shadow::Exported;
 use crate::source::postgres::catalog::{SourceColumn, SourceTable};
@@ -29,24 +28,20 @@ pub(super) struct Content {
     pub(super) digest: Option<String>,
 }
 
-/// Begins what can be asked of the source before there is a copy, if that is to be compared.
-pub(super) fn begin(place: &Place<'_>, exported: &Exported) -> Option<Counting> {
-    let counts = place.pipeline.snapshot.verify == SnapshotVerify::Counts;
-    counts.then(|| Counting::begin(&place.ends, &exported.snapshot, &exported.tables))
-}
-
-/// Compares source and shadow at the exported moment.
+/// Compares source and shadow at the exported moment. `sent` has the rows of tables that the source counted as it sent
+/// them.
 pub(super) async fn compare(
     place: &Place<'_>,
     ends: &Ends,
     exported: &mut Exported,
-    at_source: Option<Counting>,
+    sent: &Rows,
 ) -> Result<Contents> {
-    let Some(at_source) = at_source else { return compare_digests(place, ends, exported).await };
-    // The moment must still be held open: a source that has died meanwhile may not have kept all that it showed.
-    let is_held = exported.session.one("select 1");
-    let (source, copied, _) =
-        tokio::try_join!(at_source.rows(), count_copied(ends, &exported.tables), is_held)?;
+    if place.pipeline.snapshot.verify == SnapshotVerify::Full {
+        return compare_digests(place, ends, exported).await;
+    }
+    let Exported { session, tables, .. } = exported;
+    let (source, copied) =
+        tokio::try_join!(counts::at_source(session, tables, sent), counts::at_target(ends, tables))?;
     let mut contents = Contents::new();
     for table in exported.tables.iter().map(|table| &table.table) {
         let missing = || Error::unexpected(format!("table {table} was not counted"));
@@ -58,16 +53,6 @@ pub(super) async fn compare(
         contents.insert(table.to_string(), Content { rows: copied, digest: None });
     }
     Ok(contents)
-}
-
-async fn count_copied(ends: &Ends, tables: &[SourceTable]) -> Result<Rows> {
-    let mut shadow = ends.target().await?;
-    let mut rows = Rows::new();
-    for table in tables.iter().map(|table| &table.table) {
-        let sql = format!("select pg_catalog.count(*) from only {}", quote::table(&ends.at_target(table)));
-        rows.insert(table.clone(), shadow.one(&sql).await?.get(0)?);
-    }
-    Ok(rows)
 }
 
 async fn compare_digests(place: &Place<'_>, ends: &Ends, exported: &Exported) -> Result<Contents> {

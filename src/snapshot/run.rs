@@ -16,7 +16,7 @@ use crate::pipeline::meter::Meter;
 use crate::pipeline::statistics;
 use crate::snapshot::SyncOptions;
 use crate::snapshot::audited::{Announced, Details};
-use crate::snapshot::counts::Counting;
+use crate::snapshot::counts::Rows;
 use crate::snapshot::discarded::Made;
 use crate::snapshot::generation::{Generation, Standing, generations};
 use crate::snapshot::grants::Grants;
@@ -52,8 +52,8 @@ struct Filled {
     left_out: Vec<String>,
     /// Tables that have statistics already.
     gathered: HashSet<TableName>,
-    /// Counts the source's rows, if that is to be compared.
-    counting: Option<Counting>,
+    /// The rows that the source has sent of the tables that it sent in one piece.
+    sent: Rows,
 }
 
 /// What the guards found in it.
@@ -121,7 +121,6 @@ impl<'a> Sync<'a> {
         let mut exported = shadow::export(place).await?;
         let major = exported.session.server_major();
         let schema = SchemaAhead::begin(&place.ends, place.pipeline, &exported.snapshot, major);
-        let counting = guards::begin(place, &exported);
         let taken_at = self.control.one("select clock_timestamp()").await?.string(0);
         let mut source = place.ends.source().await?;
         let (name, ends) = if place.is_by_schema() {
@@ -150,8 +149,8 @@ impl<'a> Sync<'a> {
             shadow::carry_large_objects(&mut exported.session, &mut session).await?;
         }
         shadow::refresh(&ends, &mut source, &mut session).await?;
-        let gathered = copied.gathered;
-        Ok((Filled { name, ends, taken_at, session, left_out, gathered, counting }, exported))
+        let (gathered, sent) = (copied.gathered, copied.sent);
+        Ok((Filled { name, ends, taken_at, session, left_out, gathered, sent }, exported))
     }
 
     /// Gathers statistics, looks what the swap would take out of sight, and has every guard look at the shadow.
@@ -168,7 +167,7 @@ impl<'a> Sync<'a> {
         let ((), (), contents, discarded) = tokio::try_join!(
             statistics::gather(ends, place.pipeline.copy.jobs(), &filled.gathered),
             checkpoint_early(place, will_drop),
-            guards::compare(place, ends, &mut exported, filled.counting.take()),
+            guards::compare(place, ends, &mut exported, &filled.sent),
             discarded::find(place, &self.standing, &made)
         )?;
         self.phase("checking").await?;

@@ -133,6 +133,30 @@ fn a_replica_is_replaced_while_it_is_read_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn two_laptops_replay_an_archive_and_a_flipped_bit_is_found() {
+    let place = Place::new();
+    let output = place.demo(&["archive"]).output().unwrap();
+    let told = told(&output);
+    for part in [
+        "an SSH server that lets one key in",
+        "begins with a base",
+        "Anna closes her laptop",
+        "$ pgdiode resync public.orders",
+        "the table was filled from the base and has caught up",
+        "anna: branches, tellers, accounts, pulse are identical",
+        "ben: orders, specimens, pulse are identical",
+        "damaged    0",
+        ".json, line ",
+        "Found, with the file and the line.",
+        "intact     ",
+    ] {
+        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+    }
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    place.assert_empty();
+}
+
+#[test]
 fn an_interrupted_replacement_leaves_nothing_behind() {
     let place = Place::new();
     let mut child = Running(place.demo(&["snapshot"]).spawn().unwrap());

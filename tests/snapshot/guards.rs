@@ -80,6 +80,29 @@ fn a_copy_with_other_rows_than_its_source_does_not_serve() {
     assert_eq!((ground.last_verdict().as_str(), ground.stamp().as_str()), ("not promoted", "1"));
 }
 
+/// A table that is sent in pieces is counted by itself.
+#[test]
+fn a_copy_in_pieces_with_other_rows_than_its_source_does_not_serve() {
+    let ground = Ground::new();
+    ground.source.psql(
+        "app",
+        "create table large as select i as id, repeat('x', 900) as filler from generate_series(1, 4000) i",
+    );
+    let pgdiode = ground.pgdiode("copy = { split_mb = 1, jobs = 2 }");
+    sync(&pgdiode).success();
+    assert_eq!(ground.target.psql("li", "select count(*), sum(id) from large"), "4000|8002000");
+
+    ground.source.psql(
+        "app",
+        &SPOIL
+            .replace("update public.family set a = 77 where a = 2", "delete from public.large where id = 7"),
+    );
+    let said = sync(&pgdiode).failure(4);
+    let reason =
+        "table public.large is not what it is at the source: 4000 rows at the source, 3999 in its copy";
+    assert!(said.contains(reason), "{said}");
+}
+
 /// A constraint that the source itself breaks cannot be made; parents that are not carried were the operator's decision.
 #[test]
 fn a_key_that_the_source_breaks_is_named() {
