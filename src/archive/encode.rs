@@ -170,9 +170,15 @@ impl Encoder {
     }
 
     fn describe(&mut self, relation: &Arc<Relation>, out: &mut Vec<u8>) {
-        // A source that describes it again as it was says that something else of it has changed: so does the file.
-        if self.shapes.get(&relation.id).is_some_and(|shape| Arc::ptr_eq(&shape.relation, relation)) {
-            return;
+        if let Some(shape) = self.shapes.get_mut(&relation.id) {
+            if Arc::ptr_eq(&shape.relation, relation) {
+                return;
+            }
+            if shape.relation == *relation {
+                // Compared once; by its address from now on.
+                shape.relation = Arc::clone(relation);
+                return;
+            }
         }
         put_line(out, &RelationLine::of(relation, |oid| self.types.get(&oid).cloned()));
         self.shapes.insert(relation.id, Shape::of(relation));

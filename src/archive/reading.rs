@@ -404,11 +404,10 @@ mod tests {
     /// Two transactions of the same changes.
     fn written(stored: Stored) -> Vec<u8> {
         let mut draft = Draft::begin(&header(), Arc::default());
-        let changes = changes();
         for number in 1..=2 {
             draft.transaction(transaction(number));
-            for change in &changes {
-                draft.change(change);
+            for change in changes() {
+                draft.change(&change);
             }
             draft.commit(Lsn(100 * number + 10));
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use pgdiode::archive::draft::{Draft, Press};
 use pgdiode::archive::line::{Header, Origin};
@@ -288,21 +288,17 @@ fn relation(id: u32, name: &str, identity: ReplicaIdentity, columns: &[(&str, u3
     })
 }
 
-/// Described once, as by a source whose tables do not change.
 pub fn users() -> Arc<Relation> {
-    static USERS: LazyLock<Arc<Relation>> = LazyLock::new(|| {
-        let columns = [("id", 23, true), ("name", 25, false), ("score", 1700, false)];
-        relation(16_385, "users", ReplicaIdentity::Default, &columns)
-    });
-    Arc::clone(&USERS)
+    relation(
+        16_385,
+        "users",
+        ReplicaIdentity::Default,
+        &[("id", 23, true), ("name", 25, false), ("score", 1700, false)],
+    )
 }
 
 fn orders() -> Arc<Relation> {
-    static ORDERS: LazyLock<Arc<Relation>> = LazyLock::new(|| {
-        let columns = [("id", 23, true), ("picture", 17, false)];
-        relation(16_390, "orders", ReplicaIdentity::Full, &columns)
-    });
-    Arc::clone(&ORDERS)
+    relation(16_390, "orders", ReplicaIdentity::Full, &[("id", 23, true), ("picture", 17, false)])
 }
 
 pub fn tuple(values: &[Option<&str>]) -> Tuple {
