@@ -8,6 +8,7 @@
 
 mod endpoint;
 mod file;
+mod keys;
 mod nearest;
 mod preserve;
 mod preset;
@@ -358,6 +359,20 @@ section! {
         spool_mb: u64 = 1024, Shape::Whole(8, 1_073_741_824);
         /// Whether the first start puts a base snapshot into the archive, from which a new reader begins.
         base: bool = true, Shape::Switch;
+        /// To whom a writer encrypts all rows and the schema, so that the archive's place cannot read them: recipients of
+        /// `age`, of which `age-keygen` prints one with each identity that it makes.
+        recipients: Vec<String> = Vec::new(), Shape::Texts, r#"["age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg"]"#;
+        /// A file of more recipients, one a line.
+        recipients_file: Option<PathBuf> = None, Shape::Path, r#""/etc/pgdiode/recipients""#;
+        /// With what a writer signs every manifest, so that the archive's place cannot change anything unnoticed: a private
+        /// key of ed25519, as `ssh-keygen -t ed25519 -N '' -f FILE` makes it. Refused when other users can read it.
+        signing_key: Option<PathBuf> = None, Shape::Path, r#""/etc/pgdiode/signing_key""#;
+        /// With what a reader decrypts: a file of one or more identities, as `age-keygen -o FILE` makes it. Refused when
+        /// other users can read it.
+        identity: Option<PathBuf> = None, Shape::Path, r#""/etc/pgdiode/identity""#;
+        /// Whose signature a reader asks of every manifest, one of several: lines of `.pub` files. Empty: nobody's. A writer
+        /// names the keys here that it had before.
+        signed_by: Vec<String> = Vec::new(), Shape::Texts, r#"["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"]"#;
         /// How often a reader looks for new files. 0: as soon as they are there, for a directory.
         poll_seconds: u64 = 0, Shape::Whole(0, 86_400);
         /// Who wrote the change files that a reader finds. `auto`: pgdiode, where there is a `meta/archive.json`; otherwise
@@ -635,6 +650,7 @@ impl ArchiveOptions {
             ))
             .hint("use lower-case letters, digits and _, for example control_schema = \"public\""));
         }
+        self.check_keys(at)?;
         self.time_zone().map(drop).map_err(|error| error.context(at(&["archive", "metrics_time_zone"])))
     }
 }
@@ -905,7 +921,7 @@ fn check_archives(mode: Mode, source: &Endpoint, target: &Endpoint, at: Place<'_
 }
 
 impl SpillOptions {
-    fn check(&self, mode: Mode, is_direct: bool, at: Place<'_>) -> Result<()> {
+    fn check(&self, mode: Mode, is_direct: bool, keys: &ArchiveOptions, at: Place<'_>) -> Result<()> {
         let Some(archive) = &self.archive else { return Ok(()) };
         let at = at(&["spill", "archive"]);
         if mode != Mode::Stream || !is_direct {
@@ -913,6 +929,13 @@ impl SpillOptions {
                 "{at}: only a stream from one database into another can spill"
             ))
             .hint("leave the section spill out"));
+        }
+        let is_encrypted = !keys.recipients.is_empty() || keys.recipients_file.is_some();
+        if is_encrypted && keys.identity.is_none() {
+            return Err(Error::config(format!(
+                "{at}: what is spilled is encrypted, and is to be read again here"
+            ))
+            .hint("name the file of the recipients' identity: archive.identity"));
         }
         match archive.archive(Side::Target) {
             Ok(Some(_)) => Ok(()),
@@ -964,7 +987,7 @@ impl Pipeline {
         }
         check_archives(keys.mode, &source, &target, &at)?;
         keys.archive.check(&at)?;
-        keys.spill.check(keys.mode, !source.is_archive() && !target.is_archive(), &at)?;
+        keys.spill.check(keys.mode, !source.is_archive() && !target.is_archive(), &keys.archive, &at)?;
         let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
         if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
             return Err(Error::config(format!(
@@ -1024,6 +1047,9 @@ impl Pipeline {
         let paths = [
             &mut self.stream.spool_dir,
             &mut self.archive.spool_dir,
+            &mut self.archive.recipients_file,
+            &mut self.archive.signing_key,
+            &mut self.archive.identity,
             &mut snapshot.lock_file,
             &mut snapshot.checkpoint_file,
             &mut snapshot.grants,

@@ -7,6 +7,8 @@
 //!                             --prune.rs------> what nobody needs any more
 //!                             --list.rs-------> what it holds
 //!                             --show.rs-------> a file's lines
+//!
+//! signatures.rs tells by whom the manifests are signed; without an identity what is encrypted stays closed
 //! ```
 //!
 //! Everything is read through the store and nothing is believed: each look goes on after the first thing that is wrong
@@ -20,8 +22,14 @@ mod odd;
 mod prune;
 mod pull;
 mod show;
+mod signatures;
 mod verify;
 
+use std::path::Path;
+
+use crate::archive::encryption::Identities;
+use crate::archive::keys::ReaderKeys;
+use crate::archive::signing::Trusted;
 use crate::config::Pipeline;
 use crate::error::{Error, Result, Side};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
@@ -34,6 +42,8 @@ pub use verify::{Head, VerifyOptions};
 #[derive(Debug)]
 pub struct Archive {
     store: AnyStore,
+    /// To look into what is encrypted, and to know who has signed; without them that stays open.
+    keys: ReaderKeys,
 }
 
 impl Archive {
@@ -57,7 +67,8 @@ impl Archive {
     pub async fn of(pipeline: &Pipeline) -> Result<Archive> {
         for (endpoint, side) in [(&pipeline.source, Side::Source), (&pipeline.target, Side::Target)] {
             if let Some((location, options)) = endpoint.archive(side)? {
-                return Archive::open(&location, &options).await;
+                let keys = pipeline.archive.custody_keys()?;
+                return Ok(Archive::open(&location, &options).await?.with_keys(keys));
             }
         }
         Err(Error::config(format!("pipeline \"{}\" has no archive at either end", pipeline.name))
@@ -65,7 +76,24 @@ impl Archive {
     }
 
     async fn open(location: &Location, options: &StoreOptions) -> Result<Archive> {
-        Ok(Archive { store: AnyStore::open(location, options).await? })
+        Ok(Archive { store: AnyStore::open(location, options).await?, keys: ReaderKeys::default() })
+    }
+
+    /// What is given takes the place of what a configuration says.
+    pub fn with_key_files(self, identity: Option<&Path>, signed_by: &[String]) -> Result<Archive> {
+        let identities = identity.map(Identities::load).transpose()?;
+        let signed_by = Trusted::parse(signed_by.iter().map(String::as_str))?;
+        Ok(self.with_keys(ReaderKeys { identities, signed_by }))
+    }
+
+    fn with_keys(mut self, keys: ReaderKeys) -> Archive {
+        if keys.identities.is_some() {
+            self.keys.identities = keys.identities;
+        }
+        if !keys.signed_by.is_empty() {
+            self.keys.signed_by = keys.signed_by;
+        }
+        self
     }
 
     /// Where it is, for people.

@@ -99,6 +99,7 @@ fn refusal(report: &CheckReport, pipeline: &str) -> Result<()> {
 /// What can be found wrong with the source of an archive.
 pub async fn check_origin(pipeline: &Pipeline) -> Result<CheckReport> {
     let mut survey = Survey::new(pipeline, Purpose::Check);
+    survey.keys();
     survey.origin().await?;
     Ok(survey.report)
 }
@@ -182,6 +183,17 @@ impl<'a> Survey<'a> {
 }
 
 impl Survey<'_> {
+    /// Whether an archive's keys can be used, and what its readers must be told.
+    fn keys(&mut self) {
+        let Some(keys) = self.kept(self.pipeline.archive.writer_keys()) else { return };
+        if let Some(recipients) = &keys.recipients {
+            self.report.ok(format!("the archive is encrypted to {recipients:?}"));
+        }
+        if let Some(signer) = &keys.signer {
+            self.report.ok(format!("the archive is signed by {}", signer.public()));
+        }
+    }
+
     /// The value, or its error as a finding.
     fn kept<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.report.fail(&error)).ok()

@@ -108,6 +108,8 @@ pub struct ArchiveStatus {
     pub file: Option<u64>,
     /// The last file that is sealed.
     pub last_file: Option<u64>,
+    /// When that was, RFC 3339: an old one tells that the writer rests, or that newer ones are kept back.
+    pub last_file_sealed_at: Option<String>,
     /// Sealed files that are not wholly applied; `None` where the archive cannot be reached.
     pub files_behind: Option<u64>,
     /// When the last applied transaction was committed at the origin, RFC 3339.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use age::stream::StreamWriter;
+
 use crate::archive::encode::{Encoder, TypeNames, put_line};
+use crate::archive::encryption::Recipients;
 use crate::archive::line::{End, Header};
 use crate::archive::names::Stored;
 use crate::change::{ByNumber, Change, Relation, Transaction};
@@ -123,7 +126,7 @@ pub struct Sums {
     pub stored_bytes: u64,
 }
 
-/// Where a file's bytes go: hashed, compressed if wished, hashed again.
+/// Where a file's bytes go: hashed, compressed and encrypted if wished, hashed again.
 pub struct Press<W: Write> {
     content: Sha256,
     content_bytes: u64,
@@ -131,21 +134,41 @@ pub struct Press<W: Write> {
 }
 
 enum Out<W: Write> {
-    Plain(Tally<W>),
-    Zstd(zstd::Encoder<'static, Tally<W>>),
+    Plain(Closed<W>),
+    Zstd(zstd::Encoder<'static, Closed<W>>),
+}
+
+/// What is stored, encrypted or not.
+enum Closed<W: Write> {
+    Open(Tally<W>),
+    Age(Box<StreamWriter<Tally<W>>>),
 }
 
 impl<W: Write> Press<W> {
-    /// `level` is zstd's, 0 for its default; without meaning for a plain file.
+    /// `level` is zstd's, 0 for its default; without meaning for what is not compressed.
     pub fn new(to: W, stored: Stored, level: i32) -> io::Result<Press<W>> {
+        Press::encrypting(to, stored, level, None)
+    }
+
+    /// The same for what is `stored` encrypted: to these recipients.
+    pub fn encrypting(
+        to: W,
+        stored: Stored,
+        level: i32,
+        recipients: Option<&Recipients>,
+    ) -> io::Result<Press<W>> {
         let tally = Tally { to, hash: Sha256::default(), bytes: 0 };
-        let out = match stored {
-            Stored::Plain => Out::Plain(tally),
-            Stored::Zstd => {
-                let mut encoder = zstd::Encoder::new(tally, level)?;
-                encoder.include_checksum(true)?;
-                Out::Zstd(encoder)
-            }
+        assert_eq!(stored.is_encrypted(), recipients.is_some(), "what is encrypted has recipients");
+        let closed = match recipients {
+            None => Closed::Open(tally),
+            Some(recipients) => Closed::Age(Box::new(recipients.encrypt(tally)?)),
+        };
+        let out = if stored.is_compressed() {
+            let mut encoder = zstd::Encoder::new(closed, level)?;
+            encoder.include_checksum(true)?;
+            Out::Zstd(encoder)
+        } else {
+            Out::Plain(closed)
         };
         Ok(Press { content: Sha256::default(), content_bytes: 0, out })
     }
@@ -159,18 +182,14 @@ impl<W: Write> Press<W> {
         }
     }
 
-    /// How many bytes have gone out so far.
-    pub fn stored_bytes(&self) -> u64 {
-        match &self.out {
-            Out::Plain(out) => out.bytes,
-            Out::Zstd(out) => out.get_ref().bytes,
-        }
-    }
-
     pub fn finish(self) -> io::Result<(W, Sums)> {
-        let mut tally = match self.out {
+        let closed = match self.out {
             Out::Plain(out) => out,
             Out::Zstd(out) => out.finish()?,
+        };
+        let mut tally = match closed {
+            Closed::Open(tally) => tally,
+            Closed::Age(out) => out.finish()?,
         };
         tally.flush()?;
         let sums = Sums {
@@ -180,6 +199,22 @@ impl<W: Write> Press<W> {
             stored_bytes: tally.bytes,
         };
         Ok((tally.to, sums))
+    }
+}
+
+impl<W: Write> Write for Closed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Closed::Open(to) => to.write(bytes),
+            Closed::Age(to) => to.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Closed::Open(to) => to.flush(),
+            Closed::Age(to) => to.flush(),
+        }
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Header {
     pub created: String,
     /// The program and its version.
     pub writer: String,
+    /// Where the file is encrypted: random, so that the hash of the content tells nobody what to guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<String>,
 }
 
 /// A [`Lineage`], spelled out.

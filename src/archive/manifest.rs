@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
 use crate::archive::line::{Header, Origin};
+use crate::archive::names::Stored;
+use crate::archive::signing::Signer;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -134,6 +136,8 @@ impl Manifest {
 
 /// What stands before an object's own checksum, which is its last member.
 const SUM: &str = ",\n  \"sum\": \"";
+/// What stands before its signature, the member before that, if it has one.
+const SIGNATURE: &str = ",\n  \"signature\": \"";
 
 /// Whether an object holds what was written: the checksum of all that stands before it. `None`: it has no checksum, as
 /// one that was written by other means.
@@ -172,11 +176,38 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
+/// What is signed of an object, and its signature, which may be wrong; `None`: it has none. In between and behind stands
+/// nothing that was not signed, but for the checksum: a text has no line break inside of a value.
+pub fn signed_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rfind =
+        |bytes: &[u8], part: &str| bytes.windows(part.len()).rposition(|window| window == part.as_bytes());
+    let at = rfind(bytes, SIGNATURE)?;
+    let behind = &bytes[at + SIGNATURE.len()..];
+    let end = behind.iter().position(|byte| *byte == b'"').unwrap_or(behind.len());
+    let sum = behind.get(end + 1..).and_then(|rest| rest.strip_prefix(SUM.as_bytes()));
+    // Whatever else follows, the signature does not cover it, and so is none of this object.
+    let is_last = sum.and_then(|sum| sum.strip_suffix(b"\"\n}\n")).is_some_and(is_hash);
+    Some((&bytes[..at], if is_last { &behind[..end] } else { b"" }))
+}
+
+fn is_hash(text: &[u8]) -> bool {
+    text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// As it is stored: for `jq` and for people, with a checksum of itself as its last member.
 pub fn text(object: &impl Serialize) -> Vec<u8> {
+    signed_text("", object, None)
+}
+
+/// The same, with a signature for an object of this name.
+pub fn signed_text(name: &str, object: &impl Serialize, signer: Option<&Signer>) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(object).expect("a manifest is made of texts and numbers");
     let end = text.len().checked_sub(2).filter(|end| &text[*end..] == b"\n}");
     text.truncate(end.expect("an object with members ends so"));
+    if let Some(signer) = signer {
+        let signature = signer.sign(name, &text);
+        text.extend_from_slice(format!("{SIGNATURE}{signature}\"").as_bytes());
+    }
     let sum = sha256(&text);
     text.extend_from_slice(format!("{SUM}{sum}\"\n}}\n").as_bytes());
     text
@@ -226,12 +257,26 @@ pub struct TableShape {
 /// An object of a base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
-    /// From the archive's root; ends in `.zst` when it is compressed.
+    /// From the archive's root; ends in `.zst` when it is compressed, in `.age` when it is encrypted.
     pub name: String,
-    pub content_sha256: String,
+    /// `None` where it is encrypted: a hash of few rows would tell which they are to whoever can guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_sha256: Option<String>,
     pub content_bytes: u64,
     pub stored_sha256: String,
     pub stored_bytes: u64,
+}
+
+impl Piece {
+    pub fn of(name: String, sums: Sums) -> Piece {
+        Piece {
+            content_sha256: (!Stored::of(&name).is_encrypted()).then_some(sums.content_sha256),
+            content_bytes: sums.content_bytes,
+            stored_sha256: sums.stored_sha256,
+            stored_bytes: sums.stored_bytes,
+            name,
+        }
+    }
 }
 
 /// How far a registered reader is; the one kind of object that is written over, by its reader.

@@ -12,15 +12,19 @@
 //!
 //! A change file is JSON lines (`docs/archive-format.md`): a header, then for each transaction its rows and a line that
 //! commits it, then a line that ends the file. [`line`] has their shapes, [`encode`] writes rows without parsing a value,
-//! [`decode`] reads them back to the same bytes, [`draft`] makes a file and [`reading`] checks one.
+//! [`decode`] reads them back to the same bytes, [`draft`] makes a file and [`reading`] checks one. Where the place is not
+//! to be trusted, [`encryption`] keeps it from reading and [`signing`] from changing anything; [`keys`] are for both.
 
 pub mod decode;
 pub mod draft;
 pub mod encode;
+pub mod encryption;
+pub mod keys;
 pub mod line;
 pub mod manifest;
 pub mod names;
 pub mod reading;
+pub mod signing;
 pub mod time;
 
 /// The layout of archives and files that this program writes, and the newest that it reads.

@@ -10,28 +10,68 @@ pub const READERS: &str = "meta/readers";
 pub const PRUNED: &str = "meta/pruned";
 pub const BASES: &str = "bases";
 
-/// How a change file's bytes are stored.
+/// How an object's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stored {
     #[default]
     Plain,
     Zstd,
+    /// Encrypted.
+    Age,
+    /// Compressed, then encrypted.
+    ZstdAge,
+}
+
+impl Stored {
+    pub const ALL: [Stored; 4] = [Stored::Plain, Stored::Zstd, Stored::Age, Stored::ZstdAge];
+
+    /// By an object's name.
+    pub fn of(name: &str) -> Stored {
+        let is = |stored: &Stored| *stored != Stored::Plain && name.ends_with(stored.suffix());
+        // The longest suffix first.
+        Stored::ALL.into_iter().rev().find(is).unwrap_or_default()
+    }
+
+    /// What it adds to a name.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Stored::Plain => "",
+            Stored::Zstd => ".zst",
+            Stored::Age => ".age",
+            Stored::ZstdAge => ".zst.age",
+        }
+    }
+
+    pub fn is_compressed(self) -> bool {
+        matches!(self, Stored::Zstd | Stored::ZstdAge)
+    }
+
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Stored::Age | Stored::ZstdAge)
+    }
+
+    #[must_use]
+    pub fn encrypted(self) -> Stored {
+        if self.is_compressed() { Stored::ZstdAge } else { Stored::Age }
+    }
 }
 
 pub fn change_file(number: u64, stored: Stored) -> String {
-    match stored {
-        Stored::Plain => format!("{number:0DIGITS$}.json"),
-        Stored::Zstd => format!("{number:0DIGITS$}.json.zst"),
-    }
+    format!("{number:0DIGITS$}.json{}", stored.suffix())
+}
+
+/// A change file that a writer puts beside one of the same number, which was left there without a manifest and which it
+/// cannot vouch for.
+pub fn superseding_file(number: u64, epoch: u64, stored: Stored) -> String {
+    format!("{number:0DIGITS$}-{epoch:0DIGITS$}.json{}", stored.suffix())
 }
 
 /// The number of a change file of ours, and how it is stored; `None` for any other name.
 pub fn parse_change_file(name: &str) -> Option<(u64, Stored)> {
-    let (digits, stored) = match name.strip_suffix(".json.zst") {
-        Some(digits) => (digits, Stored::Zstd),
-        None => (name.strip_suffix(".json")?, Stored::Plain),
-    };
-    Some((parse_number(digits)?, stored))
+    let stored = Stored::of(name);
+    let stem = name.strip_suffix(stored.suffix())?.strip_suffix(".json")?;
+    let (digits, epoch) = stem.split_once('-').map_or((stem, None), |(digits, epoch)| (digits, Some(epoch)));
+    epoch.is_none_or(|epoch| parse_number(epoch).is_some()).then_some((parse_number(digits)?, stored))
 }
 
 pub fn manifest(number: u64) -> String {
@@ -78,14 +118,24 @@ mod tests {
 
     #[test]
     fn names_tell_their_numbers() {
-        for stored in [Stored::Plain, Stored::Zstd] {
+        for stored in Stored::ALL {
             assert_eq!(parse_change_file(&change_file(42, stored)), Some((42, stored)));
+            assert_eq!(parse_change_file(&superseding_file(42, 7, stored)), Some((42, stored)));
         }
+        assert_eq!(superseding_file(42, 7, Stored::ZstdAge), "0000000042-0000000007.json.zst.age");
         assert_eq!(change_file(42, Stored::Plain), "0000000042.json");
         assert_eq!(parse_numbered(&manifest(7)), Some(7));
         assert_eq!(parse_numbered(&epoch(7)), Some(7));
         assert_eq!(parse_numbered(&base(7)), Some(7));
-        for other in ["42.json", "changes.json", "0000000000.json", "0000000042.jsonl", "+000000042.json"] {
+        for other in [
+            "42.json",
+            "changes.json",
+            "0000000000.json",
+            "0000000042.jsonl",
+            "+000000042.json",
+            "0000000042-7.json",
+            "0000000042-.json",
+        ] {
             assert_eq!(parse_change_file(other), None, "{other}");
         }
     }

@@ -53,6 +53,7 @@ pub struct ChangeFile<R: Read> {
 }
 
 impl<R: Read> ChangeFile<R> {
+    /// `from` gives the file decrypted; whether it is compressed is for here.
     pub fn open(name: &str, stored: Stored, from: R) -> Result<ChangeFile<R>> {
         let mut lines = Lines::new(stored, from).map_err(|error| unreadable(name, 0, error))?;
         let first = lines.next().map_err(|error| unreadable(name, 1, error))?;
@@ -296,7 +297,7 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// The content of an object, decompressed where it is stored so, counted and hashed as it passes.
+/// The content of an object that is decrypted already: decompressed where it is stored so, counted and hashed as it passes.
 pub struct Content<R: Read> {
     from: Bytes<R>,
     hash: Sha256,
@@ -305,9 +306,10 @@ pub struct Content<R: Read> {
 
 impl<R: Read> Content<R> {
     pub fn new(stored: Stored, from: R) -> io::Result<Content<R>> {
-        let from = match stored {
-            Stored::Plain => Bytes::Plain(from),
-            Stored::Zstd => Bytes::Zstd(Box::new(zstd::Decoder::new(from)?)),
+        let from = if stored.is_compressed() {
+            Bytes::Zstd(Box::new(zstd::Decoder::new(from)?))
+        } else {
+            Bytes::Plain(from)
         };
         Ok(Content { from, hash: Sha256::default(), bytes: 0 })
     }
@@ -374,6 +376,7 @@ mod tests {
             },
             created: "2026-02-05T10:30:00Z".into(),
             writer: "test".into(),
+            salt: None,
         }
     }
 

@@ -6,6 +6,8 @@ mod prune;
 mod show;
 mod verify;
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::{Global, output};
@@ -55,14 +57,21 @@ struct Place {
     /// Where the archive is; without it, the archive of the pipeline
     #[arg(value_name = "LOCATION")]
     location: Option<String>,
+    /// Look into what is encrypted with the identities of this file
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// By whom manifests must be signed: the line of a .pub file; may be repeated
+    #[arg(long, value_name = "KEY")]
+    signed_by: Vec<String>,
 }
 
 impl Place {
     async fn open(&self, global: &Global) -> Result<Archive> {
-        match &self.location {
-            Some(location) => Archive::at(location).await,
-            None => Archive::of(&global.pipeline()?).await,
-        }
+        let archive = match &self.location {
+            Some(location) => Archive::at(location).await?,
+            None => Archive::of(&global.pipeline()?).await?,
+        };
+        archive.with_key_files(self.identity.as_deref(), &self.signed_by)
     }
 }
 

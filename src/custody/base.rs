@@ -3,9 +3,12 @@
 use std::io::{self, BufRead as _, BufReader, Read};
 
 use super::pull::Tally;
+use crate::archive::encryption::{self, Identities};
 use crate::archive::manifest::Piece;
 use crate::archive::names::Stored;
 use crate::archive::reading::Content;
+use crate::custody::file::cause;
+use crate::error::Kind;
 use crate::status::archive::Finding;
 
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -15,23 +18,45 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub struct CheckedPiece {
     pub findings: Vec<Finding>,
     pub rows: u64,
+    /// It is encrypted, and not to those who look: its hash alone was checked.
+    pub is_closed: bool,
 }
 
 /// Reads it to its end. `columns` is how many values each row must have; `None` for what is no rows.
-pub fn check(piece: &Piece, columns: Option<usize>, from: impl Read) -> CheckedPiece {
-    let is_compressed = std::path::Path::new(&piece.name).extension().is_some_and(|end| end == "zst");
-    let form = if is_compressed { Stored::Zstd } else { Stored::Plain };
+pub fn check(
+    piece: &Piece,
+    columns: Option<usize>,
+    identities: Option<&Identities>,
+    from: impl Read,
+) -> CheckedPiece {
+    let form = Stored::of(&piece.name);
     let mut stored = Tally::new(from);
     let mut checked = CheckedPiece::default();
-    let content = rows(piece, form, columns, &mut stored, &mut checked);
+    let content = match encryption::open(&piece.name, form, identities, &mut stored) {
+        Ok(content) => rows(piece, form, columns, content, &mut checked),
+        Err(error) if error.kind() == Kind::Refused => {
+            checked.is_closed = true;
+            None
+        }
+        Err(error) => {
+            checked
+                .findings
+                .push(Finding::of(&piece.name, format!("it cannot be decrypted: {}", cause(&error))));
+            None
+        }
+    };
     let Ok(stored) = stored.finish() else { return checked };
     if !checked.findings.is_empty() {
         return checked;
     }
     let is_stored = stored == (piece.stored_sha256.clone(), piece.stored_bytes);
-    let is_written = content.is_some_and(|sums| sums == (piece.content_sha256.clone(), piece.content_bytes));
+    let is_written = checked.is_closed
+        || content.is_some_and(|(sha256, bytes)| {
+            piece.content_sha256.as_ref().is_none_or(|known| *known == sha256) && bytes == piece.content_bytes
+        });
     let what = match (is_stored, is_written) {
         (true, true) => return checked,
+        (false, true) if checked.is_closed => "it is not stored as the base's manifest says",
         (false, true) => {
             "it is not stored as the base's manifest says, though what it holds is what was written"
         }
@@ -48,7 +73,7 @@ fn rows(
     piece: &Piece,
     form: Stored,
     columns: Option<usize>,
-    stored: &mut impl Read,
+    stored: impl Read,
     checked: &mut CheckedPiece,
 ) -> Option<(String, u64)> {
     let unreadable = |line: u64, error: &io::Error| Finding {

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::de::DeserializeOwned;
 
+use crate::archive::keys::ReaderKeys;
 use crate::archive::manifest::{self, Base, Claim, Identity, Manifest, Pruned, ReaderNote};
 use crate::archive::names::{self, Stored};
+use crate::custody::signatures::Signatures;
 use crate::error::Result;
 use crate::status::archive::Finding;
 use crate::status::text::several;
@@ -34,6 +36,7 @@ pub struct Catalogue {
     pub findings: Vec<Finding>,
     /// What need not be.
     pub notes: Vec<Finding>,
+    pub signatures: Signatures,
 }
 
 /// What there is of a number.
@@ -82,8 +85,8 @@ impl File {
 
 impl Catalogue {
     /// Reads all small objects and lists the others.
-    pub async fn read(store: &impl Store) -> Result<Catalogue> {
-        let mut catalogue = Catalogue::default();
+    pub async fn read(store: &impl Store, keys: &ReaderKeys) -> Result<Catalogue> {
+        let mut catalogue = Catalogue { signatures: Signatures::of(keys), ..Catalogue::default() };
         let identity: Read<Identity> = catalogue.object(store, names::IDENTITY).await?;
         if let Read::Absent = identity {
             catalogue.find(names::IDENTITY, "it is missing: is this an archive of pgdiode?");
@@ -104,6 +107,7 @@ impl Catalogue {
         catalogue.is_beginning_unknown = matches!(pruned.values().next_back(), Some(Read::Damaged));
         catalogue.pruned = pruned.into_values().filter_map(|pruned| pruned.whole().cloned()).next_back();
         catalogue.strangers(store).await?;
+        catalogue.check_signatures();
         catalogue.check_chain();
         catalogue.check_claims();
         catalogue.check_bases();
@@ -147,7 +151,10 @@ impl Catalogue {
     fn parsed<T: DeserializeOwned>(&mut self, name: &str, bytes: Option<&[u8]>) -> Read<T> {
         let Some(bytes) = bytes else { return Read::Absent };
         let what = match (manifest::is_whole(bytes), manifest::parse(name, bytes)) {
-            (Some(true), Ok(object)) => return Read::Whole(Box::new(object)),
+            (Some(true), Ok(object)) => match self.signatures.look(name, bytes) {
+                None => return Read::Whole(Box::new(object)),
+                Some(finding) => finding.what,
+            },
             (Some(true), Err(error)) => error.chain(),
             (Some(false), _) => "its checksum does not agree: it is not what was written".to_owned(),
             (None, _) => "it has no checksum: it is not what was written".to_owned(),
@@ -258,6 +265,18 @@ impl Catalogue {
         Ok(())
     }
 
+    fn check_signatures(&mut self) {
+        let archive = self.identity.as_ref().map(|identity| &identity.archive);
+        let newest = self
+            .claims
+            .last_key_value()
+            .filter(|(_, claim)| claim.whole().is_some_and(|claim| Some(&claim.archive) == archive));
+        let newest = newest.map(|(number, _)| names::epoch(*number));
+        let (findings, note) = self.signatures.conclude(newest.as_deref());
+        self.findings.extend(findings);
+        self.notes.extend(note);
+    }
+
     /// Whether the files lead without a gap from the first that is left to the newest.
     fn check_chain(&mut self) {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
@@ -294,7 +313,7 @@ impl Catalogue {
                 }
                 continue;
             };
-            self.check_manifest(*number, manifest, file, &mut findings);
+            self.check_manifest(*number, manifest, file, &mut findings, &mut notes);
             let is_ours = self.identity.as_ref().is_none_or(|identity| identity.archive == manifest.archive);
             if let (Some(before), true) = (before, is_ours)
                 && let Err(error) = manifest.follows(before)
@@ -310,7 +329,14 @@ impl Catalogue {
     }
 
     /// A manifest against the names and sizes that are there.
-    fn check_manifest(&self, number: u64, manifest: &Manifest, file: &File, findings: &mut Vec<Finding>) {
+    fn check_manifest(
+        &self,
+        number: u64,
+        manifest: &Manifest,
+        file: &File,
+        findings: &mut Vec<Finding>,
+        notes: &mut Vec<Finding>,
+    ) {
         let own = names::manifest(number);
         if let Some(identity) = self.identity.as_ref().filter(|identity| identity.archive != manifest.archive)
         {
@@ -330,7 +356,13 @@ impl Catalogue {
             }
             Some(_) => {}
         }
-        for (other, _) in file.objects.iter().filter(|(object, _)| object.name != manifest.name) {
+        for (other, stored) in file.objects.iter().filter(|(object, _)| object.name != manifest.name) {
+            // What its writer cannot vouch for it passes over.
+            if self.signatures.is_signed() || stored.is_encrypted() {
+                let what = format!("it was never sealed: {} has its number", manifest.name);
+                notes.push(Finding::of(&other.name, what));
+                continue;
+            }
             let what = format!("it has the number of {}, which is the one that was sealed", manifest.name);
             findings.push(Finding::of(&other.name, what));
         }

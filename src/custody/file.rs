@@ -5,11 +5,12 @@ use std::io::Read;
 
 use super::pull::Tally;
 use crate::archive::draft::Counted;
+use crate::archive::encryption::{self, Identities};
 use crate::archive::line::{End, Header};
 use crate::archive::manifest::Manifest;
 use crate::archive::names::Stored;
 use crate::archive::reading::{ChangeFile, Item};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::status::archive::Finding;
 
 /// Lines of one file that are named; one that lost a whole block has thousands.
@@ -32,13 +33,26 @@ pub struct Checked {
     pub counted: Counted,
     /// It does not hold what was sealed, and every line can be read.
     pub is_unexplained: bool,
+    /// It is encrypted, and not to those who look: its hash alone was checked.
+    pub is_closed: bool,
 }
 
 /// Reads it to its end.
-pub fn check(expected: &Expected, from: impl Read) -> Checked {
+pub fn check(expected: &Expected, identities: Option<&Identities>, from: impl Read) -> Checked {
     let mut stored = Tally::new(from);
     let mut checked = Checked::default();
-    let content = lines(expected, &mut stored, &mut checked);
+    let content = match encryption::open(&expected.name, expected.stored, identities, &mut stored) {
+        Ok(content) => lines(expected, content, &mut checked),
+        Err(error) if error.kind() == Kind::Refused => {
+            checked.is_closed = true;
+            None
+        }
+        Err(error) => {
+            let what = format!("it cannot be decrypted: {}", cause(&error));
+            checked.findings.push(Finding::of(&expected.name, what));
+            None
+        }
+    };
     // The store's own failures are told by who reads it.
     let Ok((stored_sha256, stored_bytes)) = stored.finish() else { return checked };
     let Some(manifest) = &expected.manifest else { return checked };
@@ -47,18 +61,17 @@ pub fn check(expected: &Expected, from: impl Read) -> Checked {
     let is_as_written = content.as_ref().is_some_and(|(sha256, bytes)| {
         (sha256, *bytes) == (&manifest.content_sha256, manifest.content_bytes)
     });
+    let sums = format!("its SHA-256 is {stored_sha256}, and that of its manifest {}", manifest.stored_sha256);
     let what = match (checked.findings.is_empty(), is_as_stored, is_as_written) {
         (true, true, true) | (false, false, _) => return checked,
+        (true, true, false) if checked.is_closed => return checked,
+        (true, false, _) if checked.is_closed => format!("it does not hold what was sealed: {sums}"),
         (true, false, true) => {
             "it is not stored as it was sealed, though what it holds is what was written".to_owned()
         }
         (true, false, false) => {
             checked.is_unexplained = true;
-            format!(
-                "it does not hold what was sealed, and no line shows where: its SHA-256 is {stored_sha256}, and that \
-                 of its manifest {}",
-                manifest.stored_sha256
-            )
+            format!("it does not hold what was sealed, and no line shows where: {sums}")
         }
         (true, true, false) => {
             "it is what its manifest says, but for the hash or size of its content".to_owned()
@@ -72,9 +85,9 @@ pub fn check(expected: &Expected, from: impl Read) -> Checked {
 }
 
 /// The hash and the size of the content, if it could be read to its end.
-fn lines(expected: &Expected, stored: &mut impl Read, checked: &mut Checked) -> Option<(String, u64)> {
+fn lines(expected: &Expected, content: impl Read, checked: &mut Checked) -> Option<(String, u64)> {
     let name = &expected.name;
-    let mut file = match ChangeFile::open(name, expected.stored, stored) {
+    let mut file = match ChangeFile::open(name, expected.stored, content) {
         Ok(file) => file,
         Err(error) => {
             checked.findings.push(finding(name, 1, &error));
@@ -112,6 +125,12 @@ fn lines(expected: &Expected, stored: &mut impl Read, checked: &mut Checked) -> 
         });
     }
     Some(file.content())
+}
+
+/// What stands behind what an error says.
+pub fn cause(error: &Error) -> String {
+    let text = error.chain();
+    text.strip_prefix(error.what()).unwrap_or(&text).trim_start_matches(": ").to_owned()
 }
 
 /// An error of the reader, which begins with the file and the line.

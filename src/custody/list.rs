@@ -9,7 +9,7 @@ use crate::status::archive::{ArchiveBase, ArchiveFile, ArchiveListing, ArchiveRe
 impl Archive {
     /// Reads the small objects.
     pub async fn list(&self) -> Result<ArchiveListing> {
-        let catalogue = Catalogue::read(&self.store).await?;
+        let catalogue = Catalogue::read(&self.store, &self.keys).await?;
         let newest = catalogue.newest();
         let files = catalogue.files.iter().map(|(number, file)| {
             let name = file.object().map(|(object, _)| object.name.clone()).unwrap_or_default();

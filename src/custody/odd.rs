@@ -8,6 +8,7 @@ use std::io::Read;
 use serde::Serialize;
 
 use crate::archive::encode::Encoder;
+use crate::archive::encryption::{self, Identities};
 use crate::archive::names::Stored;
 use crate::archive::reading::{ChangeFile, Item};
 use crate::change::Transaction;
@@ -17,8 +18,11 @@ use crate::status::archive::Finding;
 const LINES_MAX: usize = 8;
 
 /// Findings for those lines; none, where nothing can be told.
-pub fn lines(name: &str, stored: Stored, from: impl Read) -> Vec<Finding> {
-    let Some(odd) = read(name, stored, from).filter(|odd| odd.len() <= LINES_MAX) else { return Vec::new() };
+pub fn lines(name: &str, stored: Stored, identities: Option<&Identities>, from: impl Read) -> Vec<Finding> {
+    let Ok(content) = encryption::open(name, stored, identities, from) else { return Vec::new() };
+    let Some(odd) = read(name, stored, content).filter(|odd| odd.len() <= LINES_MAX) else {
+        return Vec::new();
+    };
     let what = "the line is not as it was written: the file does not hold what was sealed";
     odd.into_iter().map(|line| Finding { line: Some(line), ..Finding::of(name, what) }).collect()
 }

@@ -33,7 +33,7 @@ pub struct Plan {
 impl Archive {
     /// What could go now. A damaged archive is left alone: what is damaged may be all that is left of it.
     pub async fn plan_prune(&self, options: &PruneOptions) -> Result<Plan> {
-        let catalogue = Catalogue::read(&self.store).await?;
+        let catalogue = Catalogue::read(&self.store, &self.keys).await?;
         if let Some(finding) = catalogue.findings.first() {
             let what =
                 format!("archive {} is damaged, and nothing is removed: {}", self.display(), finding.text());

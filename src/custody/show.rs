@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Archive;
 use super::pull::pull;
+use crate::archive::encryption;
 use crate::archive::line::{Header, Row};
 use crate::archive::manifest::{self, Manifest};
 use crate::archive::names::{self, Stored};
@@ -45,19 +46,27 @@ impl Archive {
         out: impl FnMut(&[u8]) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let (name, stored) = self.find(file).await?;
-        let shown = name.clone();
-        pull(&self.store, &name, |_| (), move |from| lines(&shown, stored, from, &options, out)).await?
+        let (shown, identities) = (name.clone(), self.keys.identities.clone());
+        let work = move |from| {
+            lines(&shown, stored, encryption::open(&shown, stored, identities.as_ref(), from)?, &options, out)
+        };
+        pull(&self.store, &name, |_| (), work).await?
     }
 
     pub async fn header(&self, file: &str) -> Result<FileHeader> {
         let (name, stored) = self.find(file).await?;
-        let shown = name.clone();
-        let header = pull(&self.store, &name, |_| (), move |from| header(&shown, stored, from)).await??;
+        let (shown, identities) = (name.clone(), self.keys.identities.clone());
+        let work =
+            move |from| header(&shown, stored, encryption::open(&shown, stored, identities.as_ref(), from)?);
+        let header = pull(&self.store, &name, |_| (), work).await??;
         let number = names::parse_change_file(&name).map_or(header.number, |(number, _)| number);
+        Ok(FileHeader { manifest: self.manifest(number).await?, header })
+    }
+
+    async fn manifest(&self, number: u64) -> Result<Option<Manifest>> {
         let own = names::manifest(number);
         let bytes = self.store.read_all(&own, MANIFEST_BYTES_MAX).await?;
-        let manifest = bytes.map(|bytes| manifest::parse(&own, &bytes)).transpose()?;
-        Ok(FileHeader { manifest, header })
+        bytes.map(|bytes| manifest::parse(&own, &bytes)).transpose()
     }
 
     /// The object of a file that is named by its number or its name.
@@ -69,9 +78,17 @@ impl Archive {
             Error::config(format!("{file:?} names no change file"))
                 .hint("give its number, as 12, or its name, as 0000000012.json")
         })?;
-        let forms = named.map_or(vec![Stored::Plain, Stored::Zstd], |(_, stored)| vec![stored]);
-        for stored in forms {
-            let name = names::change_file(number, stored);
+        let names = match named {
+            Some(_) => vec![file.to_owned()],
+            None => {
+                // One beside it may never have been sealed.
+                let sealed = self.manifest(number).await.ok().flatten().map(|manifest| manifest.name);
+                let forms = Stored::ALL.map(|stored| names::change_file(number, stored));
+                sealed.into_iter().chain(forms).collect()
+            }
+        };
+        for name in names {
+            let stored = Stored::of(&name);
             if self.store.size(&name).await?.is_some() {
                 return Ok((name, stored));
             }

@@ -14,6 +14,7 @@ use super::odd;
 use super::pull::pull;
 use crate::archive::manifest::{Base, Manifest, Piece};
 use crate::archive::names::{self, Stored};
+use crate::archive::signing::PublicKey;
 use crate::error::{Error, Result};
 use crate::status::archive::{ArchiveProgress, ArchiveVerification, Finding};
 use crate::store::Object;
@@ -90,7 +91,7 @@ impl Archive {
         options: &VerifyOptions,
         progress: &watch::Sender<ArchiveProgress>,
     ) -> Result<ArchiveVerification> {
-        let mut catalogue = Catalogue::read(&self.store).await?;
+        let mut catalogue = Catalogue::read(&self.store, &self.keys).await?;
         let jobs = if options.quick { Vec::new() } else { jobs(&catalogue, options.from) };
         let mut report = ArchiveVerification {
             location: self.display(),
@@ -115,10 +116,12 @@ impl Archive {
                     report.files += 1;
                     report.records += checked.counted.records;
                     report.transactions += checked.counted.transactions;
+                    report.closed += u64::from(checked.is_closed);
                     findings.append(&mut checked.findings);
                 }
                 Done::Piece(table, mut piece) => {
-                    if let Some(table) = table {
+                    report.closed += u64::from(piece.is_closed);
+                    if let Some(table) = table.filter(|_| !piece.is_closed) {
                         *rows.entry(table).or_default() += piece.rows;
                     }
                     findings.append(&mut piece.findings);
@@ -131,6 +134,7 @@ impl Archive {
         if let Some(known) = &options.head {
             findings.extend(check_head(&catalogue, known));
         }
+        report.signed_by = catalogue.signatures.signers.iter().map(PublicKey::fingerprint).collect();
         report.bases = catalogue.bases.values().filter(|base| base.manifest.whole().is_some()).count() as u64;
         report.head = head(&catalogue).map(|head| head.to_string());
         catalogue.findings.append(&mut findings);
@@ -146,13 +150,14 @@ impl Archive {
     /// One object, from its first byte to its last.
     async fn look(&self, job: &Job<'_>, progress: &watch::Sender<ArchiveProgress>) -> Result<Done> {
         let passed = |bytes| progress.send_modify(|progress| progress.bytes_done += bytes);
-        let name = job.name().to_owned();
+        let (name, identities) = (job.name().to_owned(), self.keys.identities.clone());
         let looked = match job {
             Job::File { number, object, stored, manifest } => {
                 let (name, stored) = (object.name.clone(), *stored);
                 let expected = Expected { name, stored, number: *number, manifest: manifest.cloned() };
-                let checked =
-                    pull(&self.store, &object.name, passed, move |from| file::check(&expected, from));
+                let checked = pull(&self.store, &object.name, passed, move |from| {
+                    file::check(&expected, identities.as_ref(), from)
+                });
                 match checked.await {
                     Ok(checked) if checked.is_unexplained => self.explain(object, stored, checked).await,
                     checked => checked.map(Done::File),
@@ -161,7 +166,7 @@ impl Archive {
             Job::Piece(piece, table, columns) => {
                 let (piece, table, columns) = ((*piece).clone(), *table, *columns);
                 pull(&self.store, &name, passed, move |from| {
-                    Done::Piece(table, base::check(&piece, columns, from))
+                    Done::Piece(table, base::check(&piece, columns, identities.as_ref(), from))
                 })
                 .await
             }
@@ -172,9 +177,14 @@ impl Archive {
 
     /// Looks once more for the line that was changed, in a file whose hash alone tells that one was.
     async fn explain(&self, object: &Object, stored: Stored, mut checked: Checked) -> Result<Done> {
-        let name = object.name.clone();
-        let odd =
-            pull(&self.store, &object.name, |_| (), move |from| odd::lines(&name, stored, from)).await?;
+        let (name, identities) = (object.name.clone(), self.keys.identities.clone());
+        let odd = pull(
+            &self.store,
+            &object.name,
+            |_| (),
+            move |from| odd::lines(&name, stored, identities.as_ref(), from),
+        );
+        let odd = odd.await?;
         if !odd.is_empty() {
             checked.findings = odd;
         }
@@ -205,7 +215,9 @@ impl Job<'_> {
         let findings = vec![Finding::of(self.name(), format!("it cannot be read: {}", error.chain()))];
         Ok(match self {
             Job::File { .. } => Done::File(Checked { findings, ..Checked::default() }),
-            Job::Piece(_, table, _) => Done::Piece(*table, CheckedPiece { findings, rows: 0 }),
+            Job::Piece(_, table, _) => {
+                Done::Piece(*table, CheckedPiece { findings, ..CheckedPiece::default() })
+            }
         })
     }
 }

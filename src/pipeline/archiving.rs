@@ -43,7 +43,7 @@ use crate::source::postgres::stream::Format;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 use crate::target::archive::{
-    ArchiveTarget, Claimed, Making, Opened, claim, identity, newest, open, spool_failed,
+    ArchiveTarget, Claimed, Making, Opened, claim, head, identity, open, spool_failed,
 };
 
 pub(super) use report::{status, stop};
@@ -113,8 +113,11 @@ pub(super) async fn take_base(pipeline: &Pipeline, progress: watch::Sender<Progr
 
 async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
     let store = Arc::new(open_store(pipeline).await?);
+    let spool = tempfile::Builder::new().prefix("base-").tempdir_in(spool_dir(pipeline)?.as_path());
+    let spool = spool.map_err(|error| spool_failed(&pipeline.archive_spool_dir(), error))?;
+    let making = making(pipeline, spool.path().to_owned())?;
     // Asked before the base's moment: what is sealed by now lies before it.
-    let Some(head) = newest(&store).await? else {
+    let Some(head) = head(&store, &making.keys).await? else {
         return Err(Error::refused(format!("{} holds no change file yet", store.display()))
             .hint("The first start of the pipeline puts a base there: pgdiode start."));
     };
@@ -123,11 +126,8 @@ async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
     slot::check_name(&lineage, &pipeline.slot)?;
     let (mut replication, mut source) = (origin.replication().await?, origin.session().await?);
     let lineage = slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await?;
-    let spool = tempfile::Builder::new().prefix("base-").tempdir_in(spool_dir(pipeline)?.as_path());
-    let spool = spool.map_err(|error| spool_failed(&pipeline.archive_spool_dir(), error))?;
     let claimed = Claimed { archive: head.archive.clone(), epoch: head.epoch };
-    let order =
-        base::Order { store: &store, claimed: &claimed, next_file: head.number + 1, spool: spool.path() };
+    let order = base::Order { store: &store, claimed: &claimed, next_file: head.number + 1, making: &making };
     base::make_another(pipeline, &origin, meter, &order, &lineage).await
 }
 
@@ -179,25 +179,24 @@ impl Run<'_> {
     /// One attempt, from opening the archive to the end of the stream.
     async fn attempt(&mut self) -> Result<Stopped> {
         let store = Arc::new(open_store(self.pipeline).await?);
-        let spool = spool_dir(self.pipeline)?;
-        let opened = open(&store, &spool).await?;
+        let making = making(self.pipeline, spool_dir(self.pipeline)?)?;
+        let opened = open(&store, &making.spool, &making.keys).await?;
         let goes_on = opened.head.is_some();
         preflight::refuse_unsafe_origin(self.pipeline, Purpose::Start, goes_on).await?;
         let mut source = self.origin.session().await?;
         self.refuse_unknown_slot(&mut source, &opened, &store.display()).await?;
         let (name, slot) = (&self.pipeline.name, &self.pipeline.slot);
-        let claimed = claim(&store, &opened, name, slot, &lock::host_name()).await?;
+        let claimed = claim(&store, &opened, name, slot, &lock::host_name(), &making.keys).await?;
         self.archive = Some(claimed.archive.clone());
         let position = self.find_position(&mut source, &opened).await?;
         self.meter.positioned(position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
         if self.pipeline.archive.base {
             let next_file = opened.head.as_ref().map_or(1, |head| head.number + 1);
-            let order = base::Order { store: &store, claimed: &claimed, next_file, spool: &spool };
+            let order = base::Order { store: &store, claimed: &claimed, next_file, making: &making };
             base::make_first(self.pipeline, &self.origin, &self.meter, &order, &position.lineage).await?;
         }
         let types = Arc::new(type_names(&mut source).await?);
-        let making = making(self.pipeline, spool);
         let lineage = LineageLine::from(&position.lineage);
         let target =
             ArchiveTarget::new(store, opened.head.as_ref(), claimed, lineage, making, types, position.offset);
@@ -375,11 +374,6 @@ async fn given_up(asked: &mut watch::Receiver<Option<StopReason>>, meter: &Meter
     tracing::warn!("what was not sealed in time is left to the next run");
 }
 
-/// How change files are made.
-pub(super) fn making(pipeline: &Pipeline, spool: PathBuf) -> Making {
-    Making { stored: stored(pipeline), level: level(pipeline), spool }
-}
-
 /// When a change file is ended; where nobody is idle for longer than that.
 pub(super) fn limits(pipeline: &Pipeline) -> BatchLimits {
     let seconds = pipeline.archive.file_seconds;
@@ -392,15 +386,16 @@ pub(super) fn limits(pipeline: &Pipeline) -> BatchLimits {
     }
 }
 
-fn stored(pipeline: &Pipeline) -> Stored {
-    match pipeline.archive.compression {
+/// How files are made; reads the keys anew, so that other ones need no other process.
+pub(super) fn making(pipeline: &Pipeline, spool: PathBuf) -> Result<Making> {
+    let keys = pipeline.archive.writer_keys()?;
+    let compressed = match pipeline.archive.compression {
         Compression::None => Stored::Plain,
         Compression::Zstd => Stored::Zstd,
-    }
-}
-
-fn level(pipeline: &Pipeline) -> i32 {
-    i32::try_from(pipeline.archive.compression_level).unwrap_or_default()
+    };
+    let stored = if keys.recipients.is_some() { compressed.encrypted() } else { compressed };
+    let level = i32::try_from(pipeline.archive.compression_level).unwrap_or_default();
+    Ok(Making { stored, level, keys, spool })
 }
 
 /// The names of all types, so that a file explains itself.

@@ -27,12 +27,13 @@ mod seam;
 mod source;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::session::Session;
+use crate::pipeline::archiving;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::replay;
@@ -40,7 +41,7 @@ use crate::position::{Lineage, Lsn, Position};
 use crate::source::postgres::slot::{self, SlotState};
 use crate::source::postgres::stream::StreamOptions;
 use crate::store::AnyStore;
-use crate::target::archive::{Opened, spool_failed};
+use crate::target::archive::{Making, Opened, spool_failed};
 
 pub use place::Place;
 pub use source::Feeds;
@@ -83,7 +84,7 @@ impl Spill {
     /// Opens the spill that is there, for its writer. What one that was killed has left unsealed counts from now on: the
     /// source must have that history too.
     async fn resume(&self, spool: &Spool) -> Result<(Arc<AnyStore>, Opened)> {
-        let (store, opened) = self.place.resume(&spool.written).await?;
+        let (store, opened) = self.place.resume(&spool.making).await?;
         if let Some(head) = &opened.head {
             let (mut replication, mut source) = (self.ends.replication().await?, self.ends.source().await?);
             let lineage = Lineage::from(head.lineage.clone());
@@ -92,27 +93,22 @@ impl Spill {
         Ok((store, opened))
     }
 
-    /// Two empty directories for files on their way: into the archive, and out of it.
+    /// Makes two empty directories.
     fn spool(&self) -> Result<Spool> {
         let root = replay::spool(&self.pipeline, &self.ends.target.display())?;
-        Spool::make(&root)
+        let (written, read) = (root.join("written"), root.join("read"));
+        for directory in [&written, &read] {
+            std::fs::create_dir(directory).map_err(|error| spool_failed(&root, error))?;
+        }
+        Ok(Spool { making: archiving::making(&self.pipeline, written)?, read })
     }
 }
 
+/// Where files are on their way into the archive, and out of it.
 #[derive(Clone)]
 struct Spool {
-    written: PathBuf,
+    making: Making,
     read: PathBuf,
-}
-
-impl Spool {
-    fn make(root: &Path) -> Result<Spool> {
-        let spool = Spool { written: root.join("written"), read: root.join("read") };
-        for directory in [&spool.written, &spool.read] {
-            std::fs::create_dir(directory).map_err(|error| spool_failed(root, error))?;
-        }
-        Ok(spool)
-    }
 }
 
 /// Up to where what the target lacks can be had: its own position, as long as the slot has let go of nothing beyond.

@@ -67,6 +67,10 @@ pub struct ArchiveVerification {
     pub records: u64,
     pub transactions: u64,
     pub bytes: u64,
+    /// Objects of these that are encrypted, and not to those who look: only their hashes were checked.
+    pub closed: u64,
+    /// Fingerprints of the keys that have signed its manifests.
+    pub signed_by: Vec<String>,
     /// `NUMBER:HASH` of the newest file's content.
     pub head: Option<String>,
     /// What is wrong.
@@ -97,6 +101,13 @@ impl ArchiveVerification {
         };
         let verdict = if self.intact { "intact     " } else { "looked at  " };
         lines.push(format!("{verdict}{looked}"));
+        if self.closed > 0 {
+            let closed = several(self.closed, "encrypted object");
+            lines.push(format!(
+                "closed     {closed}: what is stored has its hash; --identity FILE looks into what it holds"
+            ));
+        }
+        lines.extend(self.signed_by.iter().map(|key| format!("signed by  {key}")));
         lines.extend(self.head.as_ref().map(|head| format!("head       {head}")));
         lines.join("\n") + "\n"
     }

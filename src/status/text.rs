@@ -178,6 +178,7 @@ impl ArchiveStatus {
             (None, None) => "no file yet".to_owned(),
         }];
         parts.extend(self.files_behind.map(|behind| format!("{} behind", count(behind))));
+        parts.extend(self.last_file_sealed_at.as_ref().map(|at| format!("the last sealed at {at}")));
         parts.extend(self.last_commit_at.as_ref().map(|at| format!("last commit at {at}")));
         parts.join(", ")
     }

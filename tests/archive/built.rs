@@ -175,6 +175,7 @@ impl Built {
             lineage: lineage(),
             created: NOW.into(),
             writer: "pgdiode 0.1.0".into(),
+            salt: None,
         };
         let mut draft = Draft::begin(&header, Arc::new(type_names()));
         for (at, changes) in transactions.iter().enumerate() {
@@ -203,13 +204,7 @@ impl Built {
             let (bytes, sums) = press.finish().unwrap();
             let name = format!("{}/{name}", names::base(number));
             self.put(&name, &bytes);
-            Piece {
-                name,
-                content_sha256: sums.content_sha256,
-                content_bytes: sums.content_bytes,
-                stored_sha256: sums.stored_sha256,
-                stored_bytes: sums.stored_bytes,
-            }
+            Piece::of(name, sums)
         };
         let schema = piece("schema.sql", "create table public.users (id int primary key);\n", Stored::Plain);
         let pieces = vec![

@@ -16,16 +16,22 @@ const CARRIED: &str = "
      where c.relkind in ('r', 'p') and c.relpersistence = 'p' and not c.relispartition
        and n.nspname !~ '^(pg_|information_schema)' order by 1";
 
-struct Circle {
+pub(super) struct Circle {
     source: Cluster,
     target: Cluster,
-    writer: PgdiodeRun,
-    reader: PgdiodeRun,
+    pub writer: PgdiodeRun,
+    pub reader: PgdiodeRun,
 }
 
 impl Circle {
     /// `end` is the archive's table of connection keys.
     fn new(end: &str, variables: &[(&str, &str)]) -> Circle {
+        Circle::with_lines(end, variables, ["", ""])
+    }
+
+    /// The same with lines of its own for each pipeline: the writer's, the reader's.
+    pub fn with_lines(end: &str, variables: &[(&str, &str)], lines: [&str; 2]) -> Circle {
+        let [of_writer, of_reader] = lines;
         let source = Cluster::start(Version::V15, &[]);
         let target = Cluster::start(Version::V15, &[]);
         load_fixtures(&source, "postgres");
@@ -45,11 +51,11 @@ impl Circle {
         target.psql("postgres", &roles);
         let retry = "retry.first_ms = 50\nretry.max_ms = 300";
         let writer = format!(
-            "[pipeline.out]\nsource = \"{}\"\narchive.file_seconds = 0\narchive.file_mb = 1\narchive.compression = \"zstd\"\n{retry}\n[pipeline.out.target]\n{end}",
+            "[pipeline.out]\nsource = \"{}\"\narchive.file_seconds = 0\narchive.file_mb = 1\narchive.compression = \"zstd\"\n{retry}\n{of_writer}\n[pipeline.out.target]\n{end}",
             source.conninfo("postgres")
         );
         let reader = format!(
-            "[pipeline.laptop]\ntarget = \"{}\"\narchive.poll_seconds = 1\n{retry}\n[pipeline.laptop.source]\n{end}",
+            "[pipeline.laptop]\ntarget = \"{}\"\narchive.poll_seconds = 1\n{retry}\n{of_reader}\n[pipeline.laptop.source]\n{end}",
             target.conninfo("postgres")
         );
         let (mut writer, mut reader) = (PgdiodeRun::new(&writer), PgdiodeRun::new(&reader));
@@ -60,16 +66,16 @@ impl Circle {
         Circle { source, target, writer, reader }
     }
 
-    fn work(&self, rng: &mut Rng, steps: u32) {
+    pub fn work(&self, rng: &mut Rng, steps: u32) {
         work(&self.source, "postgres", rng, steps);
     }
 
-    fn through(&self) {
+    pub fn through(&self) {
         self.writer.run(&["start", "--once-caught-up"]).success();
         self.reader.run(&["start", "--once-caught-up"]).success();
     }
 
-    fn assert_alike(&self) {
+    pub fn assert_alike(&self) {
         let odd = self.target.psql(
             "postgres",
             "select coalesce(sum(conflicts + missing + skipped), 0) from pgdiode.relation_count;

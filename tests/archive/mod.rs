@@ -10,6 +10,7 @@ mod kills;
 mod origin;
 mod pruning;
 mod replay;
+mod sealed;
 mod spill;
 mod syncdata;
 mod through;

@@ -164,6 +164,7 @@ impl Origin {
             lineage: self.lines(),
             created: now(),
             writer: "a test".into(),
+            salt: None,
         };
         let mut draft = Draft::begin(&header, Arc::default());
         for event in transactions.iter().flatten() {
@@ -297,13 +298,7 @@ impl Origin {
         let (stored, sums) = self.pressed(content);
         let name = if self.stored == Stored::Zstd { format!("{name}.zst") } else { name.to_owned() };
         self.put(&name, &stored);
-        Piece {
-            name,
-            content_sha256: sums.content_sha256,
-            content_bytes: sums.content_bytes,
-            stored_sha256: sums.stored_sha256,
-            stored_bytes: sums.stored_bytes,
-        }
+        Piece::of(name, sums)
     }
 }
 

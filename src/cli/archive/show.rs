@@ -46,11 +46,11 @@ pub struct Show {
 
 impl Show {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
-        let (place, file) = match (self.place.location, self.file.rsplit_once('/')) {
+        let (location, file) = match (&self.place.location, self.file.rsplit_once('/')) {
             (None, Some((location, file))) => (Some(location.to_owned()), file.to_owned()),
-            (location, _) => (location, self.file.clone()),
+            (location, _) => (location.clone(), self.file.clone()),
         };
-        let archive = Place { location: place }.open(global).await?;
+        let archive = Place { location, ..self.place }.open(global).await?;
         if self.header {
             return output::json(&archive.header(&file).await?);
         }

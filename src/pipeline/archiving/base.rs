@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,7 +17,7 @@ use crate::archive::FORMAT;
 use crate::archive::draft::Press;
 use crate::archive::line::Origin as LineageLine;
 use crate::archive::manifest::{self, Base, BaseTable, Piece, TableShape};
-use crate::archive::names::{self, Stored};
+use crate::archive::names;
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::copy::Rows;
@@ -25,7 +25,6 @@ use crate::pg::dump::{self, DumpOptions};
 use crate::pg::quote;
 use crate::pg::replication::SlotLife;
 use crate::pg::session::Session;
-use crate::pipeline::archiving::{level, stored};
 use crate::pipeline::copy;
 use crate::pipeline::ends::Origin;
 use crate::pipeline::meter::Meter;
@@ -33,7 +32,7 @@ use crate::position::Lineage;
 use crate::source::postgres::catalog::SourceTable;
 use crate::status::Phase;
 use crate::store::{AnyStore, Content, Store};
-use crate::target::archive::{Claimed, create, spool_failed};
+use crate::target::archive::{Claimed, Making, create, spool_failed};
 
 /// Rows are pressed in pieces of this size.
 const ROWS_BYTES: usize = 256 * 1024;
@@ -43,7 +42,7 @@ pub(super) struct Order<'a> {
     pub(super) claimed: &'a Claimed,
     /// The first change file that is not sealed yet.
     pub(super) next_file: u64,
-    pub(super) spool: &'a Path,
+    pub(super) making: &'a Making,
 }
 
 /// What every table's copy needs.
@@ -53,10 +52,8 @@ struct Moment {
     meter: Arc<Meter>,
     snapshot: String,
     number: u64,
-    stored: Stored,
-    level: i32,
+    making: Making,
     piece_bytes: u64,
-    spool: PathBuf,
     tables: Vec<SourceTable>,
     next: AtomicUsize,
 }
@@ -120,10 +117,8 @@ async fn make(
         meter: Arc::clone(meter),
         snapshot,
         number,
-        stored: stored(pipeline),
-        level: level(pipeline),
+        making: order.making.clone(),
         piece_bytes: pipeline.archive.file_mb << 20,
-        spool: order.spool.to_owned(),
         tables,
         next: AtomicUsize::new(0),
     });
@@ -153,8 +148,9 @@ async fn make(
         tables: copied,
         sealed: jiff::Timestamp::now().to_string(),
     };
-    let text = Bytes::from(manifest::text(&base));
-    create(&moment.store, &names::base_manifest(number), Content::Bytes(text)).await?;
+    let name = names::base_manifest(number);
+    let text = Bytes::from(manifest::signed_text(&name, &base, moment.making.keys.signer.as_deref()));
+    create(&moment.store, &name, Content::Bytes(text)).await?;
     let rows: u64 = base.tables.iter().map(|table| table.rows).sum();
     tracing::info!(number, tables = base.tables.len(), rows, at = %base.at, "put a base snapshot into the archive");
     Ok(base)
@@ -238,18 +234,18 @@ impl Moment {
     }
 
     fn begin(&self, name: &str) -> Result<Pressed> {
-        let suffix = if self.stored == Stored::Zstd { ".zst" } else { "" };
-        let name = format!("{}/{name}{suffix}", names::base(self.number));
-        let path = self.spool.join(name.replace('/', "-"));
-        let failed = |error: std::io::Error| spool_failed(&self.spool, error);
+        let Making { stored, level, keys, spool } = &self.making;
+        let name = format!("{}/{name}{}", names::base(self.number), stored.suffix());
+        let path = spool.join(name.replace('/', "-"));
+        let failed = |error: std::io::Error| spool_failed(spool, error);
         let file = BufWriter::new(File::create(&path).map_err(failed)?);
-        let press = Press::new(file, self.stored, self.level).map_err(failed)?;
+        let press = Press::encrypting(file, *stored, *level, keys.recipients.as_ref()).map_err(failed)?;
         Ok(Pressed { name, path, press, bytes: 0 })
     }
 
     async fn finish(&self, piece: Pressed) -> Result<Piece> {
         let Pressed { name, path, press, .. } = piece;
-        let spool = self.spool.clone();
+        let spool = self.making.spool.clone();
         let pressed = tokio::task::spawn_blocking(move || {
             let (out, sums) = press.finish()?;
             out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
@@ -259,13 +255,7 @@ impl Moment {
         create(&self.store, &name, Content::File(&path)).await?;
         // What stays is overwritten by the next run.
         let _ = std::fs::remove_file(&path);
-        Ok(Piece {
-            name,
-            content_sha256: sums.content_sha256,
-            content_bytes: sums.content_bytes,
-            stored_sha256: sums.stored_sha256,
-            stored_bytes: sums.stored_bytes,
-        })
+        Ok(Piece::of(name, sums))
     }
 }
 

@@ -78,7 +78,13 @@ impl Replay<'_> {
     /// Opens the archive, and makes a place for files of it here.
     async fn open(&mut self) -> Result<Desk> {
         let (location, options) = location(self.pipeline)?;
-        let shelf = Shelf::open(&location, &options).await.map_err(|error| self.lost(error))?;
+        let keys = self.pipeline.archive.reader_keys()?;
+        let shelf = Shelf::open(&location, &options, keys).await.map_err(|error| self.lost(error))?;
+        if shelf.is_signed && shelf.keys.signed_by.is_empty() && !self.was_open {
+            tracing::warn!(
+                "the archive is signed, and archive.signed_by does not say by whom it must be: whoever can write there is believed"
+            );
+        }
         self.was_open = true;
         let spool = spool(self.pipeline, &self.end.conninfo.display())?;
         Ok(Desk { shelf: Arc::new(shelf), spool, poll: poll(self.pipeline, &location) })

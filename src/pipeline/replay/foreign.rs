@@ -68,6 +68,8 @@ pub struct Opened {
 pub async fn open(pipeline: &Pipeline) -> Result<Option<Opened>> {
     let dialect = match pipeline.archive.dialect {
         Configured::Pgdiode => return Ok(None),
+        // Nobody signs files of others: in the place of a signed archive such are an attack.
+        Configured::Auto if !pipeline.archive.signed_by.is_empty() => return Ok(None),
         Configured::Auto => None,
         Configured::Seed => Some(Dialect::Seed),
         Configured::Wal2json => Some(Dialect::Wal2json),

@@ -6,7 +6,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::replay::attempt::location;
-use crate::pipeline::replay::{control, foreign, stored, whitelist};
+use crate::pipeline::replay::{control, foreign, stored, verbs, whitelist};
 use crate::pipeline::step::has_control_schema;
 use crate::pipeline::{holder, report};
 use crate::position::Lsn;
@@ -16,12 +16,12 @@ use crate::status::{ArchiveStatus, PipelineStatus};
 
 pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     let end = TargetEnd::resolve(pipeline)?;
-    let (location, options) = location(pipeline)?;
+    let (location, _) = location(pipeline)?;
     let mut target = end.session().await?;
     let mut status = report::of_target(&mut target, pipeline, location.to_string(), &end).await?;
     let opened = match foreign::open(pipeline).await {
         Ok(Some(_)) => Ok(None),
-        Ok(None) => Shelf::open(&location, &options).await.map(Some),
+        Ok(None) => verbs::open(pipeline).await.map(Some),
         Err(error) => Err(error),
     };
     let shelf = opened.map_err(|error| status.notes.push(report::unreachable(&error))).ok().flatten();
@@ -56,10 +56,15 @@ async fn of_archive(
         Some(later) => later.last().copied().or(file),
         None => stored.last_sealed,
     };
+    let last_file_sealed_at = match (shelf, last_file) {
+        (Some(shelf), Some(last)) => shelf.manifest(last).await.ok().flatten().map(|last| last.sealed),
+        _ => None,
+    };
     Ok(ArchiveStatus {
         archive: stored.archive.clone(),
         file,
         last_file,
+        last_file_sealed_at,
         files_behind: sealed.map(|later| later.len() as u64),
         last_commit_at: row.and_then(|row| row.text(0)).map(str::to_owned),
     })

@@ -24,7 +24,7 @@ use crate::target::postgres::progress::{self, of_relation};
 
 pub(super) async fn open(pipeline: &Pipeline) -> Result<Shelf> {
     let (location, options) = location(pipeline)?;
-    Shelf::open(&location, &options).await
+    Shelf::open(&location, &options, pipeline.archive.reader_keys()?).await
 }
 
 /// From what tables can be filled: bases, or (`true`) all the files there are, where pgdiode did not write them.

@@ -116,8 +116,8 @@ async fn begin(spill: &Spill, source: &mut Session, stands_at: &Position) -> Res
     let (store, opened) = if from > stands_at.offset {
         spill.resume(&spool).await?
     } else {
-        spill.place.begin(&spill.lineage, &spool.written).await?
+        spill.place.begin(&spill.lineage, &spool.making).await?
     };
-    let ready = Ready::claim(spill, store, &opened, &spool.written, from).await?;
+    let ready = Ready::claim(spill, store, &opened, &spool.making, from).await?;
     Ok(ready.begin_with(spill, stream))
 }

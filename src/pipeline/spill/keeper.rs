@@ -78,7 +78,7 @@ impl Spill {
     pub async fn begin_spilled(self, from: Lsn) -> Result<Feeds> {
         let spool = self.spool()?;
         let (store, opened) = self.resume(&spool).await?;
-        let ready = Ready::claim(&self, store, &opened, &spool.written, from).await?;
+        let ready = Ready::claim(&self, store, &opened, &spool.making, from).await?;
         let archive = self.drain(&spool, from).await?;
         let writer = ready.begin(&self).await?;
         self.meter.spills(Some("spilled"));
@@ -223,8 +223,8 @@ impl Keeper {
     async fn prepare(&self) -> Result<(Spool, Ready, ArchiveSource)> {
         let spill = &self.spill;
         let spool = spill.spool()?;
-        let (store, opened) = spill.place.begin(&spill.lineage, &spool.written).await?;
-        let ready = Ready::claim(spill, store, &opened, &spool.written, self.shared.confirmed()).await?;
+        let (store, opened) = spill.place.begin(&spill.lineage, &spool.making).await?;
+        let ready = Ready::claim(spill, store, &opened, &spool.making, self.shared.confirmed()).await?;
         let archive = spill.drain(&spool, self.shared.delivered()).await?;
         Ok((spool, ready, archive))
     }
@@ -280,7 +280,7 @@ impl Keeper {
             return Err(Error::unexpected("a spill is drained without a spool"));
         };
         let (store, opened) = self.spill.resume(spool).await?;
-        let ready = Ready::claim(&self.spill, store, &opened, &spool.written, to).await?;
+        let ready = Ready::claim(&self.spill, store, &opened, &spool.making, to).await?;
         Ok(Stage::Spilled(ready.begin(&self.spill).await?))
     }
 

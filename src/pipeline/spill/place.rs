@@ -3,7 +3,6 @@
 //! `meta/spill.json` is made before anything else and removed after all else. It says whose place this is, so that
 //! nothing of anybody else's is ever removed, and what a removal that was cut off has left is known for what it is.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,13 @@ use crate::archive::FORMAT;
 use crate::archive::line::Origin;
 use crate::archive::manifest;
 use crate::archive::names;
-use crate::config::Pipeline;
+use crate::config::{ArchiveOptions, Pipeline};
 use crate::error::{Error, Result, Side};
 use crate::position::{Lineage, Lsn, Position};
 use crate::source::archive::Shelf;
 use crate::source::archive::shelf::check_origin;
 use crate::store::{AnyStore, Content, Location, Store, StoreOptions};
-use crate::target::archive::{Opened, open};
+use crate::target::archive::{Making, Opened, open};
 
 /// What says that the place is a spill's.
 const MARKER: &str = "meta/spill.json";
@@ -55,6 +54,7 @@ pub struct Place {
     pipeline: String,
     location: Location,
     options: StoreOptions,
+    archive: ArchiveOptions,
 }
 
 impl Place {
@@ -65,6 +65,7 @@ impl Place {
             pipeline: pipeline.name.clone(),
             location,
             options,
+            archive: pipeline.archive.clone(),
         });
         Ok(place)
     }
@@ -87,7 +88,7 @@ impl Place {
 
     /// For reading what has been spilled.
     pub(super) async fn shelf(&self) -> Result<Shelf> {
-        Shelf::open(&self.location, &self.options).await.map_err(named)
+        Shelf::open(&self.location, &self.options, self.archive.custody_keys()?).await.map_err(named)
     }
 
     /// Where the sealed files end; an error if they do not hold all from the target's position to that of the slot.
@@ -130,14 +131,14 @@ impl Place {
     }
 
     /// Opens the spill that is there, for its writer.
-    pub(super) async fn resume(&self, spool: &Path) -> Result<(Arc<AnyStore>, Opened)> {
+    pub(super) async fn resume(&self, making: &Making) -> Result<(Arc<AnyStore>, Opened)> {
         let store = self.store().await?;
-        let opened = open(&store, spool).await.map_err(named)?;
+        let opened = open(&store, &making.spool, &making.keys).await.map_err(named)?;
         Ok((Arc::new(store), opened))
     }
 
     /// Begins a spill. What an earlier one has left is drained: it goes first.
-    pub(super) async fn begin(&self, lineage: &Lineage, spool: &Path) -> Result<(Arc<AnyStore>, Opened)> {
+    pub(super) async fn begin(&self, lineage: &Lineage, making: &Making) -> Result<(Arc<AnyStore>, Opened)> {
         let store = self.store().await?;
         self.empty(&store, lineage).await?;
         let marker = Marker {
@@ -148,7 +149,7 @@ impl Place {
         };
         crate::target::archive::create(&store, MARKER, Content::Bytes(manifest::text(&marker).into()))
             .await?;
-        let opened = open(&store, spool).await.map_err(named)?;
+        let opened = open(&store, &making.spool, &making.keys).await.map_err(named)?;
         Ok((Arc::new(store), opened))
     }
 

@@ -1,7 +1,6 @@
 //! What reads the slot while there is a spill: it fills the archive beside the pump that drains it, and confirms to the
 //! source what is sealed.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -11,7 +10,7 @@ use crate::archive::line::Origin as LineageLine;
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::lock;
-use crate::pipeline::archiving::{limits, making, type_names};
+use crate::pipeline::archiving::{limits, type_names};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
 use crate::pipeline::run::{explained, start_stream, stream_options};
@@ -22,7 +21,7 @@ use crate::position::Lsn;
 use crate::pump::{Command, Pump};
 use crate::source::postgres::stream::{Format, PostgresSource};
 use crate::store::AnyStore;
-use crate::target::archive::{ArchiveTarget, Opened, claim};
+use crate::target::archive::{ArchiveTarget, Making, Opened, claim};
 
 /// A writer that has its claim and does not read the slot yet.
 pub(super) struct Ready {
@@ -38,19 +37,18 @@ impl Ready {
         spill: &Spill,
         store: Arc<AnyStore>,
         opened: &Opened,
-        spool: &Path,
+        making: &Making,
         from: Lsn,
     ) -> Result<Ready> {
         let pipeline = &spill.pipeline;
         let types = Arc::new(type_names(&mut spill.ends.source().await?).await?);
         let host = lock::host_name();
-        let claimed = claim(&store, opened, &pipeline.name, &pipeline.slot, &host);
+        let claimed = claim(&store, opened, &pipeline.name, &pipeline.slot, &host, &making.keys);
         let claimed = claimed.await.map_err(named)?;
         let head = opened.head.as_ref();
         let from = head.map_or(from, |head| head.to);
         let lineage = LineageLine::from(&spill.lineage);
-        let making = making(pipeline, spool.to_owned());
-        let target = ArchiveTarget::new(store, head, claimed, lineage, making, types, from);
+        let target = ArchiveTarget::new(store, head, claimed, lineage, making.clone(), types, from);
         Ok(Ready { target, from, head: opened.head.as_ref().map(|head| head.to) })
     }
 

@@ -5,13 +5,15 @@ use std::fs::File;
 
 use tokio::sync::mpsc;
 
+use crate::archive::encryption::{self, Identities, Opened};
 use crate::archive::line::Header;
 use crate::archive::manifest::Manifest;
+use crate::archive::names::Stored;
 use crate::archive::reading::{ChangeFile, Item};
 use crate::change::Event;
 use crate::error::Result;
 use crate::source::archive::Wanted;
-use crate::source::archive::shelf::{broken, stored_as};
+use crate::source::archive::shelf::broken;
 use crate::source::archive::walk::Found;
 use crate::source::archive::whole;
 
@@ -35,12 +37,16 @@ pub(super) fn run(
     mut files: mpsc::Receiver<Result<Found>>,
     chunks: &mpsc::Sender<Result<Chunk>>,
     wanted: &Wanted,
+    identities: Option<&Identities>,
 ) {
     while let Some(found) = files.blocking_recv() {
         let decoded = match found {
             Ok(Found::File(manifest, file)) => {
-                let checked = whole::check(&manifest.name, &(&*manifest).into(), file);
-                checked.and_then(|file| decode(&manifest, file, chunks, wanted))
+                let checked = whole::check(&manifest.name, &(&*manifest).into(), identities, file);
+                let opened = checked.and_then(|file| {
+                    encryption::open(&manifest.name, Stored::of(&manifest.name), identities, file)
+                });
+                opened.and_then(|file| decode(&manifest, file, chunks, wanted))
             }
             // It waits to hear that the position is stored: until then its files are not known to be applied.
             Ok(Found::Behind(position)) => {
@@ -60,11 +66,11 @@ pub(super) fn run(
 
 fn decode(
     manifest: &Manifest,
-    file: File,
+    file: Opened<File>,
     chunks: &mpsc::Sender<Result<Chunk>>,
     wanted: &Wanted,
 ) -> Result<Result<(), Gone>> {
-    let mut file = ChangeFile::open(&manifest.name, stored_as(&manifest.name), file)?;
+    let mut file = ChangeFile::open(&manifest.name, Stored::of(&manifest.name), file)?;
     check_header(manifest, &file.header)?;
     let mut chunk = Chunk::default();
     while let Some(item) = file.next(&**wanted)? {

@@ -87,10 +87,11 @@ impl ArchiveSource {
         let (file_sender, files) = mpsc::channel(FILES_AHEAD);
         let notes = options.reader.as_ref().map(|reader| Notes::begin(&shelf, reader, &marks));
         let (wanted, from) = (Arc::clone(&options.wanted), options.from);
+        let identities = shelf.keys.identities.clone();
         let walk = Walk::begin(shelf, options, Arc::clone(&marks)).await?;
         let decoder = std::thread::Builder::new()
             .name("archive".into())
-            .spawn(move || decode::run(files, &chunk_sender, &wanted));
+            .spawn(move || decode::run(files, &chunk_sender, &wanted, identities.as_ref()));
         decoder.map_err(|error| Error::unexpected("no thread can be started").because(error))?;
         let walk = tokio::spawn(walk.run(file_sender));
         Ok(ArchiveSource {

@@ -6,9 +6,12 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::archive::encryption;
+use crate::archive::keys::{ReaderKeys, speaks_for};
 use crate::archive::line::Origin;
 use crate::archive::manifest::{self, Base, Identity, Manifest, Piece};
 use crate::archive::names::{self, Stored};
+use crate::archive::reading::Content;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Lineage, Lsn};
 use crate::source::archive::whole;
@@ -21,6 +24,9 @@ const MANIFEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Shelf {
     pub store: AnyStore,
     pub identity: Identity,
+    pub keys: ReaderKeys,
+    /// Whether its writer signs.
+    pub is_signed: bool,
 }
 
 /// Where a reader goes on.
@@ -34,13 +40,22 @@ pub(super) struct Place {
 }
 
 impl Shelf {
-    pub async fn open(location: &Location, options: &StoreOptions) -> Result<Shelf> {
+    pub async fn open(location: &Location, options: &StoreOptions, keys: ReaderKeys) -> Result<Shelf> {
         let store = AnyStore::open(location, options).await?;
-        let Some(identity) = object::<Identity>(&store, names::IDENTITY).await? else {
+        let Some(bytes) = store.read_all(names::IDENTITY, MANIFEST_BYTES_MAX).await? else {
             return Err(Error::refused(format!("{}: this is no archive: there is no {}", store.display(), names::IDENTITY))
                 .hint("Name the directory that the writing pipeline has as its target; its first start makes the archive."));
         };
-        Ok(Shelf { store, identity })
+        check_identity(&store, &bytes, &keys).await?;
+        let identity = manifest::parse(names::IDENTITY, &bytes)?;
+        Ok(Shelf { store, identity, keys, is_signed: manifest::signed_part(&bytes).is_some() })
+    }
+
+    /// A manifest, once it is proven to be its writer's.
+    async fn vouched<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.store.read_all(name, MANIFEST_BYTES_MAX).await? else { return Ok(None) };
+        self.keys.check(name, &bytes)?;
+        manifest::parse(name, &bytes).map(Some)
     }
 
     /// A disk that was unmounted looks like an archive to which nothing is added.
@@ -65,7 +80,7 @@ impl Shelf {
     /// `None`: the file is not sealed, or has been pruned.
     pub async fn manifest(&self, number: u64) -> Result<Option<Manifest>> {
         let name = names::manifest(number);
-        let Some(manifest) = object::<Manifest>(&self.store, &name).await? else { return Ok(None) };
+        let Some(manifest) = self.vouched::<Manifest>(&name).await? else { return Ok(None) };
         if manifest.archive != self.identity.archive {
             return Err(foreign(&name, &manifest.archive, &self.identity.archive));
         }
@@ -92,7 +107,7 @@ impl Shelf {
         for number in folders.iter().rev().filter_map(|folder| names::parse_numbered(folder)) {
             let name = names::base_manifest(number);
             // One without a manifest is being made, or was left half made.
-            let Some(base) = object::<Base>(&self.store, &name).await? else { continue };
+            let Some(base) = self.vouched::<Base>(&name).await? else { continue };
             if base.archive != self.identity.archive {
                 return Err(foreign(&name, &base.archive, &self.identity.archive));
             }
@@ -159,30 +174,28 @@ impl Shelf {
     /// The content of an object of a base, once it is proven whole.
     pub async fn piece(&self, piece: &Piece, directory: &Path) -> Result<Box<dyn Read + Send>> {
         let file = self.fetch(&piece.name, piece.stored_bytes, directory).await?;
-        let piece = piece.clone();
+        let (piece, identities) = (piece.clone(), self.keys.identities.clone());
         let checked = tokio::task::spawn_blocking(move || {
-            whole::check(&piece.name, &(&piece).into(), file).map(|file| (piece, file))
+            let (name, stored) = (&piece.name, Stored::of(&piece.name));
+            let file = whole::check(name, &(&piece).into(), identities.as_ref(), file)?;
+            let content = encryption::open(name, stored, identities.as_ref(), file)?;
+            Content::new(stored, content)
+                .map_err(|error| broken(format!("{name} cannot be decompressed")).because(error))
         });
-        let (piece, file) =
+        let content =
             checked.await.map_err(|error| Error::unexpected("the process is ending").because(error))??;
-        match stored_as(&piece.name) {
-            Stored::Plain => Ok(Box::new(file)),
-            Stored::Zstd => match zstd::Decoder::new(file) {
-                Ok(content) => Ok(Box::new(content)),
-                Err(error) => Err(broken(format!("{} cannot be decompressed", piece.name)).because(error)),
-            },
-        }
+        Ok(Box::new(content))
     }
 }
 
-/// How an object's bytes are stored, by its name.
-pub fn stored_as(name: &str) -> Stored {
-    if name.strip_suffix(".zst").is_some() { Stored::Zstd } else { Stored::Plain }
-}
-
-async fn object<T: DeserializeOwned>(store: &AnyStore, name: &str) -> Result<Option<T>> {
-    let bytes = store.read_all(name, MANIFEST_BYTES_MAX).await?;
-    bytes.map(|bytes| manifest::parse(name, &bytes)).transpose()
+/// An identity is signed once and for all; a claim of a writer with a newer key speaks for it.
+async fn check_identity(store: &AnyStore, identity: &[u8], keys: &ReaderKeys) -> Result<()> {
+    let Err(error) = keys.check(names::IDENTITY, identity) else { return Ok(()) };
+    let claims = store.list(names::EPOCHS, None).await?;
+    let Some(newest) = claims.last() else { return Err(error) };
+    let claim = store.read_all(&newest.name, MANIFEST_BYTES_MAX).await?.unwrap_or_default();
+    let check = |name: &str, bytes: &[u8]| keys.check(name, bytes);
+    speaks_for(identity, (&newest.name, &claim), check).map_err(|_| error)
 }
 
 /// The archive is not what it should be.

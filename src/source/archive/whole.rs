@@ -3,15 +3,18 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 
+use crate::archive::encryption::{self, Identities};
 use crate::archive::manifest::{Manifest, Piece};
 use crate::archive::names::Stored;
+use crate::archive::reading::Content;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
-use crate::source::archive::shelf::{broken, stored_as};
+use crate::source::archive::shelf::broken;
 
 /// What an object's bytes must be.
 pub(super) struct Expected<'a> {
-    content_sha256: &'a str,
+    /// `None` where that of the stored bytes says it all.
+    content_sha256: Option<&'a str>,
     content_bytes: u64,
     stored_sha256: &'a str,
     stored_bytes: u64,
@@ -20,7 +23,7 @@ pub(super) struct Expected<'a> {
 impl<'a> From<&'a Manifest> for Expected<'a> {
     fn from(manifest: &'a Manifest) -> Expected<'a> {
         Expected {
-            content_sha256: &manifest.content_sha256,
+            content_sha256: Some(&manifest.content_sha256),
             content_bytes: manifest.content_bytes,
             stored_sha256: &manifest.stored_sha256,
             stored_bytes: manifest.stored_bytes,
@@ -31,7 +34,7 @@ impl<'a> From<&'a Manifest> for Expected<'a> {
 impl<'a> From<&'a Piece> for Expected<'a> {
     fn from(piece: &'a Piece) -> Expected<'a> {
         Expected {
-            content_sha256: &piece.content_sha256,
+            content_sha256: piece.content_sha256.as_deref(),
             content_bytes: piece.content_bytes,
             stored_sha256: &piece.stored_sha256,
             stored_bytes: piece.stored_bytes,
@@ -40,7 +43,12 @@ impl<'a> From<&'a Piece> for Expected<'a> {
 }
 
 /// Proves an object whole, and gives it back at its beginning.
-pub(super) fn check(name: &str, expected: &Expected<'_>, mut file: File) -> Result<File> {
+pub(super) fn check(
+    name: &str,
+    expected: &Expected<'_>,
+    identities: Option<&Identities>,
+    mut file: File,
+) -> Result<File> {
     let local =
         |error: io::Error| Error::unexpected(format!("the fetched {name} cannot be read")).because(error);
     let (sha256, bytes) = hash(&mut file, expected.stored_bytes).map_err(local)?;
@@ -50,17 +58,18 @@ pub(super) fn check(name: &str, expected: &Expected<'_>, mut file: File) -> Resu
         )));
     }
     file.rewind().map_err(local)?;
-    let (sha256, bytes) = match stored_as(name) {
-        Stored::Plain => (sha256, bytes),
-        // What cannot be decompressed was so when its hash was taken.
-        Stored::Zstd => zstd::Decoder::new(&mut file)
+    let stored = Stored::of(name);
+    let (sha256, bytes) = if stored == Stored::Plain {
+        (sha256, bytes)
+    } else {
+        let content = encryption::open(name, stored, identities, &mut file)?;
+        // What cannot be opened was so when its hash was taken.
+        Content::new(stored, content)
             .and_then(|content| hash(content, expected.content_bytes))
-            .map_err(|error| broken(format!("{name} cannot be decompressed")).because(error))?,
+            .map_err(|error| broken(format!("{name} cannot be opened")).because(error))?
     };
-    if (sha256.as_str(), bytes) != (expected.content_sha256, expected.content_bytes) {
-        return Err(broken(format!(
-            "{name} has other content than its manifest says, once it is decompressed"
-        )));
+    if expected.content_sha256.is_some_and(|expected| expected != sha256) || bytes != expected.content_bytes {
+        return Err(broken(format!("{name} has other content than its manifest says, once it is opened")));
     }
     file.rewind().map_err(local)?;
     Ok(file)
@@ -105,26 +114,26 @@ mod tests {
             press.write(b"some lines\n").unwrap();
             let (bytes, sums) = press.finish().unwrap();
             let expected = Expected {
-                content_sha256: &sums.content_sha256,
+                content_sha256: Some(&sums.content_sha256),
                 content_bytes: sums.content_bytes,
                 stored_sha256: &sums.stored_sha256,
                 stored_bytes: sums.stored_bytes,
             };
-            let mut whole = check(name, &expected, file_of(&bytes)).unwrap();
+            let mut whole = check(name, &expected, None, file_of(&bytes)).unwrap();
             let mut read = Vec::new();
             whole.read_to_end(&mut read).unwrap();
             assert_eq!(read, bytes, "it is given back at its beginning");
             for at in 0..bytes.len() {
                 let mut tampered = bytes.clone();
                 tampered[at] ^= 1;
-                let error = check(name, &expected, file_of(&tampered)).unwrap_err();
+                let error = check(name, &expected, None, file_of(&tampered)).unwrap_err();
                 assert!(error.what().contains("other content"), "{error:?}");
             }
             let longer = [&bytes[..], b"x"].concat();
-            assert!(check(name, &expected, file_of(&longer)).is_err());
-            assert!(check(name, &expected, file_of(&bytes[1..])).is_err());
+            assert!(check(name, &expected, None, file_of(&longer)).is_err());
+            assert!(check(name, &expected, None, file_of(&bytes[1..])).is_err());
             let other_content = Expected { content_bytes: sums.content_bytes - 1, ..expected };
-            assert!(check(name, &other_content, file_of(&bytes)).is_err());
+            assert!(check(name, &other_content, None, file_of(&bytes)).is_err());
         }
     }
 }

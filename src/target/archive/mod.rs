@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::archive::FORMAT;
 use crate::archive::draft::Draft;
 use crate::archive::encode::TypeNames;
+use crate::archive::keys::WriterKeys;
 use crate::archive::line::{Header, Origin};
 use crate::archive::names::Stored;
 use crate::change::{ByNumber, Change, Relation, TableName, Transaction};
@@ -30,7 +31,7 @@ use crate::position::Lsn;
 use crate::store::AnyStore;
 use crate::target::{Counts, Flushed, Gathered, Target};
 
-pub use open::{Claimed, Head, Opened, claim, identity, newest, open};
+pub use open::{Claimed, Head, Opened, claim, head, identity, newest, open};
 use press::Pressing;
 pub use press::spool_failed;
 pub use seal::create;
@@ -41,8 +42,10 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// How files are made.
 #[derive(Debug, Clone)]
 pub struct Making {
+    /// Encrypted, where the keys have recipients.
     pub stored: Stored,
     pub level: i32,
+    pub keys: WriterKeys,
     /// Where a file is written before it goes to the store.
     pub spool: PathBuf,
 }
@@ -161,6 +164,7 @@ impl File {
             lineage: writer.lineage.clone(),
             created: jiff::Timestamp::now().to_string(),
             writer: concat!("pgdiode ", env!("CARGO_PKG_VERSION")).to_owned(),
+            salt: writer.making.stored.is_encrypted().then(open::random_digits).transpose()?,
         };
         let draft = Draft::begin(&header, Arc::clone(&writer.types));
         Ok(File { draft, pressing: Pressing::begin(&writer.making, number)?, header })

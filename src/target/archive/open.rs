@@ -5,11 +5,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
+use crate::archive::keys::{WriterKeys, speaks_for};
 use crate::archive::manifest::{self, Claim, Identity, Manifest};
 use crate::archive::names::{self, Stored};
 use crate::archive::reading::{ChangeFile, Item};
+use crate::archive::{FORMAT, encryption};
 use crate::digest::Sha256;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
@@ -33,29 +34,72 @@ pub struct Opened {
 }
 
 /// Reads how far the archive is. `spool` takes a file that must be looked through.
-pub async fn open(store: &AnyStore, spool: &Path) -> Result<Opened> {
+pub async fn open(store: &AnyStore, spool: &Path, keys: &WriterKeys) -> Result<Opened> {
     let Some(identity) = identity(store).await? else {
         return Ok(Opened { identity: None, head: None, claim: None });
     };
     let claim = match store.list(names::EPOCHS, None).await?.last() {
-        Some(object) => Some(read::<Claim>(store, &object.name).await?),
+        Some(object) => Some((object.name.clone(), bytes(store, &object.name).await?)),
         None => None,
     };
-    let mut head = newest(store).await?;
-    if let Some(unsealed) = seal_leftover(store, spool, &identity, head.as_ref()).await? {
-        head = Some(unsealed);
+    check_identity(store, claim.as_ref(), keys).await?;
+    let mut found = head(store, keys).await?;
+    if let Some(head) = found.as_ref().filter(|head| head.archive != identity.archive) {
+        return Err(Error::new(Kind::Difference, format!("{} belongs to another archive", head.name))
+            .hint("Somebody has put it there: put back what was there."));
     }
-    Ok(Opened { identity: Some(identity), head, claim })
+    let unsealed = leftover(store, found.as_ref()).await?;
+    if let Some(unsealed) = unsealed.filter(|_| !keys.distrust_the_place()) {
+        refuse_open(&unsealed.name, keys)?;
+        found = Some(seal_leftover(store, spool, &identity, found.as_ref(), &unsealed).await?);
+    }
+    let claim = claim.map(|(name, bytes)| manifest::parse(&name, &bytes)).transpose()?;
+    Ok(Opened { identity: Some(identity), head: found, claim })
 }
 
-/// The last sealed file.
+/// The last sealed file, as it is there.
 pub async fn newest(store: &AnyStore) -> Result<Option<Head>> {
+    newest_object(store).await?.map(|(name, bytes)| manifest::parse(&name, &bytes)).transpose()
+}
+
+/// The last sealed file, to go on from: as the keys have it.
+pub async fn head(store: &AnyStore, keys: &WriterKeys) -> Result<Option<Head>> {
+    let Some((name, bytes)) = newest_object(store).await? else { return Ok(None) };
+    keys.check(&name, &bytes)?;
+    let head: Head = manifest::parse(&name, &bytes)?;
+    refuse_open(&head.name, keys)?;
+    Ok(Some(head))
+}
+
+/// What follows an encrypted file is encrypted.
+fn refuse_open(name: &str, keys: &WriterKeys) -> Result<()> {
+    if keys.recipients.is_some() || !Stored::of(name).is_encrypted() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{name} is encrypted, and there are no archive.recipients"))
+        .hint("What follows would lie there for anybody to read: set archive.recipients. For an archive that is not encrypted name an empty place."))
+}
+
+async fn newest_object(store: &AnyStore) -> Result<Option<(String, Bytes)>> {
     let there = store.list(names::MANIFESTS, None).await?;
     let is_ours =
         |name: &str| names::parse_numbered(name).is_some_and(|number| names::manifest(number) == name);
     match there.iter().rev().find(|object| is_ours(&object.name)) {
-        Some(object) => read(store, &object.name).await.map(Some),
+        Some(object) => Ok(Some((object.name.clone(), bytes(store, &object.name).await?))),
         None => Ok(None),
+    }
+}
+
+/// An identity is signed once and for all; a claim of a writer with a newer key speaks for it.
+async fn check_identity(store: &AnyStore, claim: Option<&(String, Bytes)>, keys: &WriterKeys) -> Result<()> {
+    let identity = bytes(store, names::IDENTITY).await?;
+    let check = |name: &str, bytes: &[u8]| keys.check(name, bytes);
+    let Err(error) = check(names::IDENTITY, &identity) else { return Ok(()) };
+    match claim {
+        Some((name, bytes)) if keys.signer.is_some() => {
+            speaks_for(&identity, (name, bytes), check).map_err(|_| error)
+        }
+        _ => Err(error),
     }
 }
 
@@ -75,23 +119,21 @@ pub async fn identity(store: &AnyStore) -> Result<Option<Identity>> {
     }
 }
 
-async fn begin(store: &AnyStore) -> Result<Identity> {
+async fn begin(store: &AnyStore, keys: &WriterKeys) -> Result<Identity> {
     let identity = Identity { format: FORMAT, archive: random_id()?, created: now() };
-    let text = Bytes::from(manifest::text(&identity));
-    match store.create(names::IDENTITY, Content::Bytes(text)).await? {
+    let text = manifest::signed_text(names::IDENTITY, &identity, keys.signer.as_deref());
+    match store.create(names::IDENTITY, Content::Bytes(Bytes::from(text))).await? {
         Put::Created => Ok(identity),
         // Another writer was faster, or an answer was lost.
-        Put::Taken => read(store, names::IDENTITY).await,
+        Put::Taken => {
+            check_identity(store, None, keys).await?;
+            read(store, names::IDENTITY).await
+        }
     }
 }
 
-/// A writer that was killed between a file and its manifest has left a whole file: creating it was all or nothing.
-async fn seal_leftover(
-    store: &AnyStore,
-    spool: &Path,
-    identity: &Identity,
-    head: Option<&Head>,
-) -> Result<Option<Manifest>> {
+/// What lies behind the last sealed file.
+async fn leftover(store: &AnyStore, head: Option<&Head>) -> Result<Option<Leftover>> {
     let number = head.map_or(1, |head| head.number + 1);
     let before = head.map(|head| head.name.clone());
     let there = store.list("", before.as_deref()).await?;
@@ -112,10 +154,29 @@ async fn seal_leftover(
         )
         .hint("A file is missing. `pgdiode archive verify` tells more; put it back from a copy."));
     }
-    let local = spool.join(format!("leftover-{}", object.name));
-    store.fetch(&object.name, &local).await?;
+    Ok(Some(Leftover { number, name: object.name.clone(), stored }))
+}
+
+/// A file without a manifest.
+struct Leftover {
+    number: u64,
+    name: String,
+    stored: Stored,
+}
+
+/// A writer that was killed between a file and its manifest has left a whole file: creating it was all or nothing.
+async fn seal_leftover(
+    store: &AnyStore,
+    spool: &Path,
+    identity: &Identity,
+    head: Option<&Head>,
+    leftover: &Leftover,
+) -> Result<Manifest> {
+    let Leftover { number, stored, .. } = *leftover;
+    let local = spool.join(format!("leftover-{}", leftover.name));
+    store.fetch(&leftover.name, &local).await?;
     let examined = {
-        let (local, name, spool) = (local.clone(), object.name.clone(), spool.to_owned());
+        let (local, name, spool) = (local.clone(), leftover.name.clone(), spool.to_owned());
         tokio::task::spawn_blocking(move || examine(&local, &name, stored, &spool)).await
     };
     // It is in the archive.
@@ -132,9 +193,9 @@ async fn seal_leftover(
     let text = Bytes::from(manifest::text(&manifest));
     match store.create(&names::manifest(number), Content::Bytes(text)).await? {
         Put::Created => tracing::info!(name = manifest.name, "sealed what a writer that was killed has left"),
-        Put::Taken => return read(store, &names::manifest(number)).await.map(Some),
+        Put::Taken => return read(store, &names::manifest(number)).await,
     }
-    Ok(Some(manifest))
+    Ok(manifest)
 }
 
 /// Reads a whole file for its manifest.
@@ -152,7 +213,8 @@ fn examine(path: &Path, name: &str, stored: Stored, spool: &Path) -> Result<Mani
         hash.update(&buffer[..read]);
         bytes += read as u64;
     }
-    let mut file = ChangeFile::open(name, stored, File::open(path).map_err(failed)?)?;
+    let content = encryption::open(name, stored, None, File::open(path).map_err(failed)?)?;
+    let mut file = ChangeFile::open(name, stored, content)?;
     let header = file.header.clone();
     let mut counted = Counted::default();
     let mut to = Lsn::ZERO;
@@ -183,10 +245,11 @@ pub async fn claim(
     pipeline: &str,
     slot: &str,
     host: &str,
+    keys: &WriterKeys,
 ) -> Result<Claimed> {
     let archive = match &opened.identity {
         Some(identity) => identity.archive.clone(),
-        None => begin(store).await?.archive,
+        None => begin(store, keys).await?.archive,
     };
     let mut epoch = opened.claim.as_ref().map_or(0, |claim| claim.epoch);
     loop {
@@ -200,21 +263,25 @@ pub async fn claim(
             slot: slot.to_owned(),
             since: now(),
         };
-        let text = Bytes::from(manifest::text(&claim));
-        let put = store.create(&names::epoch(epoch), Content::Bytes(text.clone())).await?;
+        let name = names::epoch(epoch);
+        let text = Bytes::from(manifest::signed_text(&name, &claim, keys.signer.as_deref()));
+        let put = store.create(&name, Content::Bytes(text.clone())).await?;
         // Taken by ourselves, when the answer to our own attempt was lost.
-        if put == Put::Created || store.holds(&names::epoch(epoch), Content::Bytes(text)).await? {
+        if put == Put::Created || store.holds(&name, Content::Bytes(text)).await? {
             return Ok(Claimed { archive, epoch });
         }
     }
 }
 
 async fn read<T: for<'a> serde::Deserialize<'a>>(store: &AnyStore, name: &str) -> Result<T> {
-    let text = store.read_all(name, OBJECT_BYTES_MAX).await?.ok_or_else(|| {
+    manifest::parse(name, &bytes(store, name).await?)
+}
+
+async fn bytes(store: &AnyStore, name: &str) -> Result<Bytes> {
+    store.read_all(name, OBJECT_BYTES_MAX).await?.ok_or_else(|| {
         Error::new(Kind::Difference, format!("{}: {name} was there, and is gone", store.display()))
             .hint("Is somebody tidying up there?")
-    })?;
-    manifest::parse(name, &text)
+    })
 }
 
 fn now() -> String {
@@ -223,11 +290,21 @@ fn now() -> String {
 
 /// A random UUID (version 4).
 fn random_id() -> Result<String> {
-    let mut bytes = [0_u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::unexpected("the system has no random numbers"))?;
+    let mut bytes = random_bytes()?;
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
     let digits = format!("{:032x}", u128::from_be_bytes(bytes));
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
     Ok(parts.join("-"))
+}
+
+/// 128 random bits.
+pub(super) fn random_digits() -> Result<String> {
+    random_bytes().map(|bytes| format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+fn random_bytes() -> Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::unexpected("the system has no random numbers"))?;
+    Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! The press: a thread that hashes, compresses and writes a file's lines while the next ones are made.
+//! The press: a thread that hashes, compresses, encrypts and writes a file's lines while the next ones are made.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -42,7 +42,8 @@ impl Pressing {
         let path = making.spool.join(names::change_file(number, making.stored));
         let failed = |error: std::io::Error| spool_failed(&making.spool, error);
         let file = File::create(&path).map_err(failed)?;
-        let mut press = Press::new(BufWriter::new(file), making.stored, making.level).map_err(failed)?;
+        let (out, recipients) = (BufWriter::new(file), making.keys.recipients.as_ref());
+        let mut press = Press::encrypting(out, making.stored, making.level, recipients).map_err(failed)?;
         let (pieces, mut received) = mpsc::channel::<Vec<u8>>(PIECES_MAX);
         let spool = making.spool.clone();
         let ended = tokio::task::spawn_blocking(move || {

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::store::{AnyStore, Content, Put, Store};
 use crate::target::Flushed;
-use crate::target::archive::{File, Previous, Writer};
+use crate::target::archive::{File, Making, Previous, Writer};
 
 pub(super) struct Work {
     pub(super) number: u64,
@@ -46,16 +46,39 @@ pub(super) async fn seal(writer: Arc<Writer>, work: Work) -> Result<Flushed> {
     // Whoever writes the next file may have given up.
     let _ = hash.send(sums.content_sha256.clone());
 
-    let name = names::change_file(number, writer.making.stored);
     check_claim(&writer).await?;
-    append(&writer, &name, Content::File(spooled.path())).await?;
+    let name = put(&writer, number, Content::File(spooled.path())).await?;
     // Whoever has claimed it since has seen this file and seals it, or has not and writes its number.
     check_claim(&writer).await?;
     let sealed = jiff::Timestamp::now().to_string();
     let manifest = Manifest::of(&header, name, to, counted, sums, sealed);
-    append(&writer, &names::manifest(number), Content::Bytes(Bytes::from(manifest::text(&manifest)))).await?;
+    let own = names::manifest(number);
+    let text = manifest::signed_text(&own, &manifest, writer.making.keys.signer.as_deref());
+    append(&writer, &own, Content::Bytes(Bytes::from(text))).await?;
     tracing::debug!(number, rows = manifest.records, bytes = manifest.stored_bytes, to = %to, "sealed a change file");
     Ok(flushed)
+}
+
+/// Puts the file of a number there, and says under which name. What a killed writer left under its first name is passed
+/// over where it cannot be vouched for: it was not sealed, and two cannot seal one number.
+async fn put(writer: &Writer, number: u64, content: Content<'_>) -> Result<String> {
+    let Making { stored, keys, .. } = &writer.making;
+    let name = names::change_file(number, *stored);
+    if !keys.distrust_the_place() {
+        return append(writer, &name, content).await.map(|()| name);
+    }
+    match create(&writer.store, &name, content.clone()).await {
+        Err(error) if error.kind() == Kind::Locked => {}
+        created => return created.map(|()| name),
+    }
+    check_claim(writer).await?;
+    let beside = names::superseding_file(number, writer.claimed.epoch, *stored);
+    tracing::info!(
+        passed_over = name,
+        name = beside,
+        "a writer that was killed has left a file without a manifest"
+    );
+    append(writer, &beside, content).await.map(|()| beside)
 }
 
 /// Appends an object under our claim; whoever finds its number taken has been replaced.

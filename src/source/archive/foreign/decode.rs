@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use crate::archive::names::Stored;
 use crate::archive::reading::Content;
 use crate::change::{Event, Transaction};
 use crate::error::{Error, Kind, Result};
@@ -17,7 +18,6 @@ use crate::source::archive::foreign::row::{self, Row};
 use crate::source::archive::foreign::shapes::Shapes;
 use crate::source::archive::foreign::wal2json::{self, Depth, Said};
 use crate::source::archive::foreign::{Dialect, seed};
-use crate::source::archive::shelf::stored_as;
 
 /// Bytes of events that one chunk holds before it is handed on.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -86,7 +86,7 @@ fn decode(
     decoding: &mut Decoding,
 ) -> Result<(), Halt> {
     let content =
-        Content::new(stored_as(&taken.name), file).map_err(|error| unreadable(&taken.name, error))?;
+        Content::new(Stored::of(&taken.name), file).map_err(|error| unreadable(&taken.name, error))?;
     let mut lines =
         Lines { from: BufReader::with_capacity(CHUNK_BYTES_MAX, content), line: Vec::new(), number: 0 };
     let out = Out { chunks, chunk: Chunk::new(), bytes: 0 };

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use crate::archive::names::Stored;
 use crate::archive::reading::Content;
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::source::archive::foreign::ReadOptions;
 use crate::source::archive::foreign::decode::{Found, malformed};
 use crate::source::archive::foreign::ledger::{Ledger, Taken, ordinal_of, place};
-use crate::source::archive::shelf::stored_as;
 use crate::source::archive::{Mark, Marks};
 use crate::store::{AnyStore, Object, Store};
 
@@ -251,7 +251,7 @@ impl Walk {
     async fn fetch(&self, name: &str) -> Result<Fetched> {
         let path = self.options.spool_directory.join(format!("foreign_{}", name.replace('/', "_")));
         self.store.fetch(name, &path).await?;
-        let stored = stored_as(name);
+        let stored = Stored::of(name);
         let examined = tokio::task::spawn_blocking(move || {
             let mut file = File::open(&path)?;
             std::fs::remove_file(&path)?;
