@@ -1,7 +1,11 @@
-"""Fills fuzz/corpus from the captures in tests/data/pgoutput: a file a frame, and a file a message."""
+"""Fills fuzz/corpus: from the captures in tests/data/pgoutput a file a frame, and a file a message; from the examples in
+docs/archive-format.md the objects of an archive. With `age` and `zstd` installed, compressed and encrypted ones too."""
 
 import hashlib
 import pathlib
+import re
+import shutil
+import subprocess
 
 root = pathlib.Path(__file__).resolve().parent
 
@@ -25,3 +29,27 @@ for capture in (root.parent / "tests/data/pgoutput").glob("*.txt"):
         seed("pgoutput_decode", bytes([in_stream]) + body)
         if body[:1] in b"SE":
             in_stream = body[:1] == b"S"
+
+
+# Of the identity in fuzz_targets/age_open.rs.
+RECIPIENT = "age1u2y7skj7kuj7tzuypalrs6zm2g5t4wsxtrf6hjx4qjjyyx5pcqvsmzqp6d"
+
+
+def through(command, data):
+    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+document = (root.parent / "docs/archive-format.md").read_text()
+for mark, block in re.findall(r"<!-- made: (\w+) -->\n```\w+\n(.*?)```", document, re.DOTALL):
+    data = block.encode()
+    if mark == "file":
+        seed("archive_file", b"\0" + data)
+        for line in data.splitlines():
+            seed("archive_row", line)
+        if shutil.which("zstd"):
+            data = through(["zstd", "-c"], data)
+            seed("archive_file", b"\1" + data)
+            if shutil.which("age"):
+                seed("age_open", through(["age", "-r", RECIPIENT], data))
+    elif mark in ("identity", "claim", "manifest", "base", "reader"):
+        seed("archive_object", data)

@@ -54,6 +54,7 @@ pub struct Pipeline {
     pub is_whitelisted: bool,
     pub publication: String,
     pub slot: String,
+    pub plugin: Plugin,
     pub copy: CopyOptions,
     pub stream: StreamOptions,
     pub archive: ArchiveOptions,
@@ -173,6 +174,16 @@ choice! {
 }
 
 choice! {
+    /// The output plugin of the replication slot.
+    Plugin {
+        /// PostgreSQL's own.
+        Pgoutput = "pgoutput",
+        /// The extension of that name, for a slot that has it already.
+        Wal2json = "wal2json",
+    }
+}
+
+choice! {
     /// How change files are stored.
     Compression {
         None = "none",
@@ -275,6 +286,9 @@ section! {
         publication: Option<String> = None, Shape::Text, r#""pgdiode_main""#;
         /// The replication slot at the source. Left out: `pgdiode_` and the pipeline's name.
         slot: Option<String> = None, Shape::Text, r#""pgdiode_main""#;
+        /// The output plugin of that slot. `pgoutput`: PostgreSQL's own. `wal2json`: that extension, in format 2, into an
+        /// archive alone: for a slot that has it already. It needs no publication, and says less.
+        plugin: Plugin = Plugin::Pgoutput, Shape::Choice(Plugin::WORDS);
         /// The initial copy.
         copy: CopyOptions = CopyOptions::default(), Shape::of::<CopyOptions>();
         /// What follows the initial copy.
@@ -946,6 +960,17 @@ impl SpillOptions {
     }
 }
 
+fn check_plugin(plugin: Plugin, source: &Endpoint, target: &Endpoint, at: Place<'_>) -> Result<()> {
+    if plugin == Plugin::Pgoutput || (target.is_archive() && !source.is_archive()) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{}: wal2json is read on the way from a database into an archive alone",
+        at(&["plugin"])
+    ))
+    .hint("leave the key out: pgoutput is there on every server, and says more"))
+}
+
 impl Pipeline {
     pub fn way(&self) -> Way {
         match (self.source.is_archive(), self.target.is_archive()) {
@@ -986,6 +1011,7 @@ impl Pipeline {
                 .hint("a pipeline writes its target; name another database"));
         }
         check_archives(keys.mode, &source, &target, &at)?;
+        check_plugin(keys.plugin, &source, &target, &at)?;
         keys.archive.check(&at)?;
         keys.spill.check(keys.mode, !source.is_archive() && !target.is_archive(), &keys.archive, &at)?;
         let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
@@ -1010,7 +1036,8 @@ impl Pipeline {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
         keys.snapshot.schedule().map_err(|error| error.context(at(&["snapshot"])))?;
-        let PipelineKeys { mode, copy, stream, archive, spill, mut snapshot, limits, retry, .. } = keys;
+        let PipelineKeys { mode, plugin, copy, stream, archive, spill, mut snapshot, limits, retry, .. } =
+            keys;
         let rows = std::mem::take(&mut snapshot.preserve_rows);
         let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;
         Ok(Pipeline {
@@ -1022,6 +1049,7 @@ impl Pipeline {
             is_whitelisted: false,
             publication,
             slot,
+            plugin,
             copy,
             stream,
             archive,

@@ -1,6 +1,6 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
-mod archiving;
+pub mod archiving;
 mod backoff;
 mod continuity;
 pub mod copy;
@@ -12,8 +12,9 @@ mod lifecycle;
 mod membership;
 pub mod meter;
 pub mod monitor;
+mod production;
 pub mod queue;
-mod replay;
+pub mod replay;
 mod report;
 mod reset;
 pub mod run;
@@ -42,10 +43,14 @@ use crate::status::{
     CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
 };
 
+pub use production::{Production, SlotWork};
+
 /// Everything that can be found wrong before anything runs.
 pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
-    if pipeline.way() == Way::ToArchive {
-        return preflight::check_origin(pipeline).await;
+    match pipeline.way() {
+        Way::ToArchive => return preflight::check_writer(pipeline).await,
+        Way::FromArchive => return preflight::check_reader(pipeline).await,
+        Way::Direct => {}
     }
     match pipeline.mode {
         Mode::Snapshot => snapshot::check(pipeline).await,
@@ -56,20 +61,26 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
 const TABLES_BY_CONFIGURATION: &str = "Change `tables` in the configuration; the next sync goes by it.";
 
 /// The SQL that would be run at each side.
-pub async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
+pub async fn setup_plan(pipeline: &Pipeline, production: &Production) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
     if pipeline.way() == Way::ToArchive {
-        return setup::of_origin(pipeline, true).await;
+        return production::plan(pipeline, production).await;
     }
+    production.refuse(pipeline)?;
     setup::plan(pipeline).await
 }
 
 /// The SQL that was run at each side; `reason` is for the audit log, here and below.
-pub async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<Vec<String>> {
+pub async fn setup(
+    pipeline: &Pipeline,
+    production: &Production,
+    reason: Option<&str>,
+) -> Result<Vec<String>> {
     pipeline.refuse_snapshot("setup", "It needs none: run pgdiode sync.")?;
     if pipeline.way() == Way::ToArchive {
-        return setup::of_origin(pipeline, false).await;
+        return production::setup(pipeline, production).await;
     }
+    production.refuse(pipeline)?;
     setup::setup(pipeline, reason).await
 }
 

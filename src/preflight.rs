@@ -3,13 +3,15 @@
 //! [`check`] collects all that can be found: a finding never hides the next, and an end that cannot be reached leaves
 //! the other one's findings. [`refuse_unsafe`] is the same as an error, for the verbs that are about to write.
 
+mod archive;
 mod between;
 mod publication;
 mod server;
 mod tables;
 mod target;
 
-use crate::config::{Mode, Pipeline};
+use crate::archive::keys::WriterKeys;
+use crate::config::{Mode, Pipeline, Plugin};
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, Origin};
@@ -19,6 +21,7 @@ use crate::source::postgres::slot::SlotState;
 use crate::status::{CheckReport, Level};
 use crate::target::postgres::progress::{self, Stored};
 
+pub use archive::{check_reader, check_writer};
 pub use tables::refuse_unsafe_tables;
 
 /// What is about to be done.
@@ -94,14 +97,6 @@ fn refusal(report: &CheckReport, pipeline: &str) -> Result<()> {
     };
     let error = Error::new(kind, what);
     Err(if hint.is_empty() { error } else { error.hint(hint) })
-}
-
-/// What can be found wrong with the source of an archive.
-pub async fn check_origin(pipeline: &Pipeline) -> Result<CheckReport> {
-    let mut survey = Survey::new(pipeline, Purpose::Check);
-    survey.keys();
-    survey.origin().await?;
-    Ok(survey.report)
 }
 
 /// The findings that refuse to fill an archive from this source, as one error.
@@ -184,14 +179,16 @@ impl<'a> Survey<'a> {
 
 impl Survey<'_> {
     /// Whether an archive's keys can be used, and what its readers must be told.
-    fn keys(&mut self) {
-        let Some(keys) = self.kept(self.pipeline.archive.writer_keys()) else { return };
+    /// Whose keys a writer has; `None` where they cannot be used.
+    fn keys(&mut self) -> Option<WriterKeys> {
+        let keys = self.kept(self.pipeline.archive.writer_keys())?;
         if let Some(recipients) = &keys.recipients {
             self.report.ok(format!("the archive is encrypted to {recipients:?}"));
         }
         if let Some(signer) = &keys.signer {
             self.report.ok(format!("the archive is signed by {}", signer.public()));
         }
+        Some(keys)
     }
 
     /// The value, or its error as a finding.
@@ -224,7 +221,9 @@ impl Survey<'_> {
         let slot = self.slot(&mut session).await?;
         let selection = Selection::read(&mut session, &self.pipeline.tables).await?;
         self.tables(&mut session, &selection).await?;
-        self.publication(&mut session, &selection).await?;
+        if self.pipeline.plugin == Plugin::Pgoutput {
+            self.publication(&mut session, &selection).await?;
+        }
         let identity = Identity::read(&mut session).await?;
         Ok(Source { session, selection, identity, slot })
     }

@@ -14,6 +14,8 @@
 //! commits it, then a line that ends the file. [`line`] has their shapes, [`encode`] writes rows without parsing a value,
 //! [`decode`] reads them back to the same bytes, [`draft`] makes a file and [`reading`] checks one. Where the place is not
 //! to be trusted, [`encryption`] keeps it from reading and [`signing`] from changing anything; [`keys`] are for both.
+//!
+//! What others write: [`row`] is a row of theirs, and [`wal2json`] what that plugin says, in files and on the wire.
 
 pub mod decode;
 pub mod draft;
@@ -24,8 +26,10 @@ pub mod line;
 pub mod manifest;
 pub mod names;
 pub mod reading;
+pub mod row;
 pub mod signing;
 pub mod time;
+pub mod wal2json;
 
 /// The layout of archives and files that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;

@@ -115,6 +115,12 @@ pub(super) fn parse(path: &Path, text: &str, variable: Variable<'_>) -> Result<C
         archive: ArchiveOptions {
             poll_seconds: keys.data_sync_freq,
             metrics_hours: keys.metric_freq,
+            // Its users look for the three tables without naming a schema.
+            control_schema: if names(text, "archive", "control_schema") {
+                keys.archive.control_schema.clone()
+            } else {
+                "public".to_owned()
+            },
             ..keys.archive
         },
         ..PipelineKeys::default()
@@ -138,6 +144,13 @@ pub(super) fn parse(path: &Path, text: &str, variable: Variable<'_>) -> Result<C
         pipeline.is_whitelisted = true;
     }
     Ok(config)
+}
+
+/// Whether the file has the key in the section.
+fn names(text: &str, section: &str, key: &str) -> bool {
+    let Ok(table) = DeTable::parse(text) else { return false };
+    let section = table.get_ref().get(section).and_then(|section| section.get_ref().as_table());
+    section.is_some_and(|section| section.contains_key(key))
 }
 
 /// Overrides what variables say otherwise; returns the variable that holds the password, if one does.

@@ -56,6 +56,31 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// The included patterns where each part is one plain name or `*`: what any program can be told. Empty where one
+    /// is not, and where every table is included.
+    pub fn plain(&self) -> Vec<(String, String)> {
+        let part = |pieces: &[Piece]| match pieces {
+            [Piece::Any] => Some("*".to_owned()),
+            pieces => text(pieces)
+                .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')),
+        };
+        let plain = self.included.iter().map(|pattern| Some((part(&pattern.schema)?, part(&pattern.name)?)));
+        let plain: Option<Vec<(String, String)>> = plain.collect();
+        let plain = plain.unwrap_or_default();
+        if plain.iter().any(|(schema, name)| schema == "*" && name == "*") { Vec::new() } else { plain }
+    }
+}
+
+/// The text that only these pieces match.
+fn text(pieces: &[Piece]) -> Option<String> {
+    let characters = pieces.iter().map(|piece| match piece {
+        Piece::Character(character) => Some(*character),
+        Piece::One | Piece::Any => None,
+    });
+    characters.collect()
+}
+
 impl Pattern {
     pub fn matches(&self, table: &TableName) -> bool {
         matches(&self.schema, &table.schema) && matches(&self.name, &table.name)
@@ -63,15 +88,6 @@ impl Pattern {
 
     /// The one table that the pattern can match, when it holds no `*` or `?`.
     pub fn exact(&self) -> Option<TableName> {
-        let text = |pieces: &[Piece]| {
-            pieces
-                .iter()
-                .map(|piece| match piece {
-                    Piece::Character(character) => Some(*character),
-                    Piece::One | Piece::Any => None,
-                })
-                .collect::<Option<String>>()
-        };
         Some(TableName::new(text(&self.schema)?, text(&self.name)?))
     }
 }

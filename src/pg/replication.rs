@@ -27,6 +27,14 @@ pub struct CreatedSlot {
     pub snapshot: Option<String>,
 }
 
+/// What a server says while it streams.
+#[derive(Debug)]
+pub enum Incoming {
+    Frame(Bytes),
+    /// What it remarks, of whatever severity the session asks for.
+    Notice(String),
+}
+
 /// How long a slot lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotLife {
@@ -43,8 +51,14 @@ pub const TEXT_FORMAT: &str = "-c datestyle=ISO -c intervalstyle=postgres -c ext
 impl Session {
     /// Connects in replication mode to the database that `conninfo` names.
     pub async fn connect_replication(conninfo: &ConnInfo) -> Result<Session> {
-        Session::connect(conninfo, Side::Source, &[("replication", "database"), ("options", TEXT_FORMAT)])
-            .await
+        Session::connect_replication_with(conninfo, "").await
+    }
+
+    /// The same, with further run-time parameters.
+    pub async fn connect_replication_with(conninfo: &ConnInfo, further: &str) -> Result<Session> {
+        let options = format!("{TEXT_FORMAT} {further}");
+        let parameters = [("replication", "database"), ("options", options.trim_end())];
+        Session::connect(conninfo, Side::Source, &parameters).await
     }
 
     pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
@@ -66,9 +80,14 @@ impl Session {
 
     /// Creates a logical slot for pgoutput; waits until all transactions that are running at the source have ended.
     pub async fn create_slot(&mut self, name: &str, life: SlotLife) -> Result<CreatedSlot> {
+        self.create_slot_of("pgoutput", name, life).await
+    }
+
+    /// The same for any output plugin.
+    pub async fn create_slot_of(&mut self, plugin: &str, name: &str, life: SlotLife) -> Result<CreatedSlot> {
         let temporary = if life == SlotLife::Temporary { "TEMPORARY " } else { "" };
-        let name = quote::identifier(name);
-        let sql = format!("CREATE_REPLICATION_SLOT {name} {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT");
+        let (name, plugin) = (quote::identifier(name), quote::identifier(plugin));
+        let sql = format!("CREATE_REPLICATION_SLOT {name} {temporary}LOGICAL {plugin} EXPORT_SNAPSHOT");
         let row = self.one(&sql).await?;
         Ok(CreatedSlot { consistent_point: row.get(1)?, snapshot: row.text(2).map(str::to_owned) })
     }
@@ -106,9 +125,20 @@ impl Session {
 
     /// A frame that is already here.
     pub fn buffered_replication_frame(&mut self) -> Result<Option<Bytes>> {
+        while let Some(incoming) = self.buffered_replication()? {
+            if let Incoming::Frame(frame) = incoming {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A frame or a remark that is already here.
+    pub fn buffered_replication(&mut self) -> Result<Option<Incoming>> {
         while let Some(message) = self.buffered_message()? {
             match message.tag {
-                b'd' => return Ok(Some(message.body)),
+                b'd' => return Ok(Some(Incoming::Frame(message.body))),
+                b'N' => return Ok(Some(Incoming::Notice(Session::notice_text(&message.body)))),
                 b'E' => return Err(self.server_error(&message.body)),
                 b'c' | b'C' => {
                     return Err(Error::new(

@@ -372,6 +372,11 @@ impl Session {
         if report.hint.is_empty() { error } else { error.hint(report.hint) }
     }
 
+    /// What a `NoticeResponse` says.
+    pub fn notice_text(body: &[u8]) -> String {
+        ServerReport::parse(body).message
+    }
+
     fn note_parameter(&mut self, body: &[u8]) {
         let mut parts = body.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
         if let (Some(name), Some(value)) = (parts.next(), parts.next()) {

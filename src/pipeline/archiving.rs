@@ -22,7 +22,7 @@ use crate::archive::encode::TypeNames;
 use crate::archive::line::Origin as LineageLine;
 use crate::archive::manifest::Base;
 use crate::archive::names::Stored;
-use crate::config::{Compression, Pipeline};
+use crate::config::{Compression, Pipeline, Plugin};
 use crate::digest::sha256;
 use crate::error::{Error, Kind, Result, Side};
 use crate::lock::{self, Lock};
@@ -39,11 +39,12 @@ use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::Format;
+use crate::source::postgres::stream::{Format, StreamOptions};
+use crate::source::postgres::{stream, wal2json};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 use crate::target::archive::{
-    ArchiveTarget, Claimed, Making, Opened, claim, head, identity, open, spool_failed,
+    ArchiveTarget, Claimed, Making, Opened, claim, head, identity, look, open, spool_failed,
 };
 
 pub(super) use report::{status, stop};
@@ -79,7 +80,7 @@ pub(super) async fn run(
 }
 
 /// The lock file of a pipeline that fills an archive.
-fn lock_path(pipeline: &Pipeline) -> Result<PathBuf> {
+pub fn lock_path(pipeline: &Pipeline) -> Result<PathBuf> {
     Ok(spool_dir(pipeline)?.join("lock"))
 }
 
@@ -98,9 +99,25 @@ fn place(pipeline: &Pipeline) -> Result<(Location, StoreOptions)> {
     place.ok_or_else(|| Error::unexpected("the target is an archive, and names none"))
 }
 
-async fn open_store(pipeline: &Pipeline) -> Result<AnyStore> {
+pub async fn open_store(pipeline: &Pipeline) -> Result<AnyStore> {
     let (location, options) = place(pipeline)?;
     AnyStore::open(&location, &options).await
+}
+
+/// Whether the archive knows the pipeline's slot as its own.
+pub(super) async fn knows_slot(pipeline: &Pipeline) -> Result<bool> {
+    let keys = pipeline.archive.writer_keys()?;
+    Ok(look(&open_store(pipeline).await?, &keys).await?.knows(&pipeline.slot))
+}
+
+/// Makes the slot the archive's own, which begins the archive if there is none. No writer may run meanwhile.
+pub(super) async fn claim_slot(pipeline: &Pipeline) -> Result<()> {
+    let _lock = take_lock(pipeline)?;
+    let store = open_store(pipeline).await?;
+    let keys = pipeline.archive.writer_keys()?;
+    let opened = look(&store, &keys).await?;
+    let (name, slot) = (&pipeline.name, &pipeline.slot);
+    claim(&store, &opened, name, slot, &lock::host_name(), &keys).await.map(drop)
 }
 
 /// Puts one more base snapshot into the archive, whether its writer runs or not.
@@ -116,16 +133,24 @@ async fn base_of(pipeline: &Pipeline, meter: &Arc<Meter>) -> Result<Base> {
     let spool = tempfile::Builder::new().prefix("base-").tempdir_in(spool_dir(pipeline)?.as_path());
     let spool = spool.map_err(|error| spool_failed(&pipeline.archive_spool_dir(), error))?;
     let making = making(pipeline, spool.path().to_owned())?;
-    // Asked before the base's moment: what is sealed by now lies before it.
-    let Some(head) = head(&store, &making.keys).await? else {
-        return Err(Error::refused(format!("{} holds no change file yet", store.display()))
-            .hint("The first start of the pipeline puts a base there: pgdiode start."));
-    };
     let origin = Origin::resolve(pipeline)?;
-    let lineage = Lineage::from(head.lineage.clone());
-    slot::check_name(&lineage, &pipeline.slot)?;
     let (mut replication, mut source) = (origin.replication().await?, origin.session().await?);
-    let lineage = slot::check_lineage(&mut replication, &mut source, &lineage, head.to).await?;
+    let (head, lineage) = loop {
+        // Asked before the base's moment: what is sealed by now lies before it.
+        let Some(last) = head(&store, &making.keys).await? else {
+            return Err(Error::refused(format!("{} holds no change file yet", store.display()))
+                .hint("The first start of the pipeline puts a base there: pgdiode start."));
+        };
+        let lineage = Lineage::from(last.lineage.clone());
+        slot::check_name(&lineage, &pipeline.slot)?;
+        match slot::check_lineage(&mut replication, &mut source, &lineage, last.to).await {
+            Ok(lineage) => break (last, lineage),
+            // A writer that runs has sealed more meanwhile, and told the slot.
+            Err(_) if head(&store, &making.keys).await?.is_some_and(|newest| newest.number > last.number) => {
+            }
+            Err(error) => return Err(error),
+        }
+    };
     let claimed = Claimed { archive: head.archive.clone(), epoch: head.epoch };
     let order = base::Order { store: &store, claimed: &claimed, next_file: head.number + 1, making: &making };
     base::make_another(pipeline, &origin, meter, &order, &lineage).await
@@ -184,7 +209,7 @@ impl Run<'_> {
         let goes_on = opened.head.is_some();
         preflight::refuse_unsafe_origin(self.pipeline, Purpose::Start, goes_on).await?;
         let mut source = self.origin.session().await?;
-        self.refuse_unknown_slot(&mut source, &opened, &store.display()).await?;
+        refuse_unknown_slot(&mut source, &opened, &store.display(), &self.pipeline.slot).await?;
         let (name, slot) = (&self.pipeline.name, &self.pipeline.slot);
         let claimed = claim(&store, &opened, name, slot, &lock::host_name(), &making.keys).await?;
         self.archive = Some(claimed.archive.clone());
@@ -201,25 +226,6 @@ impl Run<'_> {
         let target =
             ArchiveTarget::new(store, opened.head.as_ref(), claimed, lineage, making, types, position.offset);
         self.stream(source, target, position.offset).await
-    }
-
-    /// A slot that no claim speaks of has fed another place: what it has let go of is there, and would be missing here.
-    async fn refuse_unknown_slot(&self, source: &mut Session, opened: &Opened, place: &str) -> Result<()> {
-        let is_claimed = opened.claim.as_ref().is_some_and(|claim| claim.slot == self.pipeline.slot);
-        if is_claimed || opened.head.is_some() {
-            return Ok(());
-        }
-        if slot::read(source, &self.pipeline.slot).await?.is_none() {
-            return Ok(());
-        }
-        let slot = &self.pipeline.slot;
-        Err(Error::refused(format!(
-            "the source has a replication slot \"{slot}\", and {place} holds no archive that knows of it"
-        ))
-        .hint(format!(
-            "Is the archive's disk mounted? For a new archive choose another `slot`, or if nobody needs this one: \
-             select pg_drop_replication_slot('{slot}')."
-        )))
     }
 
     /// What an error comes to if the archive has gone from where it was: it may come back.
@@ -258,7 +264,8 @@ impl Run<'_> {
             return Ok(Position { offset: there.confirmed, lineage });
         }
         self.meter.phase(Phase::Copying, "creating the replication slot");
-        let making = slot::create(&mut replication, &self.pipeline.slot, &database);
+        let making =
+            slot::create(&mut replication, self.pipeline.plugin.as_str(), &self.pipeline.slot, &database);
         let lineage = copy::telling_who_delays(&self.origin, &self.meter, making).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
         Ok(Position { offset: lineage.consistent_point, lineage })
@@ -266,7 +273,9 @@ impl Run<'_> {
 
     async fn stream(&mut self, source: Session, mut target: ArchiveTarget, from: Lsn) -> Result<Stopped> {
         let pipeline = self.pipeline;
-        let mut stream = start_stream(&self.origin, stream_options(pipeline, from, Format::Text)).await?;
+        let options = stream_options(pipeline, from, Format::Text);
+        let options = StreamOptions { plugin: plugin(pipeline), ..options };
+        let mut stream = start_stream(&self.origin, options).await?;
         let patterns = pipeline.tables.clone();
         let mut plan = Plan::of_all(Box::new(move |table| patterns.match_table(table)));
         let idle = Duration::from_secs(pipeline.archive.idle_seconds);
@@ -291,6 +300,29 @@ impl Run<'_> {
         let reason = if ended == Ended::Reached { StopReason::Reached } else { StopReason::Signal };
         Ok(self.stopped(reason))
     }
+}
+
+/// A slot that no claim speaks of has fed another place: what it has let go of is there, and would be missing here.
+pub async fn refuse_unknown_slot(
+    source: &mut Session,
+    opened: &Opened,
+    place: &str,
+    slot: &str,
+) -> Result<()> {
+    if opened.knows(slot) {
+        return Ok(());
+    }
+    if slot::read(source, slot).await?.is_none() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the source has a replication slot \"{slot}\", and {place} holds no archive that knows of it"
+    ))
+    .hint(format!(
+        "Is the archive's disk mounted? For a new archive choose another `slot`, or if nobody needs this one: \
+         select pg_drop_replication_slot('{slot}'). If this archive is to go on from where the slot stands: pgdiode \
+         setup --adopt-slot."
+    )))
 }
 
 /// Looks at the source while the pump runs, and passes on that it is to end.
@@ -383,6 +415,20 @@ pub(super) fn limits(pipeline: &Pipeline) -> BatchLimits {
         age,
         linger: Duration::from_secs(seconds),
         idle: age,
+    }
+}
+
+/// What the slot's output plugin is asked for.
+fn plugin(pipeline: &Pipeline) -> stream::Plugin {
+    match pipeline.plugin {
+        Plugin::Pgoutput => stream::Plugin::Pgoutput { publication: pipeline.publication.clone() },
+        Plugin::Wal2json => {
+            let patterns = pipeline.tables.clone();
+            stream::Plugin::Wal2json(wal2json::Options {
+                wanted: Arc::new(move |table| patterns.match_table(table)),
+                sent: pipeline.tables.plain(),
+            })
+        }
     }
 }
 

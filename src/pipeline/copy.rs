@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::change::TableName;
-use crate::config::{Format, Pipeline};
+use crate::config::{Format, Pipeline, Plugin};
 use crate::error::{Error, Kind, Result};
 use crate::pg::copy::relay;
 use crate::pg::dump::{self, Dump, DumpOptions, Entry, EntryKind, Section};
@@ -1040,6 +1040,13 @@ async fn mark_ready(target: &mut Session, pipeline: &str, schema: SchemaWork) ->
 
 /// The tables that a first copy carries: what the publication names, as far as the patterns want it.
 pub async fn carried(source: &mut Session, pipeline: &Pipeline) -> Result<Vec<SourceTable>> {
+    if pipeline.plugin == Plugin::Wal2json {
+        // Such a slot has no publication, and names partitions, never their roots.
+        let tables = catalog::tables(source).await?.into_values();
+        let is_wanted =
+            |table: &SourceTable| !table.is_partitioned && pipeline.tables.match_table(&table.table);
+        return Ok(tables.filter(is_wanted).collect());
+    }
     let Some(published) = catalog::published(source, &pipeline.publication).await? else {
         return Err(Error::refused(format!(
             "there is no publication \"{}\" at the source",

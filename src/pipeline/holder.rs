@@ -30,7 +30,7 @@ pub(super) async fn lock(session: &mut Session, pipeline: &str) -> Result<()> {
 }
 
 /// Who holds the pipeline's lock; works without a control schema too.
-pub(super) async fn holder(target: &mut Session, pipeline: &str) -> Result<Option<RunningOn>> {
+pub async fn holder(target: &mut Session, pipeline: &str) -> Result<Option<RunningOn>> {
     let Some(holder) = lock_of(pipeline).holder(target).await? else { return Ok(None) };
     if has_control_schema(target).await? {
         let sql = "select runs_at from pgdiode.pipeline where name = $1";

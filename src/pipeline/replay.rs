@@ -48,8 +48,10 @@ use crate::pipeline::meter::Meter;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 
 pub(super) use attempt::spool;
+pub use control::missing as missing_control_tables;
 pub use report::{status, syncdata_status};
 pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};
+pub use whitelist::read as whitelisted;
 
 /// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
 pub async fn run(

@@ -38,7 +38,7 @@ use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, PostgresSource, StreamOptions};
+use crate::source::postgres::stream::{Format, Plugin, PostgresSource, StreamOptions};
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::apply::{self, Applier};
 use crate::target::postgres::progress::{self, RelationState, Stored};
@@ -285,7 +285,7 @@ impl Run<'_> {
             format!("update pgdiode.pipeline set slot = {slot_name}, slot_begun = true where name = {name}");
         target.query(&begun).await?;
         let database = source.one("select pg_catalog.current_database()").await?.string(0);
-        let making = slot::create(&mut replication, &self.pipeline.slot, &database);
+        let making = slot::create(&mut replication, "pgoutput", &self.pipeline.slot, &database);
         let lineage = copy::telling_who_delays(&self.ends.origin(), &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
@@ -539,7 +539,7 @@ pub(super) fn explained(pipeline: &Pipeline, error: Error) -> Error {
 pub(super) fn stream_options(pipeline: &Pipeline, from: Lsn, format: Format) -> StreamOptions {
     StreamOptions {
         slot: pipeline.slot.clone(),
-        publication: pipeline.publication.clone(),
+        plugin: Plugin::Pgoutput { publication: pipeline.publication.clone() },
         from,
         format,
         spool_memory_max: mebibytes(pipeline.stream.spool_mb),

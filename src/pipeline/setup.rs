@@ -11,9 +11,9 @@ use crate::config::{Mode, Pipeline};
 use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::pipeline::ends::{Ends, Origin};
+use crate::pipeline::ends::Ends;
 use crate::pipeline::selection::Selection;
-use crate::pipeline::step::{Step, has_control_schema, run, run_at_source, tables_sql};
+use crate::pipeline::step::{Step, has_control_schema, run, tables_sql};
 use crate::pipeline::subscription;
 use crate::preflight::{self, Purpose};
 use crate::source::postgres::catalog;
@@ -53,23 +53,6 @@ pub(super) async fn setup(pipeline: &Pipeline, reason: Option<&str>) -> Result<V
     journal.conclude(&mut target, done).await
 }
 
-/// What is missing at the source of an archive, and was run unless it is only `printed`.
-pub(super) async fn of_origin(pipeline: &Pipeline, printed: bool) -> Result<Vec<String>> {
-    let origin = Origin::resolve(pipeline)?;
-    let mut source = if printed {
-        origin.session().await?
-    } else {
-        preflight::refuse_unsafe_origin(pipeline, Purpose::Setup, false).await?;
-        origin.session_for_setup().await?
-    };
-    let selection = Selection::read(&mut source, &pipeline.tables).await?;
-    let steps = publication(&mut source, pipeline, &selection).await?;
-    if !printed {
-        run_at_source(&steps, &mut source).await?;
-    }
-    Ok(steps.iter().map(|step| step.text_at(&origin.0.display())).collect())
-}
-
 /// What is missing at both sides.
 async fn steps(
     pipeline: &Pipeline,
@@ -83,7 +66,11 @@ async fn steps(
 }
 
 /// Creates the publication, or adds to it what the patterns match and it lacks.
-async fn publication(source: &mut Session, pipeline: &Pipeline, selection: &Selection) -> Result<Vec<Step>> {
+pub(super) async fn publication(
+    source: &mut Session,
+    pipeline: &Pipeline,
+    selection: &Selection,
+) -> Result<Vec<Step>> {
     let name = quote::identifier(&pipeline.publication);
     let Some(published) = catalog::published(source, &pipeline.publication).await? else {
         let tables = match selection.named.as_slice() {

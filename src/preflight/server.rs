@@ -1,7 +1,7 @@
 //! The source's server: its version and settings, what it lets this user do, and the pipeline's slot.
 
 use super::{Survey, counted};
-use crate::config::{Mode, Way};
+use crate::config::{Mode, Plugin, Way};
 use crate::error::Result;
 use crate::pg::dump::find_pg_dump;
 use crate::pg::quote;
@@ -62,6 +62,7 @@ impl Settings {
 impl Survey<'_> {
     pub(super) async fn source_server(&mut self, session: &mut Session) -> Result<()> {
         self.version(session);
+        self.encoding(session);
         let settings = Settings::read(session).await?;
         self.standby(session, &settings);
         self.logical(&settings);
@@ -98,6 +99,17 @@ impl Survey<'_> {
                 ),
             ),
             _ => self.report.ok(what),
+        }
+    }
+
+    /// wal2json writes values as the database holds them, in whatever encoding, and calls it JSON.
+    fn encoding(&mut self, session: &Session) {
+        let encoding = session.parameter("server_encoding").unwrap_or("unknown");
+        if self.pipeline.plugin == Plugin::Wal2json && encoding != "UTF8" {
+            self.report.refuse(
+                format!("the source's encoding is {encoding}, and wal2json's messages are only read in UTF8"),
+                format!("leave plugin out of [pipeline.{}]: pgoutput converts", self.pipeline.name),
+            );
         }
     }
 
@@ -206,10 +218,13 @@ impl Survey<'_> {
             ))
             .await?;
         let (plugin, database) = (row.string(0), row.string(1));
-        if plugin != "pgoutput" || !row.bool(2) {
+        if plugin != self.pipeline.plugin.as_str() || !row.bool(2) {
             self.report.refuse(
                 format!("slot \"{name}\" is somebody else's: plugin {plugin}, database \"{database}\""),
-                format!("name another slot with the key slot of [pipeline.{}]", self.pipeline.name),
+                format!(
+                    "name another slot with the key slot of [pipeline.{}], or its plugin with the key plugin",
+                    self.pipeline.name
+                ),
             );
         }
         if state.wal_status == "lost" || state.invalidation.is_some() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Purpose, Survey, counted, listed, refusal};
 use crate::change::TableName;
-use crate::config::{Pipeline, written};
+use crate::config::{Pipeline, Plugin, written};
 use crate::error::{Error, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -54,7 +54,12 @@ impl Survey<'_> {
         for (what, hint) in access(session, &selection.carried).await? {
             self.refuse_at_first(what, hint);
         }
-        for (what, hint) in unnamed_rows(session, selection, &selection.carried).await? {
+        let plugin = self.pipeline.plugin;
+        for (what, hint) in unnamed_rows(session, selection, &selection.carried, plugin).await? {
+            if plugin == Plugin::Wal2json {
+                self.refuse_at_first(what, hint);
+                continue;
+            }
             // A start publishes nothing: what is published already may well be meant to take inserts alone.
             let level = if self.purpose == Purpose::Start { Level::Warning } else { Level::Refused };
             self.report.push(level, what, Some(hint));
@@ -161,7 +166,7 @@ pub async fn refuse_unsafe_tables(
     for (what, hint) in access(session, tables).await? {
         report.refuse(what, hint);
     }
-    for (what, hint) in unnamed_rows(session, selection, tables).await? {
+    for (what, hint) in unnamed_rows(session, selection, tables, pipeline.plugin).await? {
         report.refuse(what, hint);
     }
     refusal(&report, &pipeline.name)
@@ -225,7 +230,12 @@ async fn unnamed_rows(
     session: &mut Session,
     selection: &Selection,
     tables: &[TableName],
+    plugin: Plugin,
 ) -> Result<Vec<(String, String)>> {
+    let consequence = match plugin {
+        Plugin::Pgoutput => "once it is published, UPDATE and DELETE on it fail",
+        Plugin::Wal2json => "wal2json leaves UPDATE and DELETE on it out",
+    };
     let unnamed: Vec<&SourceTable> = carried(selection, tables)
         .filter(|table| table.identity == Identity::None && !table.is_partitioned)
         .collect();
@@ -248,7 +258,7 @@ async fn unnamed_rows(
                 ),
             };
             let what = format!(
-                "table {} has nothing that names its rows: once it is published, UPDATE and DELETE on it fail",
+                "table {} has nothing that names its rows: {consequence}",
                 written(&table.table)
             );
             (what, remedy)

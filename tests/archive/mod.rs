@@ -1,13 +1,16 @@
 //! Archives of change files: written from a real production server's log, looked at and tended, and replayed.
 
 mod built;
+mod check;
 mod circle;
 mod damage;
 mod elsewhere;
 mod foreign;
 mod format;
+mod full;
 mod kills;
 mod origin;
+mod production;
 mod pruning;
 mod replay;
 mod sealed;
@@ -16,4 +19,5 @@ mod syncdata;
 mod through;
 mod untrusted;
 mod verbs;
+mod wal2json;
 mod writer;

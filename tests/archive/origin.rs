@@ -23,7 +23,7 @@ use pgdiode::pg::session::Session;
 use pgdiode::position::{Lineage, Lsn};
 use pgdiode::source::Source as _;
 use pgdiode::source::postgres::slot;
-use pgdiode::source::postgres::stream::{Format, PostgresSource, StreamOptions};
+use pgdiode::source::postgres::stream::{Format, Plugin, PostgresSource, StreamOptions};
 
 use crate::harness::{Cluster, PgdiodeRun, Running, Version, wait_for};
 
@@ -58,7 +58,7 @@ impl Origin {
         let conninfo = conninfo(&cluster);
         let lineage = runtime.block_on(async {
             let mut replication = Session::connect_replication(&conninfo).await.unwrap();
-            slot::create(&mut replication, SLOT, "postgres").await.unwrap()
+            slot::create(&mut replication, "pgoutput", SLOT, "postgres").await.unwrap()
         });
         let to = lineage.consistent_point;
         let archive = format!("archive-{:016x}", fastrand::u64(..));
@@ -105,7 +105,7 @@ impl Origin {
         let beat: String = self.psql("update public.pulse set beat = beat + 1 returning beat");
         let options = StreamOptions {
             slot: SLOT.into(),
-            publication: "archive".into(),
+            plugin: Plugin::Pgoutput { publication: "archive".into() },
             from: self.to,
             format: Format::Text,
             spool_memory_max: 64 << 20,

@@ -102,7 +102,7 @@ fn a_user_of_syncdata_finds_everything_again() {
     );
     assert_eq!(
         ground
-            .psql("select string_agg(table_name, ',' order by id), min(creator) from pgdiode.tables_to_sync"),
+            .psql("select string_agg(table_name, ',' order by id), min(creator) from public.tables_to_sync"),
         "users,orders|postgres"
     );
     let status = ground.run(&["status"]);
@@ -113,7 +113,7 @@ fn a_user_of_syncdata_finds_everything_again() {
         ground.assert_alike(table);
     }
     assert_eq!(ground.psql("select count(*) from products"), "0", "it is not listed");
-    assert_eq!(ground.logs("pgdiode"), "users SUCCESS 5 0000000001.json, orders SUCCESS 1 0000000003.json");
+    assert_eq!(ground.logs("public"), "users SUCCESS 5 0000000001.json, orders SUCCESS 1 0000000003.json");
     let status = ground.run(&["status"]);
     assert!(status.contains("\nrecords synced: 6\nerrors: 0\n"), "{status}");
     let status: serde_json::Value = serde_json::from_str(&ground.run(&["status", "--json"])).unwrap();
@@ -125,11 +125,9 @@ fn a_user_of_syncdata_finds_everything_again() {
     ground.once();
     ground.assert_alike("users");
     assert!(
-        ground
-            .logs("pgdiode")
-            .ends_with(", users SUCCESS 2 0000000006.json, users SUCCESS 1 0000000007.json"),
+        ground.logs("public").ends_with(", users SUCCESS 2 0000000006.json, users SUCCESS 1 0000000007.json"),
         "{}",
-        ground.logs("pgdiode")
+        ground.logs("public")
     );
 
     let listing = ground.run(&["list-tables", "--json"]);
@@ -148,7 +146,7 @@ fn a_user_of_syncdata_finds_everything_again() {
 
 #[test]
 fn resync_and_clear_bring_every_change_again() {
-    let mut ground = Ground::start("[archive]\ncontrol_schema = \"public\"\n");
+    let mut ground = Ground::start("[archive]\ncontrol_schema = \"pgdiode\"\n");
     ground.run(&["add-tables", "users", "orders"]);
     ground.produce("insert into users values (1, 'one'), (2, 'two'); insert into orders values (1, 1)");
     ground.produce("update users set name = 'new' where id = 1");
@@ -173,7 +171,7 @@ fn resync_and_clear_bring_every_change_again() {
         "select string_agg(distinct action, ',') from pgdiode.audit where action in ('clear', 'resync')",
     );
     assert_eq!(audit, "clear,resync");
-    assert_eq!(ground.psql("select to_regclass('pgdiode.data_sync_logs') is null"), "t");
+    assert_eq!(ground.psql("select to_regclass('public.data_sync_logs') is null and to_regclass('pgdiode.data_sync_logs') is not null"), "t");
 }
 
 #[test]
@@ -188,9 +186,9 @@ fn a_running_pipeline_follows_the_list() {
     assert!(status.starts_with("status: active\n") && !status.contains("start time: never"), "{status}");
     let said = ground.pgdiode.run(&["clear", "--yes"]).failure(5);
     assert!(said.contains("is running"), "{said}");
-    ground.psql("insert into pgdiode.tables_to_sync (table_name) values ('products'), ('no such * name')");
+    ground.psql("insert into public.tables_to_sync (table_name) values ('products'), ('no such * name')");
     ground.local.wait_until("postgres", &filled("products"), "the table that was listed by hand");
-    ground.psql("delete from pgdiode.tables_to_sync where table_name = 'users'");
+    ground.psql("delete from public.tables_to_sync where table_name = 'users'");
     let forgotten = "select not exists (select from pgdiode.relation where table_name = 'users')";
     ground.local.wait_until("postgres", forgotten, "the table that left the list");
     ground.run(&["stop"]);
@@ -208,7 +206,7 @@ fn failures_are_in_the_log() {
     ground.produce("insert into users values (100, 'too many'); insert into orders values (1, 1)");
     ground.once();
     ground.assert_alike("orders");
-    let failed = "select count(*), min(table_name), min(error_detail) like '%users_id_check%' from pgdiode.data_sync_logs where status = 'FAILED'";
+    let failed = "select count(*), min(table_name), min(error_detail) like '%users_id_check%' from public.data_sync_logs where status = 'FAILED'";
     assert_eq!(ground.psql(failed), "1|users|t");
     ground.once();
     assert_eq!(ground.psql(failed), "1|users|t", "once");
@@ -220,7 +218,7 @@ fn failures_are_in_the_log() {
     fs::write(&last, text.replacen("INSERT", "INSERU", 1)).unwrap();
     let said = ground.pgdiode.run(&["start", "--once-caught-up"]).failure(4);
     assert!(said.contains(".json"), "{said}");
-    let refused = "select count(*) from pgdiode.data_sync_logs where status = 'FAILED' and table_name = '*' and error_detail like '%.json%'";
+    let refused = "select count(*) from public.data_sync_logs where status = 'FAILED' and table_name = '*' and error_detail like '%.json%'";
     assert_eq!(ground.psql(refused), "1");
     // Put back, it goes on.
     ground.send();
@@ -235,7 +233,7 @@ fn the_control_tables_are_syncdatas() {
     let columns = ground.psql(
         "select string_agg(table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' '
                            || coalesce(regexp_replace(column_default, 'nextval.*', 'serial'), '-'), E'\\n' order by table_name, ordinal_position)
-           from information_schema.columns where table_schema = 'pgdiode' and (table_name like 'data_sync%' or table_name = 'tables_to_sync')",
+           from information_schema.columns where table_schema = 'public' and (table_name like 'data_sync%' or table_name = 'tables_to_sync')",
     );
     let expected = "data_sync_logs.id uuid NO gen_random_uuid()
 data_sync_logs.table_name text NO -
@@ -259,13 +257,13 @@ tables_to_sync.created_at timestamp with time zone YES now()";
     assert_eq!(columns, expected);
     let keys = ground.psql(
         "select string_agg(conrelid::regclass || ' ' || pg_get_constraintdef(oid), ', ' order by conrelid::regclass::text, contype)
-           from pg_constraint where conrelid::regclass::text ~ '^pgdiode.(data_sync|tables_to)'",
+           from pg_constraint where conrelid::regclass::text ~ '^(data_sync|tables_to)'",
     );
     assert_eq!(
         keys,
-        "pgdiode.data_sync_logs PRIMARY KEY (id), pgdiode.data_sync_metrics PRIMARY KEY (id), \
-         pgdiode.data_sync_metrics UNIQUE (table_name, period_start, period_type), \
-         pgdiode.tables_to_sync PRIMARY KEY (id), pgdiode.tables_to_sync UNIQUE (table_name)"
+        "data_sync_logs PRIMARY KEY (id), data_sync_metrics PRIMARY KEY (id), \
+         data_sync_metrics UNIQUE (table_name, period_start, period_type), \
+         tables_to_sync PRIMARY KEY (id), tables_to_sync UNIQUE (table_name)"
     );
 }
 
@@ -286,14 +284,14 @@ fn metrics_add_up_across_restarts() {
         format!(
             "select string_agg(concat_ws(' ', table_name, added, updated, deleted), ', ' order by table_name)
                from (select table_name, sum(records_added) as added, sum(records_updated) as updated, sum(records_deleted) as deleted
-                       from pgdiode.data_sync_metrics where period_type = '{kind}' group by 1) s"
+                       from public.data_sync_metrics where period_type = '{kind}' group by 1) s"
         )
     };
     let expected = "orders 1 0 0, users 10 4 3";
     assert_eq!(ground.psql(&sums("FREQ")), expected);
     let windows = "select bool_and(extract(epoch from period_start)::int8 % 600 = 0
                                    and period_end - period_start = interval '600 seconds'
-                                   and period_start <= now()) from pgdiode.data_sync_metrics where period_type = 'FREQ'";
+                                   and period_start <= now()) from public.data_sync_metrics where period_type = 'FREQ'";
     assert_eq!(ground.psql(windows), "t");
     assert_eq!(ground.psql(&sums("WEEK")), "", "it is not time yet");
 
@@ -305,7 +303,7 @@ fn metrics_add_up_across_restarts() {
     let begins = "select bool_and(extract(hour from period_start at time zone 'Europe/Berlin') = 0
                                   and case period_type when 'WEEK' then extract(isodow from period_start at time zone 'Europe/Berlin')
                                                        else extract(day from period_start at time zone 'Europe/Berlin') end = 1)
-                    from pgdiode.data_sync_metrics where period_type <> 'FREQ'";
+                    from public.data_sync_metrics where period_type <> 'FREQ'";
     assert_eq!(ground.psql(begins), "t");
     // What comes later is added; what was summed up is not added again.
     ground.produce("insert into orders values (2, 2)");
@@ -317,4 +315,63 @@ fn metrics_add_up_across_restarts() {
     for kind in ["FREQ", "WEEK", "MONTH"] {
         assert_eq!(ground.psql(&sums(kind)), "orders 2 0 0, users 10 4 3", "{kind}");
     }
+}
+
+/// A backup machine that gets its files from a script, or from wal2json: nothing but the seed's own three lines.
+#[test]
+fn files_of_other_writers_apply_over_sftp() {
+    let ground = Ground::start("[archive]\nsettle_seconds = 0\n");
+    let directory = ground.backup.archive();
+    for entry in fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+    let put = |name: &str, lines: &str| fs::write(directory.join(name), lines).unwrap();
+    put(
+        "changes_001.json",
+        r#"{"table": "users", "op": "INSERT", "data": {"id": 1, "name": "John"}, "lsn": "0/16B3D40", "ts": "2026-02-05T10:30:00Z"}
+{"table": "users", "op": "UPDATE", "data": {"id": 1, "name": "Jane"}, "old_keys": {"id": 1}, "lsn": "0/16B3D50", "ts": "2026-02-05T10:31:00Z"}
+{"table": "users", "op": "INSERT", "data": {"id": 2, "name": "Jack"}}
+{"table": "products", "op": "INSERT", "data": {"id": 1, "title": "not listed"}}
+"#,
+    );
+    put("changes_002.json", "{\"table\": \"users\", \"op\": \"DELETE\", \"old_keys\": {\"id\": 1}}\n");
+    put(
+        "changes_003.json",
+        r#"{"action":"B"}
+{"action":"I","schema":"public","table":"orders","columns":[{"name":"id","type":"integer","value":1},{"name":"user_id","type":"integer","value":2}]}
+{"action":"I","schema":"public","table":"users","columns":[{"name":"id","type":"integer","value":3},{"name":"name","type":"text","value":"Jill"}]}
+{"action":"C"}
+"#,
+    );
+    let checked = ground.pgdiode.run(&["check"]);
+    assert!(checked.stdout.contains("3 change files of another writer's"), "{checked:?}");
+    assert!(checked.stdout.contains("no table is on the list tables_to_sync"), "{checked:?}");
+    ground.run(&["add-tables", "users", "orders"]);
+    ground.run(&["check"]);
+    ground.once();
+    let users = "select json_agg(t order by id) from users t";
+    assert_eq!(
+        ground.psql(users),
+        r#"[{"id":2,"name":"Jack"}, {"id":3,"name":"Jill"}]"#.replace("}, {", "}, \n {")
+    );
+    assert_eq!(ground.psql("select count(*) from products"), "0", "it is not listed");
+    let logged = "users SUCCESS 3 changes_001.json, users SUCCESS 1 changes_002.json, orders SUCCESS 1 changes_003.json, users SUCCESS 1 changes_003.json";
+    assert_eq!(ground.logs("public"), logged);
+    let status = ground.run(&["status"]);
+    assert!(status.contains("\nrecords synced: 6\nerrors: 0\n"), "{status}");
+    // What comes later is logged once; nothing of before is logged again.
+    put("changes_004.json", "{\"table\": \"orders\", \"op\": \"DELETE\", \"old_keys\": {\"id\": 1}}\n");
+    ground.once();
+    ground.once();
+    assert_eq!(ground.logs("public"), format!("{logged}, orders SUCCESS 1 changes_004.json"));
+    // One that cannot be read is named, and logged.
+    put("changes_005.json", "{\"table\": \"orders\", \"op\": \"DROP\"}\n");
+    let said = ground.pgdiode.run(&["start", "--once-caught-up"]).failure(4);
+    assert!(said.contains("changes_005.json, line 1"), "{said}");
+    assert_eq!(
+        ground
+            .psql("select count(*) from public.data_sync_logs where status = 'FAILED' and table_name = '*'"),
+        "1"
+    );
 }

@@ -21,6 +21,8 @@ pub struct DumpOptions {
     /// Only these, each of which must exist; everything when empty. `pg_dump` then leaves out what tables need
     /// but do not own: schemas, types, functions, extensions.
     pub tables: Vec<TableName>,
+    /// Not these.
+    pub excluded: Vec<TableName>,
     /// Only these schemas, with all that is in them; counts where no tables are named.
     pub schemas: Vec<String>,
     pub tablespaces: Tablespaces,
@@ -122,6 +124,7 @@ fn arguments(options: &DumpOptions) -> Vec<String> {
         arguments.push("--strict-names".to_owned());
     }
     arguments.extend(options.tables.iter().map(|table| format!("--table={}", pattern(table))));
+    arguments.extend(options.excluded.iter().map(|table| format!("--exclude-table={}", pattern(table))));
     arguments.extend(options.schemas.iter().map(|schema| format!("--schema={}", quote::identifier(schema))));
     arguments
 }

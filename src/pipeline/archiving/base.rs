@@ -18,6 +18,7 @@ use crate::archive::draft::Press;
 use crate::archive::line::Origin as LineageLine;
 use crate::archive::manifest::{self, Base, BaseTable, Piece, TableShape};
 use crate::archive::names;
+use crate::change::TableName;
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::copy::Rows;
@@ -127,7 +128,8 @@ async fn make(
         workers.spawn(work(Arc::clone(&moment)));
     }
     let pg_dump = dump::find_pg_dump(pipeline.pg_dump.as_deref(), source.server_major()).await?;
-    let options = DumpOptions { snapshot: Some(moment.snapshot.clone()), ..DumpOptions::default() };
+    let excluded = unreadable(&mut source).await?;
+    let options = DumpOptions { snapshot: Some(moment.snapshot.clone()), excluded, ..DumpOptions::default() };
     let text = dump::run(&pg_dump, &origin.0.to_libpq_env(), &options).await?;
     let schema = moment.put("schema.sql", text.into()).await?;
     let mut copied = Vec::new();
@@ -154,6 +156,17 @@ async fn make(
     let rows: u64 = base.tables.iter().map(|table| table.rows).sum();
     tracing::info!(number, tables = base.tables.len(), rows, at = %base.at, "put a base snapshot into the archive");
     Ok(base)
+}
+
+/// Tables that this user may not read, and so may not lock for `pg_dump`. Those that are carried have been looked at.
+async fn unreadable(source: &mut Session) -> Result<Vec<TableName>> {
+    let sql = "
+        select n.nspname, c.relname
+          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p', 'f') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+           and not (pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(c.oid, 'select'))";
+    let rows = source.query(sql).await?;
+    Ok(rows.iter().map(|row| TableName::new(row.string(0), row.string(1))).collect())
 }
 
 /// Takes one table after the other.

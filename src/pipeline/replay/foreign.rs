@@ -281,7 +281,7 @@ impl Replay<'_> {
         let applying = Applying::of(self.pipeline);
         let (name, follow) = (self.pipeline.name.clone(), follow(&self.pipeline.name));
         let applier = Applier::new(rows_session, name, position, applying.on_conflict, Arc::clone(&follow))
-            .writing_beside(write_down(&self.pipeline.name, source.ledger()));
+            .writing_beside(write_down(self.pipeline, source.ledger()));
         let mut rows = PostgresTarget::new(applier, applying.limits.bytes, follow);
         self.meter.streams(Lsn::ZERO);
         tracing::info!(tables = stored.relations.len(), %position, "applying files");
@@ -293,9 +293,9 @@ impl Replay<'_> {
     }
 }
 
-/// The statement that writes down the files which a move of the position begins.
-fn write_down(pipeline: &str, ledger: Ledger) -> Beside {
-    let pipeline = quote::literal(pipeline);
+/// The statements that write down the files which a move of the position begins, and log those that it ends.
+fn write_down(pipeline: &Pipeline, ledger: Ledger) -> Beside {
+    let (logged, pipeline) = (pipeline.clone(), quote::literal(&pipeline.name));
     Arc::new(move |from, to| {
         let files = ledger.begun_between(from, to);
         let row = |taken: &Taken| {
@@ -311,13 +311,15 @@ fn write_down(pipeline: &str, ledger: Ledger) -> Beside {
             )
         };
         let rows: Vec<String> = files.iter().map(row).collect();
-        (!rows.is_empty()).then(|| {
+        let begun = (!rows.is_empty()).then(|| {
             format!(
                 "insert into pgdiode.archive_file (pipeline, ordinal, name, sha256, bytes, modified, records, ends_at) \
                  values {}",
                 rows.join(", ")
             )
-        })
+        });
+        let ended = ledger::applied(&logged, &ledger.ended_between(from, to));
+        begun.into_iter().chain(ended).collect()
     })
 }
 

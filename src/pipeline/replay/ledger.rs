@@ -19,6 +19,7 @@ use crate::pipeline::replay::control;
 use crate::pipeline::replay::metrics::Metrics;
 use crate::position::Lsn;
 use crate::source::archive::Shelf;
+use crate::source::archive::foreign::ledger::Counted;
 
 /// Files that are written down at once: whoever stops the run waits for no more.
 const FILES_MAX: u64 = 32;
@@ -89,18 +90,10 @@ impl Ledger {
         let pipeline = quote::literal(&self.pipeline);
         let mut sql = lock(&self.pipeline);
         if !values.is_empty() {
-            sql.push_str(&format!(
-                "insert into {} (table_name, status, rows_synced, archive_ref)
-                 select {}, 'SUCCESS', least(v.rows, 2147483647), v.file
-                   from (values {}) v (file, schema_name, table_name, rows, reaches)
-                   join pgdiode.relation r on r.schema_name = v.schema_name and r.table_name = v.table_name
-                  where r.pipeline = {pipeline} and r.state <> 'quarantined' and r.copied_at < v.reaches
-                    and exists (select from pgdiode.ledger where pipeline = {pipeline} and file = {written})
-                  order by v.file, 1;",
-                self.logs,
-                control::name_sql("v"),
-                values.join(", ")
-            ));
+            let written = format!(
+                "exists (select from pgdiode.ledger where pipeline = {pipeline} and file = {written})"
+            );
+            sql.push_str(&format!("{};", synced(&self.logs, &pipeline, &values, &written)));
         }
         sql.push_str(&format!(
             "update pgdiode.ledger set file = {last} where pipeline = {pipeline} and file = {written};"
@@ -141,6 +134,36 @@ impl Ledger {
 /// The statement that waits for whoever writes at the same time: a run that was cut off, whose last message still works.
 pub fn lock(pipeline: &str) -> String {
     format!("select from pgdiode.ledger where pipeline = {} for update;", quote::literal(pipeline))
+}
+
+/// The statement that logs rows of tables by their files: `(file, schema, table, rows, position that it reaches)`.
+fn synced(logs: &str, pipeline: &str, values: &[String], only_if: &str) -> String {
+    format!(
+        "insert into {logs} (table_name, status, rows_synced, archive_ref)
+         select {}, 'SUCCESS', least(v.rows, 2147483647), v.file
+           from (values {}) v (file, schema_name, table_name, rows, reaches)
+           join pgdiode.relation r on r.schema_name = v.schema_name and r.table_name = v.table_name
+          where r.pipeline = {pipeline} and r.state <> 'quarantined' and r.copied_at < v.reaches and {only_if}
+          order by v.file, 1",
+        control::name_sql("v"),
+        values.join(", ")
+    )
+}
+
+/// The statement that logs files of other writers, in the transaction of their last rows: they have no manifests that
+/// could be asked afterwards.
+pub fn applied(pipeline: &Pipeline, files: &[(Lsn, String, Counted)]) -> Option<String> {
+    let of_file = |(reaches, name, counted): &(Lsn, String, Counted)| {
+        let name = quote::literal(name);
+        let row = |(table, rows): (&TableName, &u64)| {
+            let (schema, table) = (quote::literal(&table.schema), quote::literal(&table.name));
+            format!("({name}, {schema}, {table}, {rows}::int8, '{reaches}'::pg_lsn)")
+        };
+        counted.iter().map(row).collect::<Vec<_>>()
+    };
+    let values: Vec<String> = files.iter().flat_map(of_file).collect();
+    let (logs, name) = (control::logs(pipeline), quote::literal(&pipeline.name));
+    (!values.is_empty()).then(|| synced(&logs, &name, &values, "true"))
 }
 
 /// Where the log of a reader begins: what it had applied before there was one is not in it.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! walk.rs    names in their order; late, changed and growing files; each is fetched and hashed whole   (task)
-//! decode.rs  lines -> events: seed.rs, wal2json.rs give rows, shapes.rs gives them the target's columns (thread)
+//! decode.rs  lines -> events: seed.rs and archive/wal2json.rs give rows, shapes.rs gives them the target's columns (thread)
 //! ledger.rs  which file has which place; the target writes it down with the file's first rows
 //! ```
 //!
@@ -11,38 +11,29 @@
 
 mod decode;
 pub mod ledger;
-mod row;
 mod seed;
 pub mod shapes;
-mod wal2json;
 mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
 use crate::archive::names;
 use crate::change::Event;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::position::Lsn;
 use crate::source::Source;
+use crate::source::archive::flow::Flow;
 use crate::source::archive::{Marks, Wanted};
 use crate::store::{AnyStore, Store};
 
-use decode::{Chunk, Decoding};
+use decode::Decoding;
 use ledger::{Ledger, Taken};
 use shapes::{Shapes, TargetTables};
 use walk::Walk;
 
 pub use walk::is_change_file;
-
-/// Chunks between the decoder and the pump.
-const CHUNKS_MAX: usize = 16;
-/// Fetched files that wait to be decoded.
-const FILES_AHEAD: usize = 1;
 
 /// Who wrote the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,49 +73,26 @@ pub async fn is_foreign(store: &AnyStore) -> Result<bool> {
 
 /// A running walk through the files.
 pub struct ForeignSource {
-    chunks: mpsc::Receiver<Result<Chunk>>,
-    current: Chunk,
+    flow: Flow,
     marks: Arc<Marks>,
     ledger: Ledger,
     /// What there is at the start ends here.
     pub there_is_until: Lsn,
-    /// `confirmed <= delivered`, once nothing is under way: the ends of transactions.
-    delivered: Lsn,
-    confirmed: Lsn,
-    is_inside: bool,
-    /// Why there is no more: told once what was good is durable.
-    failed: Option<Error>,
-    walk: JoinHandle<()>,
 }
 
 impl ForeignSource {
     pub async fn start(store: Arc<AnyStore>, options: ReadOptions) -> Result<ForeignSource> {
         let (marks, ledger, from) = (Arc::new(Marks::default()), Ledger::default(), options.from);
-        let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
-        let (file_sender, files) = mpsc::channel(FILES_AHEAD);
         let decoding = Decoding {
             dialect: options.dialect,
             shapes: Shapes::new(Arc::clone(&options.tables)),
             wanted: Arc::clone(&options.wanted),
+            ledger: ledger.clone(),
         };
         let (walk, there_is_until) = Walk::begin(store, options, Arc::clone(&marks), ledger.clone()).await?;
-        let decoder = std::thread::Builder::new()
-            .name("archive".into())
-            .spawn(move || decode::run(files, &chunk_sender, decoding));
-        decoder.map_err(|error| Error::unexpected("no thread can be started").because(error))?;
-        let walk = tokio::spawn(walk.run(file_sender));
-        Ok(ForeignSource {
-            chunks,
-            current: Chunk::new(),
-            marks,
-            ledger,
-            there_is_until,
-            delivered: from,
-            confirmed: from,
-            is_inside: false,
-            failed: None,
-            walk,
-        })
+        let flow =
+            Flow::begin(from, |files| walk.run(files), |files, out| decode::run(files, out, decoding))?;
+        Ok(ForeignSource { flow, marks, ledger, there_is_until })
     }
 
     /// Which files there are, and which are applied.
@@ -136,51 +104,19 @@ impl ForeignSource {
     pub fn ledger(&self) -> Ledger {
         self.ledger.clone()
     }
-
-    fn pop(&mut self) -> Option<Event> {
-        let event = self.current.pop_front()?;
-        match event {
-            Event::Begin(_) => self.is_inside = true,
-            Event::Commit(end) => (self.is_inside, self.delivered) = (false, end),
-            Event::Change(_) | Event::Idle { .. } => {}
-        }
-        Some(event)
-    }
-}
-
-impl Drop for ForeignSource {
-    fn drop(&mut self) {
-        self.walk.abort();
-    }
 }
 
 impl Source for ForeignSource {
     async fn next(&mut self) -> Result<Event> {
-        loop {
-            if let Some(event) = self.pop() {
-                return Ok(event);
-            }
-            if self.failed.is_some() && !self.is_inside && self.confirmed < self.delivered {
-                // Asked again after the next confirmation.
-                std::future::pending::<()>().await;
-            }
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            match self.chunks.recv().await {
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(error)) => self.failed = Some(error),
-                None => return Err(Error::unexpected("the reader of the files ended by itself")),
-            }
-        }
+        self.flow.next().await
     }
 
     fn try_next(&mut self) -> Option<Event> {
-        self.pop()
+        self.flow.pop()
     }
 
     fn confirm(&mut self, position: Lsn) -> Result<()> {
-        self.confirmed = self.confirmed.max(position);
+        self.flow.confirm(position);
         self.marks.applied_up_to(position);
         self.ledger.confirmed(position);
         Ok(())

@@ -12,6 +12,7 @@
 //! Positions are the origin's commit end LSNs, so that nothing behind this knows that there was a file in between.
 
 mod decode;
+mod flow;
 pub mod foreign;
 mod marks;
 pub mod shelf;
@@ -22,25 +23,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
 use crate::change::{Event, TableName};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::position::{Lineage, Lsn};
 use crate::source::Source;
 
 pub use marks::{Mark, Marks};
 pub use shelf::Shelf;
 
-use decode::Chunk;
+use flow::Flow;
 use marks::Notes;
 use walk::Walk;
-
-/// Fetched files that wait to be decoded; one more is being fetched and one being decoded.
-const FILES_AHEAD: usize = 1;
-/// Chunks between the decoder and the pump; with `decode::CHUNK_BYTES_MAX` this bounds what is read ahead to 4 MiB.
-const CHUNKS_MAX: usize = 16;
 
 /// Whether a table's changes are wanted.
 pub type Wanted = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
@@ -65,56 +58,22 @@ pub struct ReadOptions {
 
 /// A running walk through an archive.
 pub struct ArchiveSource {
-    chunks: mpsc::Receiver<Result<Chunk>>,
-    current: Chunk,
+    flow: Flow,
     marks: Arc<Marks>,
     notes: Option<Notes>,
-    /// `confirmed <= delivered`, once nothing is under way: the ends of transactions.
-    delivered: Lsn,
-    confirmed: Lsn,
-    is_inside: bool,
-    /// Why there is no more: told once what was good is durable, which is then not to be done again.
-    failed: Option<Error>,
-    /// A pipeline owns its tasks: dropping this ends the walk, and the decoder with it.
-    walk: JoinHandle<()>,
 }
 
 impl ArchiveSource {
     /// Finds the file to go on with, and begins.
     pub async fn start(shelf: Arc<Shelf>, options: ReadOptions) -> Result<ArchiveSource> {
         let marks = Arc::new(Marks::default());
-        let (chunk_sender, chunks) = mpsc::channel(CHUNKS_MAX);
-        let (file_sender, files) = mpsc::channel(FILES_AHEAD);
         let notes = options.reader.as_ref().map(|reader| Notes::begin(&shelf, reader, &marks));
         let (wanted, from) = (Arc::clone(&options.wanted), options.from);
         let identities = shelf.keys.identities.clone();
         let walk = Walk::begin(shelf, options, Arc::clone(&marks)).await?;
-        let decoder = std::thread::Builder::new()
-            .name("archive".into())
-            .spawn(move || decode::run(files, &chunk_sender, &wanted, identities.as_ref()));
-        decoder.map_err(|error| Error::unexpected("no thread can be started").because(error))?;
-        let walk = tokio::spawn(walk.run(file_sender));
-        Ok(ArchiveSource {
-            chunks,
-            current: Chunk::default(),
-            marks,
-            notes,
-            delivered: from,
-            confirmed: from,
-            is_inside: false,
-            failed: None,
-            walk,
-        })
-    }
-
-    fn pop(&mut self) -> Option<Event> {
-        let event = self.current.events.pop_front()?;
-        match event {
-            Event::Begin(_) => self.is_inside = true,
-            Event::Commit(end) => (self.is_inside, self.delivered) = (false, end),
-            Event::Change(_) | Event::Idle { .. } => {}
-        }
-        Some(event)
+        let decode = move |files, out| decode::run(files, out, &wanted, identities.as_ref());
+        let flow = Flow::begin(from, |files| walk.run(files), decode)?;
+        Ok(ArchiveSource { flow, marks, notes })
     }
 
     /// Which files there are, and which are applied.
@@ -130,39 +89,17 @@ impl ArchiveSource {
     }
 }
 
-impl Drop for ArchiveSource {
-    fn drop(&mut self) {
-        self.walk.abort();
-    }
-}
-
 impl Source for ArchiveSource {
     async fn next(&mut self) -> Result<Event> {
-        loop {
-            if let Some(event) = self.pop() {
-                return Ok(event);
-            }
-            if self.failed.is_some() && !self.is_inside && self.confirmed < self.delivered {
-                // Asked again after the next confirmation.
-                std::future::pending::<()>().await;
-            }
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            match self.chunks.recv().await {
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(error)) => self.failed = Some(error),
-                None => return Err(Error::unexpected("the reader of the archive ended by itself")),
-            }
-        }
+        self.flow.next().await
     }
 
     fn try_next(&mut self) -> Option<Event> {
-        self.pop()
+        self.flow.pop()
     }
 
     fn confirm(&mut self, position: Lsn) -> Result<()> {
-        self.confirmed = self.confirmed.max(position);
+        self.flow.confirm(position);
         self.marks.applied_up_to(position);
         Ok(())
     }

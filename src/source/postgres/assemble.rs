@@ -25,7 +25,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: Event) {
         self.bytes += match &event {
             Event::Change(change) => change.size(),
             _ => 32,

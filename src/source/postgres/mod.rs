@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! socket -> [stream] frame -> [pgoutput] message -> [assemble] whole transactions, in-progress ones kept in [spool]
+//!                         -> [wal2json] the same of a slot that has that plugin
 //!        -> bounded channel -> PostgresSource::next
 //! ```
 //!
@@ -13,3 +14,4 @@ pub mod pgoutput;
 pub mod slot;
 pub mod spool;
 pub mod stream;
+pub mod wal2json;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::replication::{SlotLife, SystemIdentity};
 use crate::pg::session::Session;
@@ -99,14 +99,18 @@ async fn who_delays(source: &mut Session) -> Result<Option<String>> {
 }
 
 /// Creates the pipeline's slot and names the history that begins with it.
-pub async fn create(replication: &mut Session, slot: &str, database: &str) -> Result<Lineage> {
+pub async fn create(replication: &mut Session, plugin: &str, slot: &str, database: &str) -> Result<Lineage> {
     let system = replication.identify_system().await?;
     let created =
-        replication.create_slot(slot, SlotLife::Permanent).await.map_err(|error| match error.sqlstate() {
+        replication.create_slot_of(plugin, slot, SlotLife::Permanent).await.map_err(|error| match error.sqlstate() {
             Some("55000") => error.hint("Set wal_level = logical at the source and restart it."),
             Some("53400") => {
                 error.hint("Raise max_replication_slots at the source, or drop a slot that nobody uses.")
             }
+            // undefined_file
+            Some("58P01") => error.with_kind(Kind::Refused).hint(format!(
+                "The output plugin {plugin} is not installed at the source; for wal2json it is the package postgresql-NN-wal2json."
+            )),
             Some("42501") => error.hint("The source's user needs the REPLICATION attribute."),
             _ => error,
         })?;

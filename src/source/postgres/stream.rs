@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -17,11 +18,13 @@ use crate::change::Event;
 use crate::error::{Error, Kind, Result};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::quote;
+use crate::pg::replication::Incoming;
 use crate::pg::session::Session;
 use crate::position::Lsn;
 use crate::source::Source;
 use crate::source::postgres::assemble::{Assembler, Chunk};
 use crate::source::postgres::pgoutput::{self, Frame};
+use crate::source::postgres::wal2json::{self, Numbers};
 
 /// Bytes of events that one chunk holds before it must be handed on.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -54,11 +57,18 @@ pub enum Format {
     Binary,
 }
 
+/// What the slot's output plugin is asked for.
+#[derive(Debug, Clone)]
+pub enum Plugin {
+    Pgoutput { publication: String },
+    Wal2json(wal2json::Options),
+}
+
 /// What to stream, and how.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
     pub slot: String,
-    pub publication: String,
+    pub plugin: Plugin,
     /// Where the target stands: everything up to here is already applied.
     pub from: Lsn,
     pub format: Format,
@@ -190,27 +200,77 @@ async fn silence_max(session: &mut Session) -> Result<Duration> {
     Ok(if timeout.is_zero() { SILENCE_DEFAULT } else { (timeout * SILENCE_FACTOR).max(SILENCE_MIN) })
 }
 
-fn plugin_options(server_major: u32, options: &StreamOptions) -> String {
+/// A session that streams from a slot of wal2json's.
+async fn start_wal2json(
+    conninfo: &ConnInfo,
+    options: &StreamOptions,
+    asked: &wal2json::Options,
+    numbers: Numbers,
+) -> Result<(Session, Duration)> {
+    let mut session = Session::connect_replication_with(conninfo, numbers.level()).await?;
+    let silence_max = silence_max(&mut session).await?;
+    session.start_replication(&options.slot, options.from, &asked.text(numbers)).await?;
+    Ok((session, silence_max))
+}
+
+fn pgoutput_options(server_major: u32, publication: &str, format: Format) -> String {
     let protocol = match server_major {
         ..=13 => 1,
         14 => 2,
         15 => 3,
         16.. => 4,
     };
-    let publications = quote::literal(&quote::identifier(&options.publication));
+    let publications = quote::literal(&quote::identifier(publication));
     let mut text = format!("proto_version '{protocol}', publication_names {publications}");
     if server_major >= 14 {
         text.push_str(", streaming 'on'");
-        if options.format == Format::Binary {
+        if format == Format::Binary {
             text.push_str(", binary 'true'");
         }
     }
     text
 }
 
+/// What makes events of messages.
+enum Decoder {
+    Pgoutput(Box<Assembler>),
+    Wal2json(Box<wal2json::Assembler>),
+}
+
+impl Decoder {
+    fn is_replaying(&self) -> bool {
+        matches!(self, Decoder::Pgoutput(assembler) if assembler.is_replaying())
+    }
+
+    /// Bytes that were taken and are not in a chunk yet.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Decoder::Pgoutput(_) => 0,
+            Decoder::Wal2json(assembler) => assembler.held_bytes(),
+        }
+    }
+
+    fn message(&mut self, body: Bytes, chunk: &mut Chunk) -> Result<()> {
+        match self {
+            Decoder::Pgoutput(assembler) => assembler.message(body, chunk),
+            Decoder::Wal2json(assembler) => {
+                assembler.message(body);
+                Ok(())
+            }
+        }
+    }
+
+    fn keepalive(&mut self, end: Lsn, urgent: bool, chunk: &mut Chunk) {
+        match self {
+            Decoder::Pgoutput(assembler) => assembler.keepalive(end, urgent, chunk),
+            Decoder::Wal2json(assembler) => assembler.keepalive(end, urgent),
+        }
+    }
+}
+
 struct Socket {
     session: Session,
-    assembler: Assembler,
+    decoder: Decoder,
     /// Decoded and not yet handed on.
     chunk: Chunk,
     confirmed: watch::Receiver<Lsn>,
@@ -233,14 +293,31 @@ impl Socket {
         confirmed: watch::Receiver<Lsn>,
         server_end: watch::Sender<Lsn>,
     ) -> Result<Socket> {
-        let mut session = Session::connect_replication(conninfo).await?;
-        let plugin_options = plugin_options(session.server_major(), &options);
-        let silence_max = silence_max(&mut session).await?;
-        session.start_replication(&options.slot, options.from, &plugin_options).await?;
+        let (session, silence_max, decoder) = match &options.plugin {
+            Plugin::Pgoutput { publication } => {
+                let mut session = Session::connect_replication(conninfo).await?;
+                let text = pgoutput_options(session.server_major(), publication, options.format);
+                let silence_max = silence_max(&mut session).await?;
+                session.start_replication(&options.slot, options.from, &text).await?;
+                let assembler = Assembler::new(options.spool_memory_max, options.spool_directory);
+                (session, silence_max, Decoder::Pgoutput(Box::new(assembler)))
+            }
+            Plugin::Wal2json(asked) => {
+                let assembler = wal2json::Assembler::connect(conninfo, asked).await?;
+                let started = start_wal2json(conninfo, &options, asked, Numbers::Texts).await;
+                let (session, silence_max) = match started {
+                    Err(error) if wal2json::is_older(&error) => {
+                        start_wal2json(conninfo, &options, asked, Numbers::Notices).await?
+                    }
+                    started => started?,
+                };
+                (session, silence_max, Decoder::Wal2json(Box::new(assembler)))
+            }
+        };
         let now = Instant::now();
         Ok(Socket {
             session,
-            assembler: Assembler::new(options.spool_memory_max, options.spool_directory),
+            decoder,
             chunk: Chunk::default(),
             confirmed,
             received: options.from,
@@ -254,9 +331,9 @@ impl Socket {
 
     async fn run(mut self, chunks: mpsc::Sender<Chunk>) -> Result<()> {
         loop {
-            self.fill_chunk()?;
+            self.fill_chunk().await?;
             self.tell_server_end();
-            let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.assembler.is_replaying();
+            let wants_more = self.chunk.bytes < CHUNK_BYTES_MAX && !self.decoder.is_replaying();
             if !wants_more {
                 self.heard = Instant::now();
             } else if !self.pause(&chunks) {
@@ -304,28 +381,41 @@ impl Socket {
     }
 
     /// Decodes what has been received, as far as the chunk has room.
-    fn fill_chunk(&mut self) -> Result<()> {
-        while self.chunk.bytes < CHUNK_BYTES_MAX {
-            if self.assembler.is_replaying() {
-                self.assembler.replay(&mut self.chunk, CHUNK_BYTES_MAX)?;
+    async fn fill_chunk(&mut self) -> Result<()> {
+        while self.chunk.bytes + self.decoder.held_bytes() < CHUNK_BYTES_MAX {
+            if let Decoder::Pgoutput(assembler) = &mut self.decoder
+                && assembler.is_replaying()
+            {
+                assembler.replay(&mut self.chunk, CHUNK_BYTES_MAX)?;
                 continue;
             }
-            let Some(frame) = self.session.buffered_replication_frame()? else { break };
+            let frame = match (self.session.buffered_replication()?, &mut self.decoder) {
+                (Some(Incoming::Frame(frame)), _) => frame,
+                (Some(Incoming::Notice(text)), Decoder::Wal2json(assembler)) => {
+                    assembler.notice(text);
+                    continue;
+                }
+                (Some(Incoming::Notice(_)), Decoder::Pgoutput(_)) => continue,
+                (None, _) => break,
+            };
             match pgoutput::decode_frame(frame)? {
                 Frame::XLogData { start, end, body, .. } => {
                     self.received = self.received.max(end).max(start);
-                    self.assembler.message(body, &mut self.chunk)?;
+                    self.decoder.message(body, &mut self.chunk)?;
                 }
                 Frame::Keepalive { end, reply_requested, .. } => {
                     self.received = self.received.max(end);
-                    self.assembler.keepalive(end, reply_requested, &mut self.chunk);
+                    self.decoder.keepalive(end, reply_requested, &mut self.chunk);
                     if reply_requested {
                         self.status_due = Instant::now();
                     }
                 }
             }
         }
-        Ok(())
+        match &mut self.decoder {
+            Decoder::Pgoutput(_) => Ok(()),
+            Decoder::Wal2json(assembler) => assembler.release(&mut self.chunk).await,
+        }
     }
 
     /// Once for all that was read: a word to whoever watches costs more than a row.

@@ -31,7 +31,7 @@ use crate::position::Lsn;
 use crate::store::AnyStore;
 use crate::target::{Counts, Flushed, Gathered, Target};
 
-pub use open::{Claimed, Head, Opened, claim, head, identity, newest, open};
+pub use open::{Claimed, Head, Opened, claim, head, identity, look, newest, open};
 use press::Pressing;
 pub use press::spool_failed;
 pub use seal::create;

@@ -33,8 +33,27 @@ pub struct Opened {
     pub claim: Option<Claim>,
 }
 
+impl Opened {
+    /// Whether the slot is the archive's: what another has let go of would be missing here.
+    pub fn knows(&self, slot: &str) -> bool {
+        self.head.is_some() || self.claim.as_ref().is_some_and(|claim| claim.slot == slot)
+    }
+}
+
 /// Reads how far the archive is. `spool` takes a file that must be looked through.
 pub async fn open(store: &AnyStore, spool: &Path, keys: &WriterKeys) -> Result<Opened> {
+    let mut opened = look(store, keys).await?;
+    let Some(identity) = &opened.identity else { return Ok(opened) };
+    let unsealed = leftover(store, opened.head.as_ref()).await?;
+    if let Some(unsealed) = unsealed.filter(|_| !keys.distrust_the_place()) {
+        refuse_open(&unsealed.name, keys)?;
+        opened.head = Some(seal_leftover(store, spool, identity, opened.head.as_ref(), &unsealed).await?);
+    }
+    Ok(opened)
+}
+
+/// The same, leaving everything as it is: a file may lie behind the head.
+pub async fn look(store: &AnyStore, keys: &WriterKeys) -> Result<Opened> {
     let Some(identity) = identity(store).await? else {
         return Ok(Opened { identity: None, head: None, claim: None });
     };
@@ -43,18 +62,13 @@ pub async fn open(store: &AnyStore, spool: &Path, keys: &WriterKeys) -> Result<O
         None => None,
     };
     check_identity(store, claim.as_ref(), keys).await?;
-    let mut found = head(store, keys).await?;
-    if let Some(head) = found.as_ref().filter(|head| head.archive != identity.archive) {
+    let head = head(store, keys).await?;
+    if let Some(head) = head.as_ref().filter(|head| head.archive != identity.archive) {
         return Err(Error::new(Kind::Difference, format!("{} belongs to another archive", head.name))
             .hint("Somebody has put it there: put back what was there."));
     }
-    let unsealed = leftover(store, found.as_ref()).await?;
-    if let Some(unsealed) = unsealed.filter(|_| !keys.distrust_the_place()) {
-        refuse_open(&unsealed.name, keys)?;
-        found = Some(seal_leftover(store, spool, &identity, found.as_ref(), &unsealed).await?);
-    }
     let claim = claim.map(|(name, bytes)| manifest::parse(&name, &bytes)).transpose()?;
-    Ok(Opened { identity: Some(identity), head: found, claim })
+    Ok(Opened { identity: Some(identity), head, claim })
 }
 
 /// The last sealed file, as it is there.

@@ -81,7 +81,9 @@ impl Pressing {
 
 /// What writing into the spool directory came to.
 pub fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
-    let is_full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+    use std::io::ErrorKind;
+    let is_full =
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge);
     let kind = if is_full { Kind::Capacity } else { Kind::Unexpected };
     Error::new(kind, format!("cannot write to the spool directory {}", spool.display()))
         .hint("Choose one with room for a few change files: archive.spool_dir.")

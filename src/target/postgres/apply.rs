@@ -67,9 +67,9 @@ pub struct Applier {
     beside: Option<Beside>,
 }
 
-/// What else is written when the position moves from one place to another: a statement that becomes part of the one that
-/// moves it, so that both happen or neither.
-pub type Beside = Arc<dyn Fn(Lsn, Lsn) -> Option<String> + Send + Sync>;
+/// What else is written when the position moves from one place to another: statements that become part of the one that
+/// moves it, so that all happen or none.
+pub type Beside = Arc<dyn Fn(Lsn, Lsn) -> Vec<String> + Send + Sync>;
 
 /// How a flush begins, so that it alone can be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,10 +243,13 @@ impl Applier {
         match batch.position {
             Some((to, committed_at_us)) => {
                 let sql = progress::advance(&self.position_of, self.position, to, committed_at_us);
-                match self.beside.as_ref().and_then(|beside| beside(self.position, to)) {
-                    Some(other) => self.session.send_query(&format!("with beside as ({other}) {sql}")),
-                    None => self.session.send_query(&sql),
-                }
+                let beside = self.beside.as_ref().map(|beside| beside(self.position, to)).unwrap_or_default();
+                let beside =
+                    beside.iter().enumerate().map(|(number, other)| format!("beside{number} as ({other})"));
+                let beside: Vec<String> = beside.collect();
+                let with =
+                    if beside.is_empty() { String::new() } else { format!("with {} ", beside.join(", ")) };
+                self.session.send_query(&format!("{with}{sql}"))
             }
             None => Ok(()),
         }

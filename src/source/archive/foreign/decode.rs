@@ -1,6 +1,5 @@
 //! A file's lines to events, on a thread of its own.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
@@ -9,22 +8,16 @@ use tokio::sync::mpsc;
 
 use crate::archive::names::Stored;
 use crate::archive::reading::Content;
+use crate::archive::row::{self, Row};
+use crate::archive::wal2json::{self, Depth, Said};
 use crate::change::{Event, Transaction};
 use crate::error::{Error, Kind, Result};
 use crate::position::Lsn;
 use crate::source::archive::Wanted;
-use crate::source::archive::foreign::ledger::{Taken, place};
-use crate::source::archive::foreign::row::{self, Row};
+use crate::source::archive::flow::{CHUNK_BYTES_MAX, Gone, Out};
+use crate::source::archive::foreign::ledger::{Counted, Ledger, Taken, place};
 use crate::source::archive::foreign::shapes::Shapes;
-use crate::source::archive::foreign::wal2json::{self, Depth, Said};
 use crate::source::archive::foreign::{Dialect, seed};
-
-/// Bytes of events that one chunk holds before it is handed on.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Events without rows take room too.
-const EVENT_BYTES: usize = 64;
-
-pub(super) type Chunk = VecDeque<Event>;
 
 /// What there is to decode.
 pub(super) enum Found {
@@ -39,6 +32,8 @@ pub(super) struct Decoding {
     pub dialect: Option<Dialect>,
     pub shapes: Shapes,
     pub wanted: Wanted,
+    /// Where each file's rows are counted.
+    pub ledger: Ledger,
 }
 
 /// How a file is laid out.
@@ -56,40 +51,35 @@ enum Halt {
     Gone,
 }
 
+impl From<Gone> for Halt {
+    fn from(Gone: Gone) -> Halt {
+        Halt::Gone
+    }
+}
+
 /// Decodes what is found until there is no more, or nobody takes it.
-pub(super) fn run(
-    mut files: mpsc::Receiver<Result<Found>>,
-    chunks: &mpsc::Sender<Result<Chunk>>,
-    mut decoding: Decoding,
-) {
+pub(super) fn run(mut files: mpsc::Receiver<Result<Found>>, mut out: Out, mut decoding: Decoding) {
     while let Some(found) = files.blocking_recv() {
         let decoded = match found {
-            Ok(Found::File(taken, file)) => decode(&taken, file, chunks, &mut decoding),
+            Ok(Found::File(taken, file)) => decode(&taken, file, &mut out, &mut decoding),
             Ok(Found::Behind(position)) => {
-                let idle = Chunk::from([Event::Idle { position, urgent: true }]);
-                chunks.blocking_send(Ok(idle)).map_err(|_| Halt::Gone)
+                out.push(Event::Idle { position, urgent: true }).map_err(Halt::from)
             }
             Err(error) => Err(Halt::Failed(error)),
         };
-        match decoded {
+        match decoded.and_then(|()| Ok(out.flush()?)) {
             Ok(()) => {}
             Err(Halt::Gone) => return,
-            Err(Halt::Failed(error)) => return drop(chunks.blocking_send(Err(error))),
+            Err(Halt::Failed(error)) => return out.fail(error),
         }
     }
 }
 
-fn decode(
-    taken: &Taken,
-    file: File,
-    chunks: &mpsc::Sender<Result<Chunk>>,
-    decoding: &mut Decoding,
-) -> Result<(), Halt> {
+fn decode(taken: &Taken, file: File, out: &mut Out, decoding: &mut Decoding) -> Result<(), Halt> {
     let content =
         Content::new(Stored::of(&taken.name), file).map_err(|error| unreadable(&taken.name, error))?;
     let mut lines =
         Lines { from: BufReader::with_capacity(CHUNK_BYTES_MAX, content), line: Vec::new(), number: 0 };
-    let out = Out { chunks, chunk: Chunk::new(), bytes: 0 };
     let mut file = Decoder {
         taken,
         decoding,
@@ -100,6 +90,7 @@ fn decode(
         depth: Depth::default(),
         open: None,
         reached: taken.begins_at(),
+        counted: Counted::new(),
     };
     while lines.next().map_err(|error| unreadable(&taken.name, error))? {
         if lines.line.iter().all(u8::is_ascii_whitespace) {
@@ -146,35 +137,15 @@ impl Lines {
     }
 }
 
-/// Events on their way to the pump.
-struct Out<'a> {
-    chunks: &'a mpsc::Sender<Result<Chunk>>,
-    chunk: Chunk,
-    bytes: usize,
-}
-
-impl Out<'_> {
-    fn push(&mut self, event: Event) -> Result<(), Failed> {
-        self.bytes += EVENT_BYTES;
-        if let Event::Change(change) = &event {
-            self.bytes += change.size();
-        }
-        self.chunk.push_back(event);
-        if self.bytes < CHUNK_BYTES_MAX {
-            return Ok(());
-        }
-        self.send()
-    }
-
-    fn send(&mut self) -> Result<(), Failed> {
-        self.bytes = 0;
-        self.chunks.blocking_send(Ok(std::mem::take(&mut self.chunk))).map_err(|_| Failed::Gone)
-    }
-}
-
 enum Failed {
     Because(String),
     Gone,
+}
+
+impl From<Gone> for Failed {
+    fn from(Gone: Gone) -> Failed {
+        Failed::Gone
+    }
 }
 
 impl From<String> for Failed {
@@ -195,7 +166,7 @@ enum Open {
 struct Decoder<'a> {
     taken: &'a Taken,
     decoding: &'a mut Decoding,
-    out: Out<'a>,
+    out: &'a mut Out,
     layout: Option<Layout>,
     /// Lines of an object that has not ended.
     object: Vec<u8>,
@@ -204,6 +175,7 @@ struct Decoder<'a> {
     open: Option<Open>,
     /// Where the last transaction ended.
     reached: Lsn,
+    counted: Counted,
 }
 
 impl Decoder<'_> {
@@ -242,7 +214,7 @@ impl Decoder<'_> {
 
     fn said(&mut self, said: Said<'_>, number: u64) -> Result<(), Failed> {
         match (said, self.open) {
-            (Said::Begin(time), None) => self.begin(Open::WithCommit(number), time),
+            (Said::Begin(begin), None) => self.begin(Open::WithCommit(number), begin.committed_at_us),
             (Said::Begin(_), Some(_)) => Err("a transaction begins inside another".to_owned().into()),
             (Said::Commit, Some(Open::WithCommit(_))) => self.commit(place(self.taken.ordinal, number)),
             (Said::Commit, _) => Err("a transaction ends that has not begun in this file".to_owned().into()),
@@ -264,12 +236,15 @@ impl Decoder<'_> {
         self.open = Some(open);
         // Behind the one before and not beyond its own end: what is sent again is known by it.
         let transaction = Transaction { xid: 0, commit_lsn: self.reached, committed_at_us };
-        self.out.push(Event::Begin(transaction))
+        Ok(self.out.push(Event::Begin(transaction))?)
     }
 
     fn commit(&mut self, end: Lsn) -> Result<(), Failed> {
         (self.open, self.reached) = (None, end);
-        self.out.push(Event::Commit(end))
+        if end == self.taken.ends_at() {
+            self.decoding.ledger.count(self.taken, std::mem::take(&mut self.counted));
+        }
+        Ok(self.out.push(Event::Commit(end))?)
     }
 
     fn row(&mut self, row: &Row<'_>) -> Result<(), Failed> {
@@ -278,7 +253,11 @@ impl Decoder<'_> {
         }
         let hex_bytes = self.layout != Some(Layout::Seed);
         let change = self.decoding.shapes.change(row, hex_bytes)?;
-        self.out.push(Event::Change(change))
+        match self.counted.get_mut(&row.table) {
+            Some(rows) => *rows += 1,
+            None => drop(self.counted.insert(row.table.clone(), 1)),
+        }
+        Ok(self.out.push(Event::Change(change))?)
     }
 
     /// Commits what ends with the file; where nothing does, an empty transaction says that the file is behind.
@@ -299,17 +278,11 @@ impl Decoder<'_> {
         if lines != self.taken.lines {
             return Err(Halt::Failed(malformed(name, 0, "its fetched copy changed while it was read")));
         }
-        let mut finish = || {
-            if self.reached < self.taken.ends_at() {
-                self.begin_with_file(0)?;
-                self.commit(self.taken.ends_at())?;
-            }
-            self.out.send()
-        };
-        match finish() {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Halt::Gone),
+        if self.reached < self.taken.ends_at() {
+            let ended = self.begin_with_file(0).and_then(|()| self.commit(self.taken.ends_at()));
+            ended.map_err(|_| Halt::Gone)?;
         }
+        Ok(())
     }
 }
 

@@ -4,8 +4,10 @@
 //! it is whole at the target once the position has reached its end.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
+use crate::change::TableName;
 use crate::position::Lsn;
 
 /// A file that has its place.
@@ -44,13 +46,40 @@ pub fn ordinal_of(position: Lsn) -> u64 {
     position.0 >> 32
 }
 
+/// How many rows of each table a file has.
+pub type Counted = BTreeMap<TableName, u64>;
+
 /// Files on their way to the target.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<BTreeMap<Lsn, Taken>>>);
+pub struct Ledger(Arc<Mutex<OnTheWay>>);
+
+#[derive(Default)]
+struct OnTheWay {
+    /// By where they begin.
+    taken: BTreeMap<Lsn, Taken>,
+    /// By where they end, what is known before their last transaction is handed on.
+    counted: BTreeMap<Lsn, (String, Counted)>,
+}
 
 impl Ledger {
     pub(super) fn enter(&self, taken: &Taken) {
-        self.0.lock().expect("nobody panics while writing down").insert(taken.begins_at(), taken.clone());
+        let mut files = self.0.lock().expect("nobody panics while writing down");
+        files.taken.insert(taken.begins_at(), taken.clone());
+    }
+
+    pub(super) fn count(&self, taken: &Taken, counted: Counted) {
+        let mut files = self.0.lock().expect("nobody panics while writing down");
+        files.counted.insert(taken.ends_at(), (taken.name.clone(), counted));
+    }
+
+    /// The files that end after one position of the target and not after another, with their rows.
+    pub fn ended_between(&self, from: Lsn, to: Lsn) -> Vec<(Lsn, String, Counted)> {
+        if from >= to {
+            return Vec::new();
+        }
+        let files = self.0.lock().expect("nobody panics while reading");
+        let ended = files.counted.range((Bound::Excluded(from), Bound::Included(to)));
+        ended.map(|(at, (name, counted))| (*at, name.clone(), counted.clone())).collect()
     }
 
     /// The files whose first changes are between two positions of the target.
@@ -59,11 +88,13 @@ impl Ledger {
             return Vec::new();
         }
         let files = self.0.lock().expect("nobody panics while reading");
-        files.range(from..to).map(|(_, taken)| taken.clone()).collect()
+        files.taken.range(from..to).map(|(_, taken)| taken.clone()).collect()
     }
 
     pub(super) fn confirmed(&self, position: Lsn) {
-        self.0.lock().expect("nobody panics while forgetting").retain(|begins_at, _| *begins_at >= position);
+        let mut files = self.0.lock().expect("nobody panics while forgetting");
+        files.taken.retain(|begins_at, _| *begins_at >= position);
+        files.counted.retain(|ends_at, _| *ends_at > position);
     }
 }
 
@@ -78,6 +109,19 @@ mod tests {
             let (name, sha256) = (ordinal.to_string(), String::new());
             ledger.enter(&Taken { ordinal, name, sha256, bytes: 1, modified: None, lines: 10 });
         }
+        let ended = |from, to| {
+            ledger.ended_between(from, to).into_iter().map(|(_, name, _)| name).collect::<Vec<_>>()
+        };
+        let count = |ordinal: u64| {
+            let (name, sha256) = (ordinal.to_string(), String::new());
+            ledger
+                .count(&Taken { ordinal, name, sha256, bytes: 1, modified: None, lines: 10 }, Counted::new());
+        };
+        count(1);
+        count(2);
+        assert_eq!(ended(place(1, 0), place(1, 9)), [""; 0]);
+        assert_eq!(ended(place(1, 9), place(2, 10)), ["1", "2"]);
+        assert_eq!(ended(place(1, 10), place(3, 10)), ["2"], "the first was written down before");
         let mut found = Vec::new();
         let positions =
             [place(1, 0), place(1, 5), place(1, 10), place(2, 0), place(3, 4), place(3, 10), place(4, 0)];

@@ -1,7 +1,7 @@
 //! The dialect `seed`: one row a line, `{"table","op","data","old_keys","lsn","ts"}`, as a person or a script writes it.
 
 use crate::archive::line;
-use crate::source::archive::foreign::row::{self, Op, Row};
+use crate::archive::row::{self, Op, Row};
 
 /// A line's row, and its time.
 pub fn parse(line: &str) -> Result<(Row<'_>, i64), String> {
@@ -27,7 +27,7 @@ pub fn parse(line: &str) -> Result<(Row<'_>, i64), String> {
         _ => None,
     };
     let time = line.ts.as_deref().and_then(crate::archive::time::parse).unwrap_or(0);
-    Ok((Row { table: row::table(line.schema, table), op, new, old }, time))
+    Ok((Row { table: row::table(line.schema, table), op, new, old, lsn: None }, time))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::archive::row::{self, Field, Op, Row};
 use crate::change::{Change, Column, Old, Relation, ReplicaIdentity, TableName, Tuple, Value};
-use crate::source::archive::foreign::row::{self, Field, Op, Row};
 
 /// A table as the target has it.
 #[derive(Debug, Clone, Default)]
@@ -250,7 +250,8 @@ fn find<'f, 'a>(fields: &'f [Field<'a>], at: usize, name: &str) -> Option<&'f Fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::archive::foreign::{seed, wal2json};
+    use crate::archive::wal2json;
+    use crate::source::archive::foreign::seed;
 
     fn shapes(key: &[&str]) -> Shapes {
         let column = |(name, type_name): &(&str, &str)| TargetColumn {

@@ -1,4 +1,4 @@
-//! A row of a foreign file, before anything is known of its table: names with values as the file spells them.
+//! A row that somebody else spelled as JSON, before anything is known of its table: names with values as they stand there.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,6 +7,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::change::TableName;
+use crate::position::Lsn;
 
 /// What happened to the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,19 @@ pub struct Field<'a> {
     pub raw: &'a RawValue,
     /// As the file declares it.
     pub type_name: Option<Cow<'a, str>>,
+    /// `pg_attribute.atttypid`, where it is told.
+    pub type_id: Option<u32>,
+    /// `pg_attribute.attnum`, where it is told.
+    pub number: Option<i16>,
+    /// Whether it may be null, where that is told.
+    pub optional: Option<bool>,
+}
+
+impl<'a> Field<'a> {
+    /// A value of which nothing more is told.
+    pub fn new(name: Cow<'a, str>, raw: &'a RawValue) -> Field<'a> {
+        Field { name, raw, type_name: None, type_id: None, number: None, optional: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +47,8 @@ pub struct Row<'a> {
     pub new: Vec<Field<'a>>,
     /// What is known of the row before.
     pub old: Option<Vec<Field<'a>>>,
+    /// Where its record lies, where that is told.
+    pub lsn: Option<Lsn>,
 }
 
 /// No schema means public; a table `a.b` without one is b in a.
@@ -69,7 +85,7 @@ impl<'a> Visitor<'a> for Members {
             if fields.iter().any(|field| field.name == name) {
                 return Err(M::Error::custom(format!("column \"{name}\" is there twice")));
             }
-            fields.push(Field { name, raw: map.next_value()?, type_name: None });
+            fields.push(Field::new(name, map.next_value()?));
         }
         Ok(fields)
     }
@@ -140,7 +156,7 @@ mod tests {
             ("\"{1,2}\"", true, false, Some("{1,2}")),
         ] {
             let raw: &RawValue = serde_json::from_str(json).unwrap();
-            let field = Field { name: "c".into(), raw, type_name: None };
+            let field = Field::new("c".into(), raw);
             assert_eq!(text(&field, array, hex_bytes).unwrap().as_deref(), expected, "{json}");
         }
     }

@@ -1,20 +1,32 @@
-//! The dialect `wal2json`: what that plugin writes, one object a change (format 2) or a transaction (format 1).
+//! What the output plugin wal2json says, one object a change (format 2) or a transaction (format 1).
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::source::archive::foreign::row::{self, Field, Op, Row};
+use crate::archive::row::{self, Field, Op, Row};
+use crate::position::Lsn;
 
 /// An object of format 2.
 #[derive(Debug)]
 pub enum Said<'a> {
-    Begin(i64),
+    Begin(Begin),
     Commit,
     Row(Row<'a>),
     /// A message that somebody wrote into the log.
     Message,
+}
+
+/// A transaction's first object; positions and numbers where the plugin was asked for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Begin {
+    pub xid: Option<u32>,
+    /// Where its commit record begins: the plugin's `lsn`, `ReorderBufferTXN.final_lsn`.
+    pub commit_lsn: Option<Lsn>,
+    /// Where its commit record ends, the position after it: the plugin's `nextlsn`, `ReorderBufferTXN.end_lsn`.
+    pub end_lsn: Option<Lsn>,
+    pub committed_at_us: i64,
 }
 
 #[derive(Deserialize)]
@@ -31,6 +43,12 @@ struct Line<'a> {
     identity: Option<Vec<Column<'a>>>,
     #[serde(borrow, default)]
     timestamp: Option<Cow<'a, str>>,
+    #[serde(default)]
+    xid: Option<u32>,
+    #[serde(borrow, default)]
+    lsn: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    nextlsn: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -39,13 +57,28 @@ struct Column<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default, rename = "type")]
     type_name: Option<Cow<'a, str>>,
+    /// Printed with a sign.
+    #[serde(default)]
+    typeoid: Option<i64>,
+    #[serde(default)]
+    position: Option<i16>,
+    #[serde(default)]
+    optional: Option<bool>,
     #[serde(borrow)]
     value: &'a RawValue,
 }
 
 impl<'a> From<Column<'a>> for Field<'a> {
     fn from(column: Column<'a>) -> Field<'a> {
-        Field { name: column.name, raw: column.value, type_name: column.type_name }
+        // An OID of the upper half is printed as a negative number.
+        let type_id = column.typeoid.and_then(|oid| u32::try_from(oid & i64::from(u32::MAX)).ok());
+        Field {
+            type_name: column.type_name,
+            type_id,
+            number: column.position,
+            optional: column.optional,
+            ..Field::new(column.name, column.value)
+        }
     }
 }
 
@@ -53,7 +86,14 @@ impl<'a> From<Column<'a>> for Field<'a> {
 pub fn parse_2<'a>(line: &'a str) -> Result<Said<'a>, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let op = match line.action.as_ref() {
-        "B" => return Ok(Said::Begin(time(line.timestamp.as_deref()))),
+        "B" => {
+            return Ok(Said::Begin(Begin {
+                xid: line.xid,
+                commit_lsn: position(line.lsn.as_deref())?,
+                end_lsn: position(line.nextlsn.as_deref())?,
+                committed_at_us: time(line.timestamp.as_deref()),
+            }));
+        }
         "C" => return Ok(Said::Commit),
         "M" => return Ok(Said::Message),
         "I" => Op::Insert,
@@ -77,6 +117,7 @@ pub fn parse_2<'a>(line: &'a str) -> Result<Said<'a>, String> {
         op,
         new,
         old,
+        lsn: position(line.lsn.as_deref())?,
     }))
 }
 
@@ -145,7 +186,7 @@ pub fn parse_1(object: &str) -> Result<(Vec<Row<'_>>, i64), String> {
             return Err("\"oldkeys\" are missing".into());
         }
         let table = row::table(Some(change.schema.unwrap_or("public".into())), &table);
-        rows.push(Row { table, op, new, old });
+        rows.push(Row { table, op, new, old, lsn: None });
     }
     Ok((rows, time(transaction.timestamp.as_deref())))
 }
@@ -165,12 +206,15 @@ fn zipped<'a>(
         ));
     }
     let mut types = types.into_iter();
-    let fields = names.into_iter().zip(values).map(|(name, raw)| Field {
-        name: name.0,
-        raw,
-        type_name: types.next().map(|name| name.0),
-    });
+    let fields = names
+        .into_iter()
+        .zip(values)
+        .map(|(name, raw)| Field { type_name: types.next().map(|name| name.0), ..Field::new(name.0, raw) });
     Ok(fields.collect())
+}
+
+fn position(text: Option<&str>) -> Result<Option<Lsn>, String> {
+    text.map(|text| text.parse().map_err(|_| format!("\"{text}\" is no position"))).transpose()
 }
 
 fn time(text: Option<&str>) -> i64 {
