@@ -58,6 +58,7 @@ pub struct Pipeline {
     pub copy: CopyOptions,
     pub stream: StreamOptions,
     pub archive: ArchiveOptions,
+    pub spill: SpillOptions,
     pub snapshot: SnapshotOptions,
     /// What of the source a snapshot leaves out or replaces; the preset's part included.
     pub redaction: Redaction,
@@ -294,6 +295,8 @@ section! {
         stream: StreamOptions = StreamOptions::default(), Shape::of::<StreamOptions>();
         /// The archive of change files, where one end is one.
         archive: ArchiveOptions = ArchiveOptions::default(), Shape::of::<ArchiveOptions>();
+        /// Where changes go while the target is too slow for them.
+        spill: SpillOptions = SpillOptions::default(), Shape::of::<SpillOptions>();
         /// What `pgdiode sync` keeps and checks.
         snapshot: SnapshotOptions = SnapshotOptions::default(), Shape::of::<SnapshotOptions>();
         /// What a pipeline may use.
@@ -399,6 +402,18 @@ section! {
         metrics_hours: u64 = 24, Shape::Whole(1, 8760);
         /// The time zone in which weeks and months of metrics begin, by its IANA name.
         metrics_time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+    }
+}
+
+section! {
+    /// Where the changes of a pipeline between two databases go while its target is too slow for them, so that the source
+    /// can let go of its log. How change files are made is said in `archive`.
+    SpillOptions {
+        /// An empty directory, over SFTP or in S3 too, for this pipeline alone: written as a `target` that is an archive.
+        /// What is there has been drained into the target before it is removed. Left out: the source keeps its log.
+        archive: Option<Endpoint> = None, Shape::Connection, r#""/var/lib/pgdiode/spill""#;
+        /// Changes go there once the target is this much of the source's log behind, and no more once it is half of that.
+        after_mb: u64 = 2048, Shape::Whole(1, 1_073_741_824);
     }
 }
 
@@ -609,6 +624,7 @@ shown! {
     CopyOptions: |_| None,
     StreamOptions: |_| None,
     ArchiveOptions: |_| None,
+    SpillOptions: |_| None,
     SnapshotOptions: |_| None,
     Limits: |_| None,
     Retry: |_| None,
@@ -918,6 +934,32 @@ fn check_archives(mode: Mode, source: &Endpoint, target: &Endpoint, at: Place<'_
     Ok(())
 }
 
+impl SpillOptions {
+    fn check(&self, mode: Mode, is_direct: bool, keys: &ArchiveOptions, at: Place<'_>) -> Result<()> {
+        let Some(archive) = &self.archive else { return Ok(()) };
+        let at = at(&["spill", "archive"]);
+        if mode != Mode::Stream || !is_direct {
+            return Err(Error::config(format!(
+                "{at}: only a stream from one database into another can spill"
+            ))
+            .hint("leave the section spill out"));
+        }
+        let is_encrypted = !keys.recipients.is_empty() || keys.recipients_file.is_some();
+        if is_encrypted && keys.identity.is_none() {
+            return Err(Error::config(format!(
+                "{at}: what is spilled is encrypted, and is to be read again here"
+            ))
+            .hint("name the file of the recipients' identity: archive.identity"));
+        }
+        match archive.archive(Side::Target) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Error::config(format!("{at}: this is no place for an archive"))
+                .hint("write /path, sftp://user@host:port/path, or s3://bucket/prefix")),
+            Err(error) => Err(error.context(at)),
+        }
+    }
+}
+
 fn check_plugin(plugin: Plugin, source: &Endpoint, target: &Endpoint, at: Place<'_>) -> Result<()> {
     if plugin == Plugin::Pgoutput || (target.is_archive() && !source.is_archive()) {
         return Ok(());
@@ -971,6 +1013,7 @@ impl Pipeline {
         check_archives(keys.mode, &source, &target, &at)?;
         check_plugin(keys.plugin, &source, &target, &at)?;
         keys.archive.check(&at)?;
+        keys.spill.check(keys.mode, !source.is_archive() && !target.is_archive(), &keys.archive, &at)?;
         let publication = keys.publication.unwrap_or_else(|| format!("pgdiode_{name}"));
         if publication.is_empty() || publication.len() > NAME_BYTES_MAX {
             return Err(Error::config(format!(
@@ -993,7 +1036,8 @@ impl Pipeline {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
         keys.snapshot.schedule().map_err(|error| error.context(at(&["snapshot"])))?;
-        let PipelineKeys { mode, plugin, copy, stream, archive, mut snapshot, limits, retry, .. } = keys;
+        let PipelineKeys { mode, plugin, copy, stream, archive, spill, mut snapshot, limits, retry, .. } =
+            keys;
         let rows = std::mem::take(&mut snapshot.preserve_rows);
         let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;
         Ok(Pipeline {
@@ -1009,6 +1053,7 @@ impl Pipeline {
             copy,
             stream,
             archive,
+            spill,
             snapshot,
             redaction,
             preserve,
@@ -1023,6 +1068,9 @@ impl Pipeline {
     fn anchor(&mut self, directory: &Path) {
         self.source.anchor(directory);
         self.target.anchor(directory);
+        if let Some(archive) = &mut self.spill.archive {
+            archive.anchor(directory);
+        }
         let snapshot = &mut self.snapshot;
         let paths = [
             &mut self.stream.spool_dir,

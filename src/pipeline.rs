@@ -21,6 +21,7 @@ pub mod run;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
+pub mod spill;
 pub mod statistics;
 mod step;
 mod stop;

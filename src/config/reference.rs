@@ -33,7 +33,8 @@ pub fn sample() -> String {
 
 fn sample_keys(text: &mut String, keys: &[Key], section: &str) {
     for key in keys.iter().filter(|key| !matches!(key.shape, Shape::Section(..))) {
-        sample_key(text, key, matches!(key.shape, Shape::Connection));
+        // What no pipeline can do without.
+        sample_key(text, key, ["source", "target"].contains(&key.name));
     }
     for key in keys {
         if let Shape::Section(keys, about) = key.shape {

@@ -267,6 +267,25 @@ fn what_does_not_make_sense_is_refused() {
 }
 
 #[test]
+fn only_a_stream_between_databases_spills_and_only_where_it_can_be_read_again() {
+    let spill = "[pipeline.main.spill]\narchive = \"/srv/spill\"\n";
+    let main = main_with(spill).unwrap().pipelines.remove(0);
+    assert!(main.spill.archive.is_some_and(|archive| archive.is_archive()));
+    assert_eq!(main.spill.after_mb, 2048);
+    for (keys, expected) in [
+        (format!("mode = \"subscription\"\n{spill}"), "only a stream from one database into another"),
+        ("[pipeline.main.spill]\narchive = \"host=c\"\n".to_owned(), "no place for an archive"),
+        (
+            format!("{spill}[pipeline.main.archive]\nrecipients_file = \"/etc/recipients\"\n"),
+            "what is spilled is encrypted",
+        ),
+    ] {
+        let (what, _) = refused(main_with(&keys));
+        assert!(what.starts_with("/etc/p.toml:") && what.contains(expected), "{what}");
+    }
+}
+
+#[test]
 fn a_slot_serves_one_pipeline() {
     let two = |slot: &str, source: &str| {
         parse(&format!(

@@ -33,7 +33,7 @@ use crate::pipeline::ends::Origin;
 use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
-use crate::pipeline::run::{explained, mebibytes, start_stream};
+use crate::pipeline::run::{explained, mebibytes, start_stream, stream_options};
 use crate::plan::Plan;
 use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
@@ -272,24 +272,14 @@ impl Run<'_> {
     }
 
     async fn stream(&mut self, source: Session, mut target: ArchiveTarget, from: Lsn) -> Result<Stopped> {
-        let (pipeline, archive) = (self.pipeline, &self.pipeline.archive);
-        let options = StreamOptions {
-            slot: pipeline.slot.clone(),
-            plugin: plugin(pipeline),
-            from,
-            format: Format::Text,
-            spool_memory_max: mebibytes(pipeline.stream.spool_mb),
-            spool_directory: pipeline.stream.spool_dir(),
-        };
+        let pipeline = self.pipeline;
+        let options = stream_options(pipeline, from, Format::Text);
+        let options = StreamOptions { plugin: plugin(pipeline), ..options };
         let mut stream = start_stream(&self.origin, options).await?;
         let patterns = pipeline.tables.clone();
         let mut plan = Plan::of_all(Box::new(move |table| patterns.match_table(table)));
-        let limits = BatchLimits {
-            bytes: mebibytes(archive.file_mb),
-            age: Duration::from_secs(archive.file_seconds.max(1)),
-            linger: Duration::from_secs(archive.file_seconds),
-            idle: Duration::from_secs(archive.idle_seconds),
-        };
+        let idle = Duration::from_secs(pipeline.archive.idle_seconds);
+        let limits = BatchLimits { idle, ..limits(pipeline) };
         let (commands, mut link) = Link::without_monitor(Arc::clone(&self.meter));
         self.meter.streams(from);
         self.streaming = Some(Instant::now());
@@ -416,6 +406,18 @@ async fn given_up(asked: &mut watch::Receiver<Option<StopReason>>, meter: &Meter
     tracing::warn!("what was not sealed in time is left to the next run");
 }
 
+/// When a change file is ended; where nobody is idle for longer than that.
+pub(super) fn limits(pipeline: &Pipeline) -> BatchLimits {
+    let seconds = pipeline.archive.file_seconds;
+    let age = Duration::from_secs(seconds.max(1));
+    BatchLimits {
+        bytes: mebibytes(pipeline.archive.file_mb),
+        age,
+        linger: Duration::from_secs(seconds),
+        idle: age,
+    }
+}
+
 /// What the slot's output plugin is asked for.
 fn plugin(pipeline: &Pipeline) -> stream::Plugin {
     match pipeline.plugin {
@@ -431,7 +433,7 @@ fn plugin(pipeline: &Pipeline) -> stream::Plugin {
 }
 
 /// How files are made; reads the keys anew, so that other ones need no other process.
-fn making(pipeline: &Pipeline, spool: PathBuf) -> Result<Making> {
+pub(super) fn making(pipeline: &Pipeline, spool: PathBuf) -> Result<Making> {
     let keys = pipeline.archive.writer_keys()?;
     let compressed = match pipeline.archive.compression {
         Compression::None => Stored::Plain,
@@ -443,7 +445,7 @@ fn making(pipeline: &Pipeline, spool: PathBuf) -> Result<Making> {
 }
 
 /// The names of all types, so that a file explains itself.
-async fn type_names(source: &mut Session) -> Result<TypeNames> {
+pub(super) async fn type_names(source: &mut Session) -> Result<TypeNames> {
     let rows = source
         .query("select oid, pg_catalog.format_type(oid, null) from pg_catalog.pg_type where typtype <> 'c' or typrelid in (select oid from pg_catalog.pg_class where relkind = 'c')")
         .await?;

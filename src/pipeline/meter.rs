@@ -33,6 +33,8 @@ struct State {
     source_end: Lsn,
     /// Before this the target shows tables of different moments.
     consistent_from: Lsn,
+    /// What is being drained lies between the source and the target.
+    is_spilled: bool,
 }
 
 impl Default for State {
@@ -48,6 +50,7 @@ impl Default for State {
             committed_at_us: 0,
             source_end: Lsn::ZERO,
             consistent_from: Lsn::ZERO,
+            is_spilled: false,
         }
     }
 }
@@ -55,7 +58,7 @@ impl Default for State {
 impl State {
     fn enter_streaming(&mut self) {
         let is_consistent = self.progress.position.is_some_and(|position| position >= self.consistent_from);
-        if self.progress.phase == Phase::CatchingUp && is_consistent {
+        if self.progress.phase == Phase::CatchingUp && is_consistent && !self.is_spilled {
             self.progress.phase = Phase::Streaming;
         }
     }
@@ -144,6 +147,25 @@ impl Meter {
         state.progress.doing.clear();
         state.enter_streaming();
         self.streaming.notify_one();
+    }
+
+    /// Streams by way of a spill, which `doing` tells of: catching up until there is none.
+    pub fn spills(&self, doing: Option<&str>) {
+        let mut state = self.lock();
+        let was_spilled = std::mem::replace(&mut state.is_spilled, doing.is_some());
+        if doing.is_none() && !was_spilled {
+            return;
+        }
+        if matches!(state.progress.phase, Phase::CatchingUp | Phase::Streaming) {
+            state.progress.phase = Phase::CatchingUp;
+            doing.unwrap_or_default().clone_into(&mut state.progress.doing);
+            state.enter_streaming();
+        }
+    }
+
+    /// Whether there is a spill, and copies wait for its end.
+    pub fn is_spilled(&self) -> bool {
+        self.lock().is_spilled
     }
 
     /// Returns once, after each time that the stream was entered. Cancel safe; for one listener.

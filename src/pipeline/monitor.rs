@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `stop_requested` | stop |
 //! | `hold_id`, `hold_at` | hold at exactly that position, answer with `held_id`; release when it is cleared |
-//! | a relation that is `pending`, a new table in the publication | pause, so that it can be copied |
+//! | a relation that is `pending`, a new table in the publication | pause, so that it can be copied; not while there is a spill |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,7 +219,7 @@ impl Monitor {
             self.stop
                 .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
         }
-        if pending && self.ending == Ending::Unasked && self.streams() {
+        if pending && self.ending == Ending::Unasked && self.streams() && !self.meter.is_spilled() {
             self.ending = Ending::Pause;
             self.send(Command::Pause).await;
         }

@@ -47,6 +47,7 @@ use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 
+pub(super) use attempt::spool;
 pub use control::missing as missing_control_tables;
 pub use report::{status, syncdata_status};
 pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};

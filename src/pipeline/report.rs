@@ -9,6 +9,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::pipeline::holder;
+use crate::pipeline::spill;
 use crate::pipeline::step::has_control_schema;
 use crate::position::Lsn;
 use crate::source::postgres::slot::{self, SlotState};
@@ -288,6 +289,9 @@ async fn at_source(
         }
         return Ok(());
     };
+    if let Some(note) = spill::told(pipeline, &state, stored.and_then(|stored| stored.position)) {
+        status.notes.push(note);
+    }
     let slot = slot_status(pipeline, state, stored);
     if slot.wal_held_bytes > slot.wal_budget_bytes {
         status.notes.push(format!(

@@ -6,7 +6,8 @@
 //!                                                                            \-> broken -> backoff -> again
 //! ```
 //!
-//! Nothing is carried from one attempt to the next in memory: a retry, a restart and a crash are the same.
+//! Nothing is carried from one attempt to the next in memory: a retry, a restart and a crash are the same. Where the target
+//! stood is remembered while it is away, so that the source's log can be spilled (`spill/away.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::pipeline::holder;
 use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies};
+use crate::pipeline::spill::{self, Feeds, Spill};
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
@@ -74,6 +76,7 @@ async fn work(
         stop: stop_reason.clone(),
         reached_streaming: None,
         retries: 0,
+        streamed: None,
     };
     let work = run.until_ended();
     lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
@@ -89,6 +92,15 @@ struct Run<'a> {
     reached_streaming: Option<Instant>,
     /// Failed attempts since one that streamed for a while.
     retries: u64,
+    /// The history that an attempt of this run has streamed.
+    streamed: Option<Lineage>,
+}
+
+/// Where an attempt goes on.
+struct Start {
+    position: Position,
+    /// The slot has let go of some of what follows: it is in the spill.
+    is_spilled: bool,
 }
 
 /// How an attempt ended without an error.
@@ -103,7 +115,7 @@ impl Run<'_> {
         let mut backoff = Backoff::new(&self.pipeline.retry);
         loop {
             self.reached_streaming = None;
-            let error = match self.attempt().await {
+            let error = match Box::pin(self.attempt()).await {
                 Ok(Attempted::Stopped(stopped)) => {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(stopped);
@@ -128,7 +140,7 @@ impl Run<'_> {
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = self.rest(&error, wait) => {}
                 reason = self.asked_to_stop() => {
                     self.store_phase(Phase::Stopped, None, None).await;
                     return Ok(self.stopped(reason));
@@ -139,6 +151,23 @@ impl Run<'_> {
                 }
             }
             self.meter.phase(Phase::Retrying, "connecting");
+        }
+    }
+
+    /// The pause between two attempts.
+    async fn rest(&self, error: &Error, wait: Duration) {
+        let offset = self.meter.progress(0).position.unwrap_or_default();
+        let spill =
+            self.streamed.as_ref().filter(|_| error.kind() == Kind::TargetUnreachable).map(|lineage| {
+                let options = stream_options(self.pipeline, offset, Format::Text);
+                Spill::of(self.pipeline, &self.ends, &self.meter, lineage, &options)
+            });
+        match spill {
+            Some(Ok(Some(spill))) => {
+                let is_back = async || self.ends.target().await.is_ok();
+                Box::pin(spill.while_away(offset, wait, is_back)).await;
+            }
+            _ => tokio::time::sleep(wait).await,
         }
     }
 
@@ -187,13 +216,17 @@ impl Run<'_> {
         link: Link,
     ) -> Result<Attempted> {
         let carried = copy::carried(&mut source, self.pipeline).await?;
-        let position = self.find_position(&mut target, &mut source).await?;
-        self.meter.positioned(position.offset);
+        let start = self.find_position(&mut target, &mut source).await?;
+        self.meter.positioned(start.position.offset);
         self.meter.source_reaches(slot::log_reaches(&mut source).await?);
         let carriage = continuity::read(&mut source, &self.pipeline.publication).await?;
         continuity::keep(&mut source, &mut target, self.pipeline, &carriage).await?;
+        let copying = async {
+            // What is spilled is drained first: what it has of a table, that table's copy will have.
+            if start.is_spilled { Ok(false) } else { self.copy_pending(&mut target, &carried).await }
+        };
         let is_partial = tokio::select! {
-            copied = self.copy_pending(&mut target, &carried) => copied?,
+            copied = copying => copied?,
             // Stopping in mid-copy is the same as crashing there.
             reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
         };
@@ -205,7 +238,7 @@ impl Run<'_> {
             // The channel is empty: this cannot wait. The pump that takes it out lives as long as the link.
             let _ = commands.send(Command::EndAt(end)).await;
         }
-        self.stream(target, rows_session, position, link).await
+        self.stream(target, rows_session, start, link).await
     }
 
     /// Says in the target who runs the pipeline.
@@ -232,14 +265,15 @@ impl Run<'_> {
     }
 
     /// Where to go on; creates the slot when there is no history yet.
-    async fn find_position(&self, target: &mut Session, source: &mut Session) -> Result<Position> {
+    async fn find_position(&self, target: &mut Session, source: &mut Session) -> Result<Start> {
         let stored = self.stored(target).await?;
         let mut replication = self.ends.replication().await?;
-        if let Some(Position { lineage, offset }) = stored.at() {
-            slot::check_name(&lineage, &self.pipeline.slot)?;
-            let lineage = slot::check_lineage(&mut replication, source, &lineage, offset).await?;
+        if let Some(at) = stored.at() {
+            slot::check_name(&at.lineage, &self.pipeline.slot)?;
+            let reaches = spill::reaches(self.pipeline, source, &at).await?;
+            let lineage = slot::check_lineage(&mut replication, source, &at.lineage, reaches).await?;
             self.store_lineage(target, &lineage, None).await?;
-            return Ok(Position { lineage, offset });
+            return Ok(Start { is_spilled: reaches > at.offset, position: Position { lineage, ..at } });
         }
         self.meter.phase(Phase::Copying, "creating the replication slot");
         if slot::read(source, &self.pipeline.slot).await?.is_some() {
@@ -255,7 +289,8 @@ impl Run<'_> {
         let lineage = copy::telling_who_delays(&self.ends.origin(), &self.meter, making).await?;
         self.store_lineage(target, &lineage, Some(lineage.consistent_point)).await?;
         tracing::info!(slot = lineage.slot, position = %lineage.consistent_point, "created the replication slot");
-        Ok(Position { offset: lineage.consistent_point, lineage })
+        let position = Position { offset: lineage.consistent_point, lineage };
+        Ok(Start { position, is_spilled: false })
     }
 
     async fn drop_unfinished_slot(&self, target: &mut Session, replication: &mut Session) -> Result<()> {
@@ -363,23 +398,21 @@ impl Run<'_> {
         &mut self,
         mut target: Session,
         rows_session: Session,
-        position: Position,
+        Start { position, is_spilled }: Start,
         mut link: Link,
     ) -> Result<Attempted> {
         let stored = self.stored(&mut target).await?;
-        let mut plan = self.plan(&stored);
+        let mut plan = self.plan(&stored, is_spilled);
         let consistent_from = plan.consistent_from();
         let format = self.stream_format(&mut target).await?;
         let stream = &self.pipeline.stream;
-        let options = StreamOptions {
-            slot: self.pipeline.slot.clone(),
-            plugin: Plugin::Pgoutput { publication: self.pipeline.publication.clone() },
-            from: position.offset,
-            format,
-            spool_memory_max: mebibytes(stream.spool_mb),
-            spool_directory: stream.spool_dir(),
+        let options = stream_options(self.pipeline, position.offset, format);
+        let spill = Spill::of(self.pipeline, &self.ends, &self.meter, &position.lineage, &options)?;
+        let mut source = match spill {
+            None => Feeds::live(start_stream(&self.ends.origin(), options).await?, position.offset),
+            Some(spill) if is_spilled => Box::pin(spill.begin_spilled(position.offset)).await?,
+            Some(spill) => Box::pin(spill.begin_live(position.offset)).await?,
         };
-        let mut source = start_stream(&self.ends.origin(), options).await?;
         let on_conflict = match stream.on_conflict {
             OnConflict::Apply => apply::OnConflict::Apply,
             OnConflict::Quarantine => apply::OnConflict::Quarantine,
@@ -391,6 +424,7 @@ impl Run<'_> {
         let mut rows = PostgresTarget::new(applier, mebibytes(stream.batch_mb), follow);
         self.meter.streams(consistent_from);
         self.reached_streaming = Some(Instant::now());
+        self.streamed = Some(position.lineage);
         let age = Duration::from_millis(stream.batch_ms_max);
         let limits = BatchLimits::without_delay(mebibytes(stream.batch_mb), age);
         let pump = Pump::new(&mut source, &mut rows, &mut link, &mut plan, limits, position.offset);
@@ -426,13 +460,15 @@ impl Run<'_> {
         copy::carry_sequences(&self.ends, &mut self.ends.source().await?, target).await.map(drop)
     }
 
-    fn plan(&self, stored: &Stored) -> Plan {
+    /// While there is a spill, tables that are to be copied are passed over: their copies come after it.
+    fn plan(&self, stored: &Stored, is_spilled: bool) -> Plan {
         let rules = stored.relations.iter().filter_map(|relation| {
             let rule = match (relation.state, relation.copied_at) {
                 (RelationState::Ready | RelationState::Copied, Some(at)) => {
                     Rule::Copied { at, relation: relation.source_oid }
                 }
                 (RelationState::Quarantined, _) => Rule::Quarantined,
+                _ if is_spilled => Rule::Copied { at: Lsn(u64::MAX), relation: None },
                 _ => return None,
             };
             Some((relation.table.clone(), rule))
@@ -497,6 +533,18 @@ pub(super) fn explained(pipeline: &Pipeline, error: Error) -> Error {
         );
     }
     error
+}
+
+/// How the pipeline's slot is read from a position on.
+pub(super) fn stream_options(pipeline: &Pipeline, from: Lsn, format: Format) -> StreamOptions {
+    StreamOptions {
+        slot: pipeline.slot.clone(),
+        plugin: Plugin::Pgoutput { publication: pipeline.publication.clone() },
+        from,
+        format,
+        spool_memory_max: mebibytes(pipeline.stream.spool_mb),
+        spool_directory: pipeline.stream.spool_dir(),
+    }
 }
 
 /// Starts streaming; a walsender of an earlier connection may hold the slot for a moment.

@@ -9,6 +9,8 @@ use crate::config::written;
 use crate::error::Result;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::spill::{self, Place};
+use crate::position::Position;
 use crate::source::postgres::slot;
 use crate::target::postgres::schema;
 
@@ -66,7 +68,20 @@ impl Survey<'_> {
         self.collations(&mut source.session, target).await?;
         self.extensions(source, target).await?;
         self.grantees(source, target).await?;
-        self.history(source, ends).await
+        self.history(source, ends).await?;
+        self.spill().await
+    }
+
+    /// Where the pipeline would spill to.
+    async fn spill(&mut self) -> Result<()> {
+        let Some(place) = Place::of(self.pipeline)?.filter(|_| self.purpose == Purpose::Check) else {
+            return Ok(());
+        };
+        match place.look().await {
+            Ok(()) => self.report.ok(format!("{} takes what a slow target leaves", place.display())),
+            Err(error) => self.report.warn(error.chain(), error.hint_text().unwrap_or_default()),
+        }
+        Ok(())
     }
 
     fn versions(&mut self, source: &Session, target: &Session) {
@@ -185,8 +200,12 @@ impl Survey<'_> {
                 if self.kept(slot::check_name(&lineage, &self.pipeline.slot)).is_none() {
                     return Ok(());
                 }
+                let at = Position { lineage, offset: position };
+                let reaches = spill::reaches(self.pipeline, &mut source.session, &at).await;
+                let (Some(reaches), lineage) = (self.kept(reaches), at.lineage) else { return Ok(()) };
                 let mut replication = ends.replication().await?;
-                let checked = slot::check_lineage(&mut replication, &mut source.session, &lineage, position).await;
+                let checked =
+                    slot::check_lineage(&mut replication, &mut source.session, &lineage, reaches).await;
                 if self.kept(checked).is_some() {
                     self.report.ok(format!("slot \"{}\" holds what follows {position}", lineage.slot));
                 }

@@ -14,6 +14,7 @@ mod production;
 mod pruning;
 mod replay;
 mod sealed;
+mod spill;
 mod syncdata;
 mod through;
 mod untrusted;

@@ -329,7 +329,7 @@ fn reader_name(pipeline: &str) -> String {
 }
 
 /// An empty directory of this pipeline's own: whoever runs it holds its lock in the target.
-pub(super) fn spool(pipeline: &Pipeline, target: &str) -> Result<std::path::PathBuf> {
+pub fn spool(pipeline: &Pipeline, target: &str) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let parent = pipeline.archive_spool_dir();
     let of_target = &crate::digest::sha256(target.as_bytes())[..8];

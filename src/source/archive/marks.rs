@@ -95,6 +95,11 @@ impl Marks {
         self.lock().applied.clone()
     }
 
+    /// The first file that may still be needed, once that is known.
+    pub fn needs(&self) -> Option<u64> {
+        self.lock().needs
+    }
+
     /// The last sealed file and where it ends.
     pub fn last_sealed(&self) -> Option<(u64, Lsn)> {
         self.lock().sealed

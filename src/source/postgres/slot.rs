@@ -174,7 +174,10 @@ pub async fn check_lineage(
             "the slot \"{}\" stands at {}, beyond the target's position {position}: changes between would be lost",
             stored.slot, slot.confirmed
         ))
-        .hint("The slot was created again, or advanced by somebody else. Start over: pgdiode reset, then pgdiode start."));
+        .hint(
+            "The slot was created again, or advanced by somebody else; or the pipeline has spilled, and its section spill is \
+             not configured any more. Otherwise start over: pgdiode reset, then pgdiode start.",
+        ));
     }
     check_history(replication, session, stored, position, &system).await?;
     Ok(Lineage { timeline: system.timeline, ..stored.clone() })

@@ -85,8 +85,11 @@ pub struct PostgresSource {
     /// How the thread ended; nothing if it failed.
     ended: oneshot::Receiver<Result<()>>,
     /// A pipeline owns its threads: dropping this ends the socket's.
-    _owner: oneshot::Sender<Infallible>,
+    owner: Option<Leash>,
 }
+
+/// Who holds this holds the stream: without it the stream ends at once, wherever it is.
+pub struct Leash(#[allow(dead_code)] oneshot::Sender<Infallible>);
 
 impl PostgresSource {
     /// Connects and starts streaming from the slot.
@@ -126,7 +129,13 @@ impl PostgresSource {
         let thread = std::thread::Builder::new().name("source".into()).spawn(work);
         thread.map_err(|error| thread_failed().because(error))?;
         started.await.map_err(|_| thread_failed())??;
-        Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, ended, _owner: owner })
+        let owner = Some(Leash(owner));
+        Ok(PostgresSource { chunks, current: Chunk::default(), confirmed, server_end, ended, owner })
+    }
+
+    /// For whoever must be able to end the stream while another one listens to it. What has been read is still there then.
+    pub fn leash(&mut self) -> Option<Leash> {
+        self.owner.take()
     }
 
     /// How far the server had sent when it last spoke: `confirmed <= committed <= received <= server end`.
