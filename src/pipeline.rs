@@ -25,6 +25,7 @@ pub mod spill;
 pub mod statistics;
 mod step;
 mod stop;
+mod streaming;
 mod subscription;
 
 use tokio::sync::watch;

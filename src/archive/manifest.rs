@@ -8,7 +8,7 @@ use crate::archive::FORMAT;
 use crate::archive::draft::{Counted, Sums};
 use crate::archive::line::{Header, Origin};
 use crate::archive::names::Stored;
-use crate::archive::signing::Signer;
+use crate::archive::signing::{SIGNATURE, SUM, Signer};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -134,11 +134,6 @@ impl Manifest {
     }
 }
 
-/// What stands before an object's own checksum, which is its last member.
-const SUM: &str = ",\n  \"sum\": \"";
-/// What stands before its signature, the member before that, if it has one.
-const SIGNATURE: &str = ",\n  \"signature\": \"";
-
 /// Whether an object holds what was written: the checksum of all that stands before it. `None`: it has no checksum, as
 /// one that was written by other means.
 pub fn is_whole(bytes: &[u8]) -> Option<bool> {
@@ -174,24 +169,6 @@ pub fn parse<T: for<'a> Deserialize<'a>>(name: &str, bytes: &[u8]) -> Result<T> 
         .hint("Use a newer pgdiode to read this archive."));
     }
     serde_json::from_slice(bytes).map_err(unreadable)
-}
-
-/// What is signed of an object, and its signature, which may be wrong; `None`: it has none. In between and behind stands
-/// nothing that was not signed, but for the checksum: a text has no line break inside of a value.
-pub fn signed_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let rfind =
-        |bytes: &[u8], part: &str| bytes.windows(part.len()).rposition(|window| window == part.as_bytes());
-    let at = rfind(bytes, SIGNATURE)?;
-    let behind = &bytes[at + SIGNATURE.len()..];
-    let end = behind.iter().position(|byte| *byte == b'"').unwrap_or(behind.len());
-    let sum = behind.get(end + 1..).and_then(|rest| rest.strip_prefix(SUM.as_bytes()));
-    // Whatever else follows, the signature does not cover it, and so is none of this object.
-    let is_last = sum.and_then(|sum| sum.strip_suffix(b"\"\n}\n")).is_some_and(is_hash);
-    Some((&bytes[..at], if is_last { &behind[..end] } else { b"" }))
-}
-
-fn is_hash(text: &[u8]) -> bool {
-    text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// As it is stored: for `jq` and for people, with a checksum of itself as its last member.

@@ -10,7 +10,6 @@ use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use data_encoding::{BASE64, BASE64_NOPAD};
 
-use crate::archive::manifest::signed_part;
 use crate::error::{Error, Kind, Result};
 use crate::secret::Secret;
 
@@ -18,6 +17,11 @@ const ALGORITHM: &[u8] = b"ssh-ed25519";
 const HASH: &[u8] = b"sha512";
 const KEY_BYTES: usize = 32;
 const SIGNATURE_BYTES: usize = 64;
+
+/// What stands before an object's own checksum, which is its last member.
+pub(super) const SUM: &str = ",\n  \"sum\": \"";
+/// What stands before its signature, the member before that, if it has one.
+pub(super) const SIGNATURE: &str = ",\n  \"signature\": \"";
 
 /// Who may have signed: the key that `ssh-keygen` writes into a `.pub` file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +108,24 @@ impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the private key of {}", self.public.fingerprint())
     }
+}
+
+/// What is signed of an object, and its signature, which may be wrong; `None`: it has none. In between and behind stands
+/// nothing that was not signed, but for the checksum: a text has no line break inside of a value.
+pub fn signed_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rfind =
+        |bytes: &[u8], part: &str| bytes.windows(part.len()).rposition(|window| window == part.as_bytes());
+    let at = rfind(bytes, SIGNATURE)?;
+    let behind = &bytes[at + SIGNATURE.len()..];
+    let end = behind.iter().position(|byte| *byte == b'"').unwrap_or(behind.len());
+    let sum = behind.get(end + 1..).and_then(|rest| rest.strip_prefix(SUM.as_bytes()));
+    // Whatever else follows, the signature does not cover it, and so is none of this object.
+    let is_last = sum.and_then(|sum| sum.strip_suffix(b"\"\n}\n")).is_some_and(is_hash);
+    Some((&bytes[..at], if is_last { &behind[..end] } else { b"" }))
+}
+
+fn is_hash(text: &[u8]) -> bool {
+    text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Who has signed an object: its bytes are what that key's owner wrote under this name. `None`: it has no signature.

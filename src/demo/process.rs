@@ -9,8 +9,11 @@ use tokio::task::JoinSet;
 
 use super::Tell;
 use super::server::Ground;
-use super::stage::{CONFIG_FILE, SERVICE_FILE};
 use crate::error::{Error, Result};
+
+/// In the ground: what every child is configured by.
+pub(super) const CONFIG_FILE: &str = "pgdiode.toml";
+pub(super) const SERVICE_FILE: &str = "pg_service.conf";
 
 /// A running `pgdiode`; dropping it kills it.
 pub(super) struct Pgdiode {

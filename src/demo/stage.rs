@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::process::{Pgdiode, this_program};
+use super::process::{CONFIG_FILE, Pgdiode, SERVICE_FILE, this_program};
 use super::server::{self, DATABASE, Ground, Installation, Server};
 use super::writers::Writers;
 use super::{Size, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
-
-pub(super) const CONFIG_FILE: &str = "pgdiode.toml";
-pub(super) const SERVICE_FILE: &str = "pg_service.conf";
 
 const TABLES: &str = include_str!("tables.sql");
 

@@ -33,7 +33,7 @@ use crate::pipeline::ends::Origin;
 use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::Link;
-use crate::pipeline::run::{explained, mebibytes, start_stream, stream_options};
+use crate::pipeline::streaming::{explained, mebibytes, start_stream, stream_options};
 use crate::plan::Plan;
 use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};

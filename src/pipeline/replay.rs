@@ -17,6 +17,7 @@
 mod attempt;
 mod base;
 mod control;
+mod desk;
 mod filling;
 mod foreign;
 mod ledger;
@@ -47,8 +48,8 @@ use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 
-pub(super) use attempt::spool;
 pub use control::missing as missing_control_tables;
+pub(super) use desk::spool;
 pub use report::{status, syncdata_status};
 pub use verbs::{add, clear, clear_plan, list, remove, reset, reset_plan, resync};
 pub use whitelist::read as whitelisted;

@@ -20,25 +20,26 @@ use crate::change::TableName;
 use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
-use crate::pg::session::{Session, Side};
+use crate::pg::session::Session;
 use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
-use crate::pipeline::ends::{Ends, Origin};
+use crate::pipeline::ends::Ends;
 use crate::pipeline::holder;
 use crate::pipeline::lifecycle::{self, Told, until_details};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies};
 use crate::pipeline::spill::{self, Feeds, Spill};
 use crate::pipeline::stop;
+use crate::pipeline::streaming::{explained, mebibytes, start_stream, stream_options};
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn, Position};
 use crate::preflight::{self, Purpose};
 use crate::pump::{BatchLimits, Command, Ended, Pump};
 use crate::source::postgres::catalog::{self, SourceTable};
 use crate::source::postgres::slot;
-use crate::source::postgres::stream::{Format, Plugin, PostgresSource, StreamOptions};
+use crate::source::postgres::stream::Format;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::apply::{self, Applier};
 use crate::target::postgres::progress::{self, RelationState, Stored};
@@ -512,57 +513,4 @@ impl Run<'_> {
         let told = Told { phase, error, retries: self.retries, next_in };
         lifecycle::store_phase(async || self.ends.target().await, &self.pipeline.name, told).await;
     }
-}
-
-/// What the source cannot decode, it cannot decode at the next attempt either.
-pub(super) fn explained(pipeline: &Pipeline, error: Error) -> Error {
-    let is_of_publication = error.what().contains("publication") && error.what().contains("does not exist");
-    if error.sqlstate() == Some("42704") && is_of_publication {
-        let publication = &pipeline.publication;
-        return error.with_kind(Kind::Refused).hint(format!(
-            "The source cannot decode what was written while \"{publication}\" did not exist, also when it is there \
-             again. To copy everything anew: pgdiode reset --drop-slot, then pgdiode setup, then pgdiode start."
-        ));
-    }
-    // An internal error of the server, met in its own log: what it is about only the server's log can say.
-    let is_of_source = error.what().starts_with(Side::Source.name());
-    if is_of_source && error.sqlstate().is_some_and(|state| state.starts_with("XX")) {
-        return error.hint(
-            "The source cannot decode its own log; see the server's log. If the next start fails likewise, copy \
-             everything anew: pgdiode reset --drop-slot, then pgdiode start.",
-        );
-    }
-    error
-}
-
-/// How the pipeline's slot is read from a position on.
-pub(super) fn stream_options(pipeline: &Pipeline, from: Lsn, format: Format) -> StreamOptions {
-    StreamOptions {
-        slot: pipeline.slot.clone(),
-        plugin: Plugin::Pgoutput { publication: pipeline.publication.clone() },
-        from,
-        format,
-        spool_memory_max: mebibytes(pipeline.stream.spool_mb),
-        spool_directory: pipeline.stream.spool_dir(),
-    }
-}
-
-/// Starts streaming; a walsender of an earlier connection may hold the slot for a moment.
-pub(super) async fn start_stream(origin: &Origin, options: StreamOptions) -> Result<PostgresSource> {
-    const ATTEMPTS_MAX: u32 = 40;
-    const PAUSE: Duration = Duration::from_millis(250);
-    let mut attempts = 0;
-    loop {
-        match PostgresSource::start(&origin.0, options.clone()).await {
-            Err(error) if error.sqlstate() == Some("55006") && attempts < ATTEMPTS_MAX => {
-                attempts += 1;
-                tokio::time::sleep(PAUSE).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-pub(super) fn mebibytes(count: u64) -> usize {
-    usize::try_from(count << 20).unwrap_or(usize::MAX)
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgdiode::archive::manifest::{self, Base, Claim, Manifest};
 use pgdiode::archive::names::{self, Stored};
-use pgdiode::archive::signing::Signer;
+use pgdiode::archive::signing::{self, Signer};
 use pgdiode::digest::sha256;
 use pgdiode::position::Lsn;
 use serde::de::DeserializeOwned;
@@ -416,10 +416,10 @@ fn only_who_has_the_key_can_write() {
     // Unsigned, signed by another, and with the writer's signature on what it has not signed.
     let forged = Manifest { records: newest.records + 1, ..newest.clone() };
     let writers = fs::read(ground.path(&own)).unwrap();
-    let (_, signature) = manifest::signed_part(&writers).unwrap();
+    let (_, signature) = signing::signed_part(&writers).unwrap();
     let signature = std::str::from_utf8(signature).unwrap();
     let others = String::from_utf8(manifest::signed_text(&own, &forged, Some(&attacker))).unwrap();
-    let (_, wrong) = manifest::signed_part(others.as_bytes()).unwrap();
+    let (_, wrong) = signing::signed_part(others.as_bytes()).unwrap();
     let moved = others.replace(std::str::from_utf8(wrong).unwrap(), signature);
     let (moved, _) = moved.rsplit_once(",\n  \"sum\"").unwrap();
     let moved = format!("{moved},\n  \"sum\": \"{}\"\n}}\n", sha256(moved.as_bytes()));

@@ -34,6 +34,17 @@ impl Place {
         command
     }
 
+    /// The demo says all of this, ends well and leaves nothing behind.
+    fn assert_tells(&self, arguments: &[&str], parts: &[&str]) {
+        let output = self.demo(arguments).output().unwrap();
+        let told = told(&output);
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+        }
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        self.assert_empty();
+    }
+
     fn assert_empty(&self) {
         let left: Vec<PathBuf> =
             fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -91,69 +102,60 @@ fn told(output: &Output) -> String {
 #[test]
 fn it_tells_its_story_and_leaves_nothing_behind() {
     let place = Place::new();
-    let output = place.demo(&[]).output().unwrap();
-    let told = told(&output);
-    for part in [
-        "Filling the source",
-        "    | ",
-        "Caught up: from here on",
-        "the books balanced each time",
-        "kill -9",
-        "of that transaction the target shows 0 rows",
-        "Of the large transaction the target now shows 24000 rows",
-        "$ pgdiode verify",
-        "both sides are identical at ",
-        "Identical: nothing was lost",
-    ] {
-        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
-    }
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    place.assert_empty();
+    place.assert_tells(
+        &[],
+        &[
+            "Filling the source",
+            "    | ",
+            "Caught up: from here on",
+            "the books balanced each time",
+            "kill -9",
+            "of that transaction the target shows 0 rows",
+            "Of the large transaction the target now shows 24000 rows",
+            "$ pgdiode verify",
+            "both sides are identical at ",
+            "Identical: nothing was lost",
+        ],
+    );
 }
 
 #[test]
 fn a_replica_is_replaced_while_it_is_read_and_nothing_is_left_behind() {
     let place = Place::new();
-    let output = place.demo(&["snapshot"]).output().unwrap();
-    let told = told(&output);
-    for part in [
-        "$ pgdiode sync",
-        "is a third full: kill -9",
-        "The readers have noticed nothing",
-        "dropping what an earlier sync left behind",
-        "editions seen: 3, 4, each of them whole",
-        "$ pgdiode rollback",
-        "tables are identical",
-        "Identical. Every reader saw whole editions only",
-    ] {
-        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
-    }
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    place.assert_empty();
+    place.assert_tells(
+        &["snapshot"],
+        &[
+            "$ pgdiode sync",
+            "is a third full: kill -9",
+            "The readers have noticed nothing",
+            "dropping what an earlier sync left behind",
+            "editions seen: 3, 4, each of them whole",
+            "$ pgdiode rollback",
+            "tables are identical",
+            "Identical. Every reader saw whole editions only",
+        ],
+    );
 }
 
 #[test]
 fn two_laptops_replay_an_archive_and_a_flipped_bit_is_found() {
     let place = Place::new();
-    let output = place.demo(&["archive"]).output().unwrap();
-    let told = told(&output);
-    for part in [
-        "an SSH server that lets one key in",
-        "begins with a base",
-        "Anna closes her laptop",
-        "$ pgdiode resync public.orders",
-        "the table was filled from the base and has caught up",
-        "anna: branches, tellers, accounts, pulse are identical",
-        "ben: orders, specimens, pulse are identical",
-        "damaged    0",
-        ".json, line ",
-        "Found, with the file and the line.",
-        "intact     ",
-    ] {
-        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
-    }
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    place.assert_empty();
+    place.assert_tells(
+        &["archive"],
+        &[
+            "an SSH server that lets one key in",
+            "begins with a base",
+            "Anna closes her laptop",
+            "$ pgdiode resync public.orders",
+            "the table was filled from the base and has caught up",
+            "anna: branches, tellers, accounts, pulse are identical",
+            "ben: orders, specimens, pulse are identical",
+            "damaged    0",
+            ".json, line ",
+            "Found, with the file and the line.",
+            "intact     ",
+        ],
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::meter::Meter;
-use crate::pipeline::replay::attempt::{Applying, Desk};
+use crate::pipeline::replay::desk::{Applying, Desk};
 use crate::pipeline::replay::ledger;
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch;

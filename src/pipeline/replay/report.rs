@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
-use crate::pipeline::replay::attempt::location;
+use crate::pipeline::replay::desk::location;
 use crate::pipeline::replay::{control, foreign, stored, verbs, whitelist};
 use crate::pipeline::step::has_control_schema;
 use crate::pipeline::{holder, report};

@@ -7,7 +7,7 @@ use crate::archive::manifest::Base;
 use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::pg::dump::{Dump, Entry, EntryKind};
-use crate::pipeline::replay::attempt::Desk;
+use crate::pipeline::replay::desk::Desk;
 
 /// `pg_dump` writes what comes before rows first.
 pub struct BaseSchema {

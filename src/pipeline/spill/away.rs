@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
-use crate::pipeline::run::{start_stream, stream_options};
 use crate::pipeline::spill::writer::{Ready, Writer};
 use crate::pipeline::spill::{Spill, reaches};
+use crate::pipeline::streaming::{start_stream, stream_options};
 use crate::position::{Lsn, Position};
 use crate::source::postgres::slot;
 use crate::source::postgres::stream::Format;

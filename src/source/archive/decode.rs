@@ -13,9 +13,8 @@ use crate::change::Event;
 use crate::error::Result;
 use crate::source::archive::Wanted;
 use crate::source::archive::flow::{Gone, Out};
-use crate::source::archive::shelf::broken;
 use crate::source::archive::walk::Found;
-use crate::source::archive::whole;
+use crate::source::archive::whole::{self, broken};
 
 /// Decodes what is found until there is no more, or nobody takes it.
 pub(super) fn run(

@@ -12,9 +12,10 @@ use crate::archive::line::Origin;
 use crate::archive::manifest::{self, Base, Identity, Manifest, Piece};
 use crate::archive::names::{self, Stored};
 use crate::archive::reading::Content;
+use crate::archive::signing;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Lineage, Lsn};
-use crate::source::archive::whole;
+use crate::source::archive::whole::{self, broken};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 
 /// A manifest says a line for each table; this is a million of them.
@@ -48,7 +49,7 @@ impl Shelf {
         };
         check_identity(&store, &bytes, &keys).await?;
         let identity = manifest::parse(names::IDENTITY, &bytes)?;
-        Ok(Shelf { store, identity, keys, is_signed: manifest::signed_part(&bytes).is_some() })
+        Ok(Shelf { store, identity, keys, is_signed: signing::signed_part(&bytes).is_some() })
     }
 
     /// A manifest, once it is proven to be its writer's.
@@ -196,14 +197,6 @@ async fn check_identity(store: &AnyStore, identity: &[u8], keys: &ReaderKeys) ->
     let claim = store.read_all(&newest.name, MANIFEST_BYTES_MAX).await?.unwrap_or_default();
     let check = |name: &str, bytes: &[u8]| keys.check(name, bytes);
     speaks_for(identity, (&newest.name, &claim), check).map_err(|_| error)
-}
-
-/// The archive is not what it should be.
-pub(super) fn broken(what: String) -> Error {
-    Error::new(Kind::Difference, what).hint(
-        "The archive is not what its writer left. `pgdiode archive verify` tells which files are affected; put back what \
-         was there, or take a new base and start over from it: pgdiode reset, then pgdiode start.",
-    )
 }
 
 fn foreign(name: &str, archive: &str, ours: &str) -> Error {

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::position::Lsn;
 use crate::source::archive::marks::{Mark, Marks};
 use crate::source::archive::shelf::{self, Place, Shelf};
+use crate::source::archive::whole::broken;
 use crate::source::archive::{ReadOptions, Wanted};
 
 /// A file that is missing in the middle shows by those behind it, which are looked for no more often than this: the list
@@ -105,9 +106,9 @@ impl Walk {
         match &self.before {
             Some(before) => manifest.follows(before),
             None if manifest.number == 1 && manifest.previous.is_some() => {
-                Err(shelf::broken(format!("{} is the first file, and names one before it", manifest.name)))
+                Err(broken(format!("{} is the first file, and names one before it", manifest.name)))
             }
-            None if manifest.from > self.options.from => Err(shelf::broken(format!(
+            None if manifest.from > self.options.from => Err(broken(format!(
                 "{} begins at {}, and the target stands at {}: files before it are missing or were pruned",
                 manifest.name, manifest.from, self.options.from
             ))),
@@ -127,7 +128,7 @@ impl Walk {
         if self.last < self.next || self.shelf.manifest(self.next).await?.is_some() {
             return Ok(());
         }
-        Err(shelf::broken(format!("file {} is missing: file {} is there", self.next, self.last)))
+        Err(broken(format!("file {} is missing: file {} is there", self.next, self.last)))
     }
 }
 

@@ -8,8 +8,7 @@ use crate::archive::manifest::{Manifest, Piece};
 use crate::archive::names::Stored;
 use crate::archive::reading::Content;
 use crate::digest::Sha256;
-use crate::error::{Error, Result};
-use crate::source::archive::shelf::broken;
+use crate::error::{Error, Kind, Result};
 
 /// What an object's bytes must be.
 pub(super) struct Expected<'a> {
@@ -91,6 +90,14 @@ fn hash(from: impl Read, bytes_max: u64) -> io::Result<(String, u64)> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The archive is not what it should be.
+pub(super) fn broken(what: String) -> Error {
+    Error::new(Kind::Difference, what).hint(
+        "The archive is not what its writer left. `pgdiode archive verify` tells which files are affected; put back what \
+         was there, or take a new base and start over from it: pgdiode reset, then pgdiode start.",
+    )
 }
 
 #[cfg(test)]
