@@ -95,6 +95,19 @@ pub(super) async fn asked_to_stop(asked: &Asked) -> StopReason {
     }
 }
 
+/// Lasts as long as `rest`, before the next attempt; or why there is to be none. `requested` is `pgdiode stop`.
+pub(super) async fn pause(
+    rest: impl Future<Output = ()>,
+    asked: &Asked,
+    requested: impl Future<Output = ()>,
+) -> Option<StopReason> {
+    tokio::select! {
+        () = rest => None,
+        reason = asked_to_stop(asked) => Some(reason),
+        () = requested => Some(StopReason::Asked),
+    }
+}
+
 /// Waits until `pgdiode stop` asks for it, as far as the target can be reached: between two attempts nobody else listens.
 pub(super) async fn requested_to_stop(connect: impl AsyncFn() -> Result<Session>, pipeline: &str) {
     loop {

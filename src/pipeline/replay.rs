@@ -146,24 +146,14 @@ impl Replay<'_> {
                     return Err(error);
                 }
             };
-            if let Some(reason) = self.pause(&error, wait).await {
+            self.meter.phase(Phase::Retrying, error.what());
+            self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
+            let rest = tokio::time::sleep(wait);
+            if let Some(reason) = lifecycle::pause(rest, &self.stop, self.requested_to_stop()).await {
                 self.store_phase(Phase::Stopped, None, None).await;
                 return Ok(self.stopped(reason));
             }
-        }
-    }
-
-    /// Waits for the next attempt; or why there is to be none.
-    async fn pause(&self, error: &Error, wait: Duration) -> Option<StopReason> {
-        self.meter.phase(Phase::Retrying, error.what());
-        self.store_phase(Phase::Retrying, Some(error), Some(wait)).await;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {
-                self.meter.phase(Phase::Retrying, "connecting");
-                None
-            }
-            reason = self.asked_to_stop() => Some(reason),
-            () = self.requested_to_stop() => Some(StopReason::Asked),
+            self.meter.phase(Phase::Retrying, "connecting");
         }
     }
 

@@ -140,16 +140,10 @@ impl Run<'_> {
             };
             self.meter.phase(Phase::Retrying, error.what());
             self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
-            tokio::select! {
-                () = self.rest(&error, wait) => {}
-                reason = self.asked_to_stop() => {
-                    self.store_phase(Phase::Stopped, None, None).await;
-                    return Ok(self.stopped(reason));
-                }
-                () = self.requested_to_stop() => {
-                    self.store_phase(Phase::Stopped, None, None).await;
-                    return Ok(self.stopped(StopReason::Asked));
-                }
+            let rest = self.rest(&error, wait);
+            if let Some(reason) = lifecycle::pause(rest, &self.stop, self.requested_to_stop()).await {
+                self.store_phase(Phase::Stopped, None, None).await;
+                return Ok(self.stopped(reason));
             }
             self.meter.phase(Phase::Retrying, "connecting");
         }

@@ -48,6 +48,17 @@ impl Both {
         }
     }
 
+    /// The laptop has caught up, holds the same, and has met nothing twice.
+    fn assert_exact(&self) {
+        self.catch_up();
+        self.assert_alike();
+        assert_eq!(
+            self.laptop.psql("postgres", "select count(*) from pgdiode.note"),
+            "0",
+            "nothing was met twice"
+        );
+    }
+
     /// Every published table, as psql prints it.
     fn assert_alike(&self) {
         let published = self.origin.psql(
@@ -136,13 +147,7 @@ fn while_it_breaks(both: &Both, mut breaks: impl FnMut(), mut heals: impl FnMut(
         goes_on("changes after a break");
     }
     drop((writer, reader));
-    both.catch_up();
-    both.assert_alike();
-    assert_eq!(
-        both.laptop.psql("postgres", "select count(*) from pgdiode.note"),
-        "0",
-        "nothing was met twice"
-    );
+    both.assert_exact();
 }
 
 #[test]
@@ -196,11 +201,5 @@ fn whatever_dies_on_the_way_all_arrives_once() {
     }
     writer.kill9();
     reader.kill9();
-    both.catch_up();
-    both.assert_alike();
-    assert_eq!(
-        both.laptop.psql("postgres", "select count(*) from pgdiode.note"),
-        "0",
-        "nothing was met twice"
-    );
+    both.assert_exact();
 }
