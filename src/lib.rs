@@ -10,8 +10,8 @@
 //!
 //! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
 //!
-//! - words: [`change`], [`position`], [`digest`], [`error`], [`secret`]
-//! - wires: [`pg`], our PostgreSQL connections, [`store`], where objects lie, and [`archive`], the change files
+//! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`secret`]
+//! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
 //! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`demo`]
@@ -29,6 +29,7 @@ pub mod custody;
 pub mod demo;
 pub mod digest;
 pub mod error;
+pub mod keyspace;
 pub mod lock;
 pub mod pg;
 pub mod pipeline;
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod position;
 pub mod preflight;
 pub mod pump;
+pub mod redis;
 pub mod schedule;
 pub mod secret;
 pub mod snapshot;

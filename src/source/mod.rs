@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod postgres;
+pub mod redis;
 
 use std::future::Future;
 

@@ -1,0 +1,3 @@
+//! Keys of a Redis server as a source: what is there, what changes, and what rows that becomes.
+
+pub mod value;
