@@ -1,3 +1,4 @@
 //! Keys of a Redis server as a source: what is there, what changes, and what rows that becomes.
 
+pub mod mapping;
 pub mod value;
