@@ -23,7 +23,8 @@ fn statement(tables: &Tables, index: usize, table: &Filled, sql: &mut String) {
     // What a line defines, and a remark.
     let mut lines: Vec<(String, Option<String>)> = Vec::new();
     if let Some(identity) = identity {
-        let definition = format!("{} bigint generated always as identity primary key", quote::identifier(identity));
+        let definition =
+            format!("{} bigint generated always as identity primary key", quote::identifier(identity));
         lines.push((definition, Some("what others refer to".into())));
     }
     for (number, column) in table.columns.iter().enumerate() {
@@ -31,7 +32,9 @@ fn statement(tables: &Tables, index: usize, table: &Filled, sql: &mut String) {
         lines.push((definition, Some(column.about.clone()).filter(|about| !about.is_empty())));
     }
     if let Gone::Mark { expired_at, deleted_at } = &table.gone {
-        for (column, remark) in [(expired_at, "when the key expired"), (deleted_at, "when the key was deleted")] {
+        for (column, remark) in
+            [(expired_at, "when the key expired"), (deleted_at, "when the key was deleted")]
+        {
             lines.push((format!("{} timestamptz", quote::identifier(column)), Some(remark.into())));
         }
     }
@@ -42,7 +45,8 @@ fn statement(tables: &Tables, index: usize, table: &Filled, sql: &mut String) {
     for (number, (definition, remark)) in lines.into_iter().enumerate() {
         let comma = if number == last { "" } else { "," };
         // A line's end would end the remark.
-        let remark = remark.map_or(String::new(), |remark| format!(" -- {}", remark.replace(['\n', '\r'], " ")));
+        let remark =
+            remark.map_or(String::new(), |remark| format!(" -- {}", remark.replace(['\n', '\r'], " ")));
         sql.push_str(&format!("    {definition}{comma}{remark}\n"));
     }
     sql.push_str(");\n");

@@ -86,9 +86,7 @@ impl Outline {
                 (Expected::Value | Expected::ItemOrEnd, b'[') => {
                     (Expected::ItemOrEnd, self.open(Kind::List, at))
                 }
-                (Expected::Value | Expected::ItemOrEnd, b'"') => {
-                    (Expected::CommaOrEnd, self.text(text, at)?)
-                }
+                (Expected::Value | Expected::ItemOrEnd, b'"') => (Expected::CommaOrEnd, self.text(text, at)?),
                 (Expected::Value | Expected::ItemOrEnd, _) if byte != b']' => {
                     (Expected::CommaOrEnd, self.plain(text, at)?)
                 }

@@ -323,7 +323,8 @@ fn shown(value: &Value) -> Bytes {
         Value::List(items) | Value::Set(items) => lines(items.iter()),
         Value::Hash(pairs) | Value::SortedSet(pairs) => joined(pairs),
         Value::Stream(entries) => {
-            let entries: Vec<Bytes> = entries.iter().map(|(id, fields)| lines([id, &joined(fields)])).collect();
+            let entries: Vec<Bytes> =
+                entries.iter().map(|(id, fields)| lines([id, &joined(fields)])).collect();
             lines(entries.iter())
         }
         Value::Other(_) => Bytes::new(),

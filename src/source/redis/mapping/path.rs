@@ -34,8 +34,9 @@ impl Path {
 
     pub(super) fn parse(text: &str) -> Result<Path> {
         let wrong = |why: &str| {
-            Error::config(format!("\"{text}\" is no path: {why}"))
-                .hint("a path is like $.user.name, $.tags[0] or $[\"odd.name\"]; from the element at hand: @.text")
+            Error::config(format!("\"{text}\" is no path: {why}")).hint(
+                "a path is like $.user.name, $.tags[0] or $[\"odd.name\"]; from the element at hand: @.text",
+            )
         };
         let root = match text.as_bytes().first() {
             Some(b'$') => Root::Value,

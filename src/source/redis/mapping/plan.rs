@@ -169,8 +169,11 @@ impl<'a> Words<'a> {
         let own = OF_EVERY_KEY.iter().chain(&OF_EVERY_ELEMENT).chain(words.of_type());
         for word in own {
             if pattern.captures.iter().any(|capture| capture == word) {
-                return Err(Error::config(format!("{}: {{{word}}} has a meaning of its own", at(&["pattern"])))
-                    .hint("give the capture another name"));
+                return Err(Error::config(format!(
+                    "{}: {{{word}}} has a meaning of its own",
+                    at(&["pattern"])
+                ))
+                .hint("give the capture another name"));
             }
         }
         Ok(words)
@@ -275,9 +278,9 @@ fn compile_table(
     if written.write == Write::Replace {
         check_owner(&columns, words.pattern, databases, at)?;
     }
-    let reads_elements = columns.iter().flat_map(|column| &column.from).any(|origin| {
-        matches!(origin, Origin::Path(Path { root: Root::Element, steps }) if !steps.is_empty())
-    });
+    let reads_elements = columns.iter().flat_map(|column| &column.from).any(
+        |origin| matches!(origin, Origin::Path(Path { root: Root::Element, steps }) if !steps.is_empty()),
+    );
     Ok((TablePlan { table: 0, each, columns, reads_elements }, filled))
 }
 
@@ -285,15 +288,23 @@ fn compile_each(written: Option<&str>, holds: ValueType, at: Place<'_>) -> Resul
     let wrong = |what: &str, hint: &str| Err(Error::config(format!("{}: {what}", at(&["each"]))).hint(hint));
     let path = written.map(Path::parse).transpose().map_err(|error| error.context(at(&["each"])))?;
     if path.as_ref().is_some_and(|path| path.root == Root::Element) {
-        return wrong("there is no element yet that @ could mean", "write the path from the value's top: $.items");
+        return wrong(
+            "there is no element yet that @ could mean",
+            "write the path from the value's top: $.items",
+        );
     }
     match (holds, path) {
         (ValueType::List | ValueType::Set | ValueType::ZSet | ValueType::Stream, None) => Ok(Each::Element),
         (_, None) => Ok(Each::Value),
-        (ValueType::String, Some(_)) => wrong("a text has no elements", "where it is JSON, say type = \"json\""),
+        (ValueType::String, Some(_)) => {
+            wrong("a text has no elements", "where it is JSON, say type = \"json\"")
+        }
         (_, Some(path)) if path.steps.is_empty() => Ok(Each::Element),
         (ValueType::Json | ValueType::ReJson, Some(path)) => Ok(Each::Below(path)),
-        _ => wrong("rows are made of the elements of the value itself here", "write each = \"$\", or leave it out"),
+        _ => wrong(
+            "rows are made of the elements of the value itself here",
+            "write each = \"$\", or leave it out",
+        ),
     }
 }
 
@@ -358,10 +369,9 @@ fn check_origin(
         (Root::Value, []) if is_document || holds == ValueType::String => Ok(()),
         (Root::Value, [Step::Field(_), ..]) if holds == ValueType::Hash => Ok(()),
         (Root::Value, [_, ..]) if is_document => Ok(()),
-        (Root::Element, []) if holds == ValueType::Stream => Err((
-            "an entry of a stream is no single value".into(),
-            "name one of its fields: @.field",
-        )),
+        (Root::Element, []) if holds == ValueType::Stream => {
+            Err(("an entry of a stream is no single value".into(), "name one of its fields: @.field"))
+        }
         (Root::Element, [Step::Item(_), ..]) if holds == ValueType::Stream => {
             Err(("an entry of a stream has fields, not items".into(), "name one of its fields: @.field"))
         }
@@ -377,8 +387,10 @@ fn gone(written: &TableMapping, at: Place<'_>) -> Result<Gone> {
     if written.write != Write::Replace {
         return match written.gone {
             None | Some(WhenGone::Keep) => Ok(Gone::Keep),
-            Some(_) => Err(Error::config(format!("{}: rows of this table belong to no single key", at(&["gone"])))
-                .hint("gone is for write = \"replace\"")),
+            Some(_) => {
+                Err(Error::config(format!("{}: rows of this table belong to no single key", at(&["gone"])))
+                    .hint("gone is for write = \"replace\""))
+            }
         };
     }
     Ok(match written.gone.unwrap_or(WhenGone::Delete) {
@@ -389,25 +401,20 @@ fn gone(written: &TableMapping, at: Place<'_>) -> Result<Gone> {
             for (key, name) in names {
                 let is_free = !written.columns.iter().any(|column| column.name == *name);
                 if name.is_empty() || !is_free || written.expired_at == written.deleted_at {
-                    return Err(Error::config(format!("{}: the marks need two columns of their own", at(&[key])))
-                        .hint("they are written when a key is gone, and by nothing else"));
+                    return Err(Error::config(format!(
+                        "{}: the marks need two columns of their own",
+                        at(&[key])
+                    ))
+                    .hint("they are written when a key is gone, and by nothing else"));
                 }
             }
-            Gone::Mark {
-                expired_at: written.expired_at.clone(),
-                deleted_at: written.deleted_at.clone(),
-            }
+            Gone::Mark { expired_at: written.expired_at.clone(), deleted_at: written.deleted_at.clone() }
         }
     })
 }
 
 /// Two keys must never own the same rows: what the rows say of their key has to be the whole key.
-fn check_owner(
-    columns: &[ColumnPlan],
-    pattern: &Pattern,
-    databases: &[u32],
-    at: Place<'_>,
-) -> Result<()> {
+fn check_owner(columns: &[ColumnPlan], pattern: &Pattern, databases: &[u32], at: Place<'_>) -> Result<()> {
     let has = |origin: &Origin| {
         columns.iter().any(|column| column.is_anchor() && column.from.first() == Some(origin))
     };

@@ -20,9 +20,16 @@ use super::written::Conversion;
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     /// A part of a document.
-    Json { outline: &'a Outline, text: &'a [u8], index: usize },
+    Json {
+        outline: &'a Outline,
+        text: &'a [u8],
+        index: usize,
+    },
     /// Bytes; as JSON only where a path goes into them.
-    Bytes { bytes: &'a [u8], outline: Option<&'a Outline> },
+    Bytes {
+        bytes: &'a [u8],
+        outline: Option<&'a Outline>,
+    },
     Pairs(&'a [(Bytes, Bytes)]),
 }
 

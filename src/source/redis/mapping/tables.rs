@@ -190,7 +190,9 @@ impl Tables {
                 table.name,
                 table.place
             ))
-            .hint("describe the table in both places with the same columns, key and write, or fill two tables"));
+            .hint(
+                "describe the table in both places with the same columns, key and write, or fill two tables",
+            ));
         }
         for (column, twin) in table.columns.iter_mut().map(|column| {
             let twin = filled.columns.iter().find(|twin| twin.name == column.name);
@@ -273,7 +275,10 @@ impl Tables {
             }
             if parent.write == Write::Replace && parent.gone == Gone::Delete && table.gone != Gone::Delete {
                 return wrong(
-                    format!("refers to rows of {} that are removed with their keys, and its own stay", parent.name),
+                    format!(
+                        "refers to rows of {} that are removed with their keys, and its own stay",
+                        parent.name
+                    ),
                     "set gone = \"delete\" here, or gone = \"mark\" or \"keep\" there".into(),
                 );
             }
