@@ -1,2 +1,5 @@
 //! The wire of Redis: where a server is, a connection to it, and what travels on that. What the bytes mean to a pipeline
 //! is the business of `source::redis`.
+
+pub mod location;
+pub mod transport;
