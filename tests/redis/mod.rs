@@ -1,0 +1,3 @@
+//! Scenarios with real Redis and Valkey servers.
+
+mod harness_works;
