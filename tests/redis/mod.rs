@@ -1,3 +1,4 @@
 //! Scenarios with real Redis and Valkey servers.
 
 mod harness_works;
+mod naive_listener;
