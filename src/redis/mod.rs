@@ -2,4 +2,5 @@
 //! is the business of `source::redis`.
 
 pub mod location;
+pub mod resp;
 pub mod transport;
