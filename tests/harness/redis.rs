@@ -15,7 +15,7 @@ mod cluster;
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 pub use client::{RedisClient, Reply};
@@ -213,6 +213,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port())
     }
 
+    /// The same over the Unix socket.
+    pub fn socket_location(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
     /// A file that the server may read and nobody else.
     pub fn place(&self, name: &str, contents: &str) -> PathBuf {
         let path = self.data().join(name);
@@ -287,8 +292,3 @@ impl RedisServer {
 }
 
 const LOG_TAIL_LINES: usize = 40;
-
-/// A Redis location over a Unix socket.
-pub fn socket_location(path: &Path) -> String {
-    format!("redis+unix://{}", path.display())
-}

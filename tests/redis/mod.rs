@@ -2,3 +2,4 @@
 
 mod harness_works;
 mod naive_listener;
+mod transport;
