@@ -1,5 +1,6 @@
 //! Scenarios with real Redis and Valkey servers.
 
+mod connection;
 mod harness_works;
 mod naive_listener;
 mod transport;
