@@ -13,6 +13,7 @@ mod demo;
 mod harness_works;
 mod packaging;
 mod readme;
+mod redis;
 mod snapshot;
 mod store;
 mod stream;

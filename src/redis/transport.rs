@@ -22,6 +22,9 @@ use crate::wire::stream::{self, Keepalives, Stream};
 
 pub type Transport = Stream;
 
+const TLS_PORT_HINT: &str = "is that the port that tls-port names in the server's configuration? Where the network may be \
+                             trusted, redis:// connects to a port without TLS";
+
 /// To one server: of the location's hosts, or another that it names, as nodes of a cluster name each other. Dropping the
 /// future closes what was opened.
 pub async fn connect(location: &Location, host: &Host) -> Result<Transport> {
@@ -41,16 +44,18 @@ pub async fn connect(location: &Location, host: &Host) -> Result<Transport> {
     };
     let mut last = None;
     for address in stream::look_up(name, port, timeout).await? {
-        let attempt = async {
-            let tcp = stream::tcp(address, Keepalives::default())
-                .await
-                .map_err(|error| stream::unreachable_address(host.display(), address, error))?;
-            match tls.clone() {
-                None => Ok(Stream::Tcp(tcp)),
-                Some((configuration, name)) => secure(tcp, configuration, name, location, host).await,
-            }
+        let reached = async {
+            let tcp = stream::tcp(address, Keepalives::default()).await;
+            tcp.map_err(|error| stream::unreachable_address(host.display(), address, error))
         };
-        match stream::within(timeout, &address.to_string(), Box::pin(attempt)).await {
+        let transport = match (stream::within(timeout, &address.to_string(), reached).await, tls.clone()) {
+            (Ok(tcp), None) => Ok(Stream::Tcp(tcp)),
+            (Ok(tcp), Some((configuration, name))) => {
+                Box::pin(secure(tcp, configuration, name, location, host)).await
+            }
+            (Err(error), _) => Err(error),
+        };
+        match transport {
             Err(error) if error.retries() => last = Some(error),
             result => return result,
         }
@@ -65,8 +70,22 @@ async fn secure(
     location: &Location,
     host: &Host,
 ) -> Result<Stream> {
-    let connected = TlsConnector::from(configuration).connect(name, tcp).await;
-    connected.map(|stream| Stream::Tls(Box::new(stream))).map_err(|error| failure(error, location, host))
+    let handshake = TlsConnector::from(configuration).connect(name, tcp);
+    // A port without TLS may take the first bytes for the beginning of a command, and wait for the rest.
+    match tokio::time::timeout(location.connect_timeout, handshake).await {
+        Ok(connected) => connected
+            .map(|stream| Stream::Tls(Box::new(stream)))
+            .map_err(|error| failure(error, location, host)),
+        Err(_) => Err(Error::new(
+            Kind::SourceUnreachable,
+            format!(
+                "the server at {} has not answered the TLS handshake within {} s",
+                host.display(),
+                location.connect_timeout.as_secs()
+            ),
+        )
+        .hint(TLS_PORT_HINT)),
+    }
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>> {
@@ -117,12 +136,12 @@ pub fn failure(error: io::Error, location: &Location, host: &Host) -> Error {
             .hint("the server's log may say why it hung up; if that port speaks TLS, write rediss://");
     };
     match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-        None => broken(&place)
-            .because(error)
-            .hint("is that the server's tls-port? Its log may say why it hung up"),
-        Some(rustls::Error::InvalidMessage(_)) => Error::refused(format!("the server at {place} does not do TLS"))
-            .because(error)
-            .hint("use the port that tls-port names in the server's configuration, or redis:// where the network may be trusted"),
+        None => broken(&place).because(error).hint(TLS_PORT_HINT),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            Error::refused(format!("the server at {place} does not do TLS"))
+                .because(error)
+                .hint(TLS_PORT_HINT)
+        }
         Some(rustls::Error::InvalidCertificate(reason)) => {
             let roots = root_source(tls);
             let name_hint = "connect by a name or an address that the certificate carries";
