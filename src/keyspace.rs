@@ -242,5 +242,5 @@ pub struct NodePosition {
     /// Every key has been looked at since this history was begun.
     pub is_scanned: bool,
     /// The digest of the mapping by which it was applied: under another one every key is looked at again.
-    pub mapping: [u8; 16],
+    pub mapping: ContentHash,
 }

@@ -26,7 +26,7 @@ use self::apply::Work;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Kind, Result};
-use crate::keyspace::NodePosition;
+use crate::keyspace::{ContentHash, NodePosition};
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
@@ -125,7 +125,7 @@ impl Run<'_> {
         }
         lifecycle::register(&mut target, self.pipeline, retries).await?;
         let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
-        let mapping = self.mapper.digest();
+        let mapping = self.mapping();
         let stored = rows.position("").await?;
         let stored = stored.filter(|stored| stored.mapping == mapping);
         let mut reading = self.connect_source().await?;
@@ -163,13 +163,17 @@ impl Run<'_> {
         Ok(Attempted::Stopped(self.stopped(worked?)))
     }
 
+    fn mapping(&self) -> ContentHash {
+        ContentHash(self.mapper.digest())
+    }
+
     async fn connect_source(&self) -> Result<Connection> {
         Connection::open(&self.location, &format!("pgdiode-{}", self.pipeline.name)).await
     }
 
     fn live(&self, position: NodePosition, is_owed: bool) -> Arc<Live> {
         let mapper = Arc::clone(&self.mapper);
-        let wanted = Arc::new(move |database: u32, name: &[u8]| mapper.matches(database, name));
+        let wanted = Arc::new(move |database: u32, name: &[u8]| mapper.wants(database, name));
         let bytes_max = usize::try_from(self.pipeline.redis.memory_mb << 20).unwrap_or(usize::MAX);
         let live = Live::new(wanted, self.mapper.databases(), bytes_max, position);
         if is_owed {
@@ -186,7 +190,7 @@ impl Run<'_> {
             offset: 0,
             database: None,
             is_scanned: false,
-            mapping: self.mapper.digest(),
+            mapping: self.mapping(),
         }
     }
 
@@ -198,7 +202,7 @@ impl Run<'_> {
             match Replica::join(connection, &self.pipeline.redis.psync_command, stored).await {
                 Ok((replica, joined)) => {
                     let is_owed = !joined.goes_on || stored.is_none_or(|stored| !stored.is_scanned);
-                    let position = NodePosition { mapping: self.mapper.digest(), ..joined.position };
+                    let position = NodePosition { mapping: self.mapping(), ..joined.position };
                     tracing::info!(
                         history = position.replication_id,
                         offset = position.offset,

@@ -228,6 +228,7 @@ pub fn at(offset: u64) -> NodePosition {
         offset,
         database: Some(0),
         is_scanned: true,
+        mapping: ContentHash([7; 16]),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::survey::Survey;
 use crate::config::Pipeline;
 use crate::error::Result;
-use crate::keyspace::{Key, KeyId, NodePosition, Observed, State, Why};
+use crate::keyspace::{ContentHash, Key, KeyId, NodePosition, Observed, State, Why};
 use crate::pipeline::lifecycle::{self, Asked};
 use crate::pipeline::meter::Meter;
 use crate::source::redis::dirty::{Inline, Pending, What};
@@ -168,7 +168,7 @@ impl<'a> Work<'a> {
             self.survey = Some(Survey::owed(self.mapper, self.survey.take(), taken.rescan, taken.emptied));
             self.meter.phase(Phase::Copying, "looking at every key");
         }
-        let heard = NodePosition { is_scanned: !self.is_owed(), mapping: self.salt, ..heard };
+        let heard = NodePosition { is_scanned: !self.is_owed(), mapping: ContentHash(self.salt), ..heard };
         let has_keys = !taken.keys.is_empty();
         let mut rest = taken.keys;
         while rest.len() > self.batch_keys() {

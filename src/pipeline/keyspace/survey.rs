@@ -189,7 +189,7 @@ impl Work<'_> {
 
     /// Looks at keys that nothing was heard of.
     async fn look_at_all(&mut self, mut keys: Vec<Key>, is_owed: bool) -> Result<usize> {
-        keys.retain(|key| self.mapper.matches(key.database, &key.name));
+        keys.retain(|key| self.mapper.wants(key.database, &key.name));
         keys.sort_unstable();
         keys.dedup();
         let looked_at = keys.len();

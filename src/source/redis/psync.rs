@@ -26,7 +26,7 @@ use super::dirty::Moment;
 use super::live::Live;
 use super::server::Server;
 use crate::error::{Error, Kind, Result};
-use crate::keyspace::NodePosition;
+use crate::keyspace::{ContentHash, NodePosition};
 use crate::redis::connection::Connection;
 use crate::redis::resp::Command;
 
@@ -72,7 +72,7 @@ impl Replica {
             offset: server.offset,
             database: None,
             is_scanned: false,
-            mapping: [0; 16],
+            mapping: ContentHash([0; 16]),
         };
         let joins_end = server.continues(&at_end.replication_id, at_end.offset);
         let asked = from.or(joins_end.then_some(&at_end));

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::change::Value;
+use crate::pg::copy_text::put_escaped;
 
 /// A COPY's data is cut into frames of about this size.
 const FRAME_BYTES: usize = 64 * 1024;
@@ -149,24 +150,6 @@ impl<'a> CopyRows<'a> {
 fn put_sized(out: &mut BytesMut, bytes: &[u8]) {
     out.put_i32(i32::try_from(bytes.len()).expect("a value is smaller than 1 GB"));
     out.put_slice(bytes);
-}
-
-/// COPY's text escapes. UTF-8 has no byte below 0x80 inside a character, so bytes can be looked at singly.
-fn put_escaped(out: &mut BytesMut, bytes: &[u8]) {
-    let mut clean = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        let escape = match byte {
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            _ => continue,
-        };
-        out.put_slice(&bytes[clean..index]);
-        out.put_slice(&[b'\\', escape]);
-        clean = index + 1;
-    }
-    out.put_slice(&bytes[clean..]);
 }
 
 /// Appends `Bind` (to the unnamed portal) and `Execute` of prepared statement `statement`.

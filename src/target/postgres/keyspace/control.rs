@@ -31,6 +31,7 @@ create table if not exists pgdiode.keyspace_position (
     read_offset int8 not null,
     database int4,
     is_scanned boolean not null,
+    mapping uuid not null,
     updated_at timestamptz not null default now(),
     primary key (pipeline, node)
 ) with (fillfactor = 50);
@@ -101,15 +102,17 @@ pub fn write_position(pipeline: &str, position: &NodePosition) -> Result<String>
     let database = position.database.map_or_else(|| "null".to_owned(), |database| database.to_string());
     Ok(format!(
         "insert into pgdiode.keyspace_position \
-         (pipeline, node, replication_id, read_offset, database, is_scanned, updated_at) \
-         values ({}, {}, {}, {offset}, {database}, {}, clock_timestamp()) \
+         (pipeline, node, replication_id, read_offset, database, is_scanned, mapping, updated_at) \
+         values ({}, {}, {}, {offset}, {database}, {}, '{}', clock_timestamp()) \
          on conflict (pipeline, node) do update set replication_id = excluded.replication_id, \
          read_offset = excluded.read_offset, database = excluded.database, is_scanned = excluded.is_scanned, \
+         mapping = excluded.mapping, \
          updated_at = excluded.updated_at",
         quote::literal(pipeline),
         quote::literal(&position.node),
         quote::literal(&position.replication_id),
-        position.is_scanned
+        position.is_scanned,
+        position.mapping
     ))
 }
 
@@ -178,7 +181,7 @@ pub fn count_keys(pipeline: &str) -> String {
 }
 
 /// A `uuid` as PostgreSQL shows it.
-fn half(text: &str) -> Result<[u8; 16]> {
+pub fn half(text: &str) -> Result<[u8; 16]> {
     let digits = text.replace('-', "");
     let bytes = data_encoding::HEXLOWER.decode(digits.as_bytes()).ok();
     bytes

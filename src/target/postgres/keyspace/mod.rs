@@ -24,7 +24,7 @@ pub use self::underway::RowCounts;
 
 use crate::change::TableName;
 use crate::error::{Error, Result};
-use crate::keyspace::{Key, KeyId, Layout, NodePosition, Observed};
+use crate::keyspace::{ContentHash, Key, KeyId, Layout, NodePosition, Observed};
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::target::postgres::keyspace::batch::Item;
@@ -96,7 +96,7 @@ impl KeyspaceTarget {
 
     /// How far a node's history has been applied; `None` before its first batch.
     pub async fn position(&mut self, node: &str) -> Result<Option<NodePosition>> {
-        let sql = "select replication_id, read_offset, database, is_scanned from pgdiode.keyspace_position \
+        let sql = "select replication_id, read_offset, database, is_scanned, mapping from pgdiode.keyspace_position \
                    where pipeline = $1 and node = $2";
         let rows = self.underway.session.query_with(sql, &[Some(&self.pipeline), Some(node)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -106,6 +106,7 @@ impl KeyspaceTarget {
             offset: row.get(1)?,
             database: row.optional(2)?,
             is_scanned: row.bool(3),
+            mapping: ContentHash(control::half(row.text(4).unwrap_or_default())?),
         }))
     }
 
