@@ -9,7 +9,6 @@
 mod endpoint;
 mod file;
 mod keys;
-mod nearest;
 mod preserve;
 mod preset;
 mod redaction;
@@ -25,8 +24,8 @@ use serde::Deserialize;
 use crate::error::{Error, Result, Side};
 use crate::schedule::Schedule;
 
+pub use crate::nearest::nearest;
 pub use endpoint::{Conninfo, Endpoint};
-pub use nearest::nearest;
 pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use state::state_directory;

@@ -10,7 +10,7 @@
 //!
 //! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
 //!
-//! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`secret`]
+//! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`nearest`], [`secret`]
 //! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files;
 //!   below them [`wire`], what they have in common
 //! - ends: [`source`] and [`target`], ignorant of each other
@@ -32,6 +32,7 @@ pub mod digest;
 pub mod error;
 pub mod keyspace;
 pub mod lock;
+pub mod nearest;
 pub mod pg;
 pub mod pipeline;
 pub mod plan;

@@ -22,7 +22,7 @@ const BANNED_MODULE_NAMES: &[&str] = &["manager", "helper", "helpers", "util", "
 
 /// Each floor's rooms, lowest floor first; `may_see` says what a room may name besides itself.
 const FLOORS: &[(Floor, &[&str])] = &[
-    (Floor::Words, &["change", "position", "error", "secret", "digest", "keyspace"]),
+    (Floor::Words, &["change", "position", "error", "secret", "digest", "keyspace", "nearest"]),
     (Floor::Cellar, &["wire"]),
     (Floor::Wires, &["pg", "store", "archive", "redis"]),
     (Floor::Ends, &["source", "target"]),

@@ -94,6 +94,11 @@ impl Fetcher {
         }
     }
 
+    /// Whether the server says when a key expires, and not only how long it has left.
+    pub fn knows_expiry_times(&self) -> bool {
+        self.knows_expiry_times
+    }
+
     pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod dirty;
 pub mod fetch;
 pub mod live;
+pub mod mapping;
 pub mod psync;
 pub mod scan;
 pub mod server;

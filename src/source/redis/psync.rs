@@ -26,7 +26,7 @@ use super::dirty::Moment;
 use super::live::Live;
 use super::server::Server;
 use crate::error::{Error, Kind, Result};
-use crate::keyspace::NodePosition;
+use crate::keyspace::{ContentHash, NodePosition};
 use crate::redis::connection::Connection;
 use crate::redis::resp::Command;
 
@@ -41,7 +41,7 @@ const MARK_BYTES: usize = 40;
 /// How a server was joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
-    /// Where the stream begins; the node is the caller's to fill in.
+    /// Where the stream begins; node and mapping are the caller's to fill in.
     pub position: NodePosition,
     /// Everything behind the position that was asked for will be heard.
     pub goes_on: bool,
@@ -72,6 +72,7 @@ impl Replica {
             offset: server.offset,
             database: None,
             is_scanned: false,
+            mapping: ContentHash([0; 16]),
         };
         let joins_end = server.continues(&at_end.replication_id, at_end.offset);
         let asked = from.or(joins_end.then_some(&at_end));
