@@ -13,6 +13,7 @@
 //! which database it was, and nothing else.
 
 mod apply;
+mod place;
 mod survey;
 mod watch;
 
@@ -62,8 +63,8 @@ pub(super) async fn run(
     let mut run = Run {
         pipeline,
         end: end.clone(),
-        location: pipeline.source.redis()?,
-        mapper: Arc::new(pipeline.redis.mapper()?),
+        location: place::location(pipeline)?,
+        mapper: mapper(pipeline)?,
         meter: Arc::clone(&meter),
         until,
         asked: asked.clone(),
@@ -72,6 +73,11 @@ pub(super) async fn run(
     let work = lifecycle::until_ended(&mut run);
     let ended = lifecycle::watched(work, &meter, progress, &asked, stop).await;
     lifecycle::conclude(journal, ended, async || end.session().await).await
+}
+
+fn mapper(pipeline: &Pipeline) -> Result<Arc<Mapper>> {
+    let missing = || Error::unexpected(format!("pipeline \"{}\" has no mapping of keys", pipeline.name));
+    pipeline.mapper.clone().ok_or_else(missing)
 }
 
 struct Run<'a> {
