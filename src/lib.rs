@@ -11,7 +11,8 @@
 //! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
 //!
 //! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`nearest`], [`secret`]
-//! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files
+//! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files;
+//!   below them [`wire`], what they have in common
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
 //! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`demo`]
@@ -47,3 +48,4 @@ pub mod status;
 pub mod store;
 pub mod target;
 pub mod verify;
+pub mod wire;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{Key, Shape, Variable};
 use crate::error::{Error, Result, Side};
+use crate::redis;
 use crate::secret::Secret;
 use crate::store::{Location, StoreOptions};
 
@@ -110,8 +111,9 @@ impl Endpoint {
         Ok(Some(RedisEnd { text: Secret::new(text), password, parameters }))
     }
 
-    /// Whether the keys beside `redis` are a Redis server's.
+    /// Whether a Redis server's location can be read, and the keys beside it are a Redis server's.
     pub(super) fn check_redis(&self) -> Result<()> {
+        self.redis_text().map(redis::location::Location::parse).transpose()?;
         const KNOWN: [&str; 7] =
             ["redis", "user", "password", "sslrootcert", "sslcert", "sslkey", "connect_timeout"];
         let other = self.parameters.keys().find(|name| !KNOWN.contains(&name.as_str()));

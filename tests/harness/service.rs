@@ -74,6 +74,21 @@ impl Service {
         self.assert_gone(&below);
     }
 
+    /// The way that the server itself has for ending, by SIGTERM.
+    pub fn stop(&self) {
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        ground::signal("TERM", &[child.id()]);
+        let ended = wait_for(|| child.try_wait().expect("the server is our child"));
+        assert!(ended.is_some(), "{} does not stop:\n{}", self.name, self.log());
+    }
+
+    pub fn is_running(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
     /// Ends what serves the connections of the moment; the server itself takes new ones.
     pub fn kill_sessions(&self) {
         let server = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id);

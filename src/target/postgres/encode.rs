@@ -80,11 +80,28 @@ impl<'a> CopyRows<'a> {
             CopyFormat::Text => self.text_row(values)?,
             CopyFormat::Binary => self.binary_row(columns, values)?,
         }
+        self.end_row();
+        Ok(())
+    }
+
+    /// Adds a row of the text format that is encoded already: values that come first, with the tabulators behind them,
+    /// and the others, up to the line feed.
+    pub fn line(&mut self, first: &[u8], others: &[u8]) {
+        self.out.put_slice(first);
+        self.out.put_slice(others);
+        self.end_row();
+    }
+
+    /// How many bytes wait to be sent.
+    pub fn encoded(&self) -> usize {
+        self.out.len()
+    }
+
+    fn end_row(&mut self) {
         if self.out.len() - self.frame > FRAME_BYTES {
             self.close_frame();
             self.open_frame();
         }
-        Ok(())
     }
 
     fn binary_row<'v>(
