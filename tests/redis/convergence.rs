@@ -57,7 +57,8 @@ fn converges(version: RedisVersion) {
         }
     };
     rounds(&world, seed, 4, 1500, Sweeping::Rarely, disconnect, || running.stderr());
-    let pair = "select count(distinct value) from strings where name in ('pair-a', 'pair-b') and database = 0";
+    let pair =
+        "select count(distinct value) from strings where name in ('pair-a', 'pair-b') and database = 0";
     assert!(matches!(world.postgres.psql("mirror", pair).trim(), "0" | "1"));
     running.terminate();
     assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
@@ -182,7 +183,9 @@ impl Falsifier {
                 let (from_client, to_client) = (client.try_clone().unwrap(), client);
                 let (from_server, to_server) = (server.try_clone().unwrap(), server);
                 thread::spawn(move || pass_on(from_client, to_server, None));
-                thread::spawn(move || pass_on(from_server, to_client, Some((from.as_bytes(), to.as_bytes()))));
+                thread::spawn(move || {
+                    pass_on(from_server, to_client, Some((from.as_bytes(), to.as_bytes())))
+                });
             }
         });
         Falsifier { port, ended }
@@ -208,7 +211,9 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, replaced: Option<(&[u8], &[u8
             }
             // What may be its beginning waits for the rest.
             let begins = |at: &usize| wrong.starts_with(&waiting[*at..]);
-            sent = (waiting.len().saturating_sub(wrong.len())..waiting.len()).find(begins).unwrap_or(waiting.len());
+            sent = (waiting.len().saturating_sub(wrong.len())..waiting.len())
+                .find(begins)
+                .unwrap_or(waiting.len());
         }
         if to.write_all(&waiting[..sent]).is_err() {
             break;
