@@ -7,6 +7,7 @@ pub mod copy;
 pub mod drift;
 pub mod ends;
 pub mod holder;
+pub mod keyspace;
 mod labels;
 mod lifecycle;
 mod membership;
@@ -111,6 +112,9 @@ pub async fn start(
         }
         Mode::Stream if pipeline.way() == Way::FromArchive => {
             replay::run(pipeline, until, progress, stop).await
+        }
+        Mode::Stream if pipeline.way() == Way::FromRedis => {
+            keyspace::run(pipeline, until, progress, stop).await
         }
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,

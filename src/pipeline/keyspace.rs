@@ -57,7 +57,8 @@ pub(super) async fn run(
     }
     let end = TargetEnd::resolve(pipeline)?;
     let journal =
-        Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, until_details(until)).await?;
+        Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, until_details(until))
+            .await?;
     let meter = Arc::new(Meter::default());
     let asked = channel(None).0;
     let mut run = Run {
@@ -137,8 +138,10 @@ impl Run<'_> {
         let mut reading = self.connect_source().await?;
         let server = Server::ask(&mut reading).await?;
         if server.as_ref().is_some_and(|server| server.is_cluster) {
-            return Err(Error::refused("the source is a Redis cluster, of which each node has a history of its own")
-                .hint("Cluster mode is not followed yet; name a single primary or replica."));
+            return Err(Error::refused(
+                "the source is a Redis cluster, of which each node has a history of its own",
+            )
+            .hint("Cluster mode is not followed yet; name a single primary or replica."));
         }
         let joined = self.join(stored.as_ref(), server.as_ref()).await?;
         let (live, mut listening) = match joined {
@@ -203,7 +206,9 @@ impl Run<'_> {
     /// Begins to listen in the best way that the server allows, or in the one that is asked for.
     async fn join(&self, stored: Option<&NodePosition>, server: Option<&Server>) -> Result<Listening> {
         let mode = self.pipeline.redis.live;
-        if matches!(mode, LiveMode::Auto | LiveMode::Replica) && (server.is_some() || mode == LiveMode::Replica) {
+        if matches!(mode, LiveMode::Auto | LiveMode::Replica)
+            && (server.is_some() || mode == LiveMode::Replica)
+        {
             let connection = self.connect_source().await?;
             match Replica::join(connection, &self.pipeline.redis.psync_command, stored).await {
                 Ok((replica, joined)) => {

@@ -42,11 +42,6 @@ impl Writer {
         true
     }
 
-    /// Goes on with another connection.
-    pub fn reconnect(&mut self, client: RedisClient) {
-        self.client = client;
-    }
-
     fn transaction(&mut self) -> Vec<Command> {
         let mut commands = vec![words("MULTI")];
         // Always the same value in both: torn where they differ.
@@ -118,7 +113,7 @@ impl Writer {
             ("s", 3) => format!("SETEX {key} 1000 {value}"),
             ("s", 4) => format!("MSET {key} {value} {other} {value}"),
             ("s", 5) => format!("GETSET {key} {value}"),
-            ("s", 6) => format!("SETRANGE {key} 1 {value}"),
+            ("s", 6) => format!("SETRANGE {key} 0 {value}"),
             ("s", 7) => format!("INCR s:number-{number}"),
             ("s", 8) => format!("INCRBYFLOAT s:number-{number} 0.5"),
             ("s", 9) => format!("SETNX {key} {value}"),

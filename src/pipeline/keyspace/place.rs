@@ -9,7 +9,10 @@ use crate::redis::location::Location;
 /// With the password looked up.
 pub(super) fn location(pipeline: &Pipeline) -> Result<Location> {
     let Some(end) = pipeline.source.redis()? else {
-        return Err(Error::unexpected(format!("the source of pipeline \"{}\" is no Redis server", pipeline.name)));
+        return Err(Error::unexpected(format!(
+            "the source of pipeline \"{}\" is no Redis server",
+            pipeline.name
+        )));
     };
     let told = |error: Error| error.context(format!("source of pipeline \"{}\"", pipeline.name));
     let mut location = Location::parse(end.text.reveal()).map_err(told)?;
@@ -27,17 +30,21 @@ pub(super) fn location(pipeline: &Pipeline) -> Result<Location> {
                 location.tls = Some(tls);
             }
             "sslcert" | "sslkey" => {
-                let (Some(certificate), Some(key)) = (end.parameters.get("sslcert"), end.parameters.get("sslkey"))
+                let (Some(certificate), Some(key)) =
+                    (end.parameters.get("sslcert"), end.parameters.get("sslkey"))
                 else {
-                    return Err(told(Error::config("sslcert and sslkey go together")
-                        .hint("name the client's certificate and its key")));
+                    return Err(told(
+                        Error::config("sslcert and sslkey go together")
+                            .hint("name the client's certificate and its key"),
+                    ));
                 };
                 let mut tls = tls();
                 tls.client = Some((certificate.reveal().into(), key.reveal().into()));
                 location.tls = Some(tls);
             }
             "connect_timeout" => {
-                let seconds = value.parse().map_err(|_| told(Error::config("connect_timeout is no number")))?;
+                let seconds =
+                    value.parse().map_err(|_| told(Error::config("connect_timeout is no number")))?;
                 location.connect_timeout = Duration::from_secs(seconds);
             }
             _ => {}
@@ -50,9 +57,9 @@ pub(super) fn location(pipeline: &Pipeline) -> Result<Location> {
 /// Which databases are mapped is said in one place.
 fn refuse_other_database(pipeline: &Pipeline, location: &Location) -> Result<()> {
     match location.database {
-        Some(database) if !pipeline.redis.databases.contains(&u64::from(database)) => Err(Error::config(format!(
-            "the location names database {database}, which is not among redis.databases"
-        ))
+        Some(database) if !pipeline.redis.databases.contains(&u64::from(database)) => Err(Error::config(
+            format!("the location names database {database}, which is not among redis.databases"),
+        )
         .hint(format!("leave it out of the location, or set redis.databases = [{database}]"))),
         _ => Ok(()),
     }
