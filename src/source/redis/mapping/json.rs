@@ -263,10 +263,10 @@ impl<'a> Json<'a> {
     }
 
     fn is_text(&self, expected: &str) -> bool {
-        match self.unescaped() {
-            Ok(plain) => *plain == *expected.as_bytes(),
-            Err(_) => false,
+        if !self.is_escaped {
+            return self.inner() == expected.as_bytes();
         }
+        self.unescaped().is_ok_and(|plain| *plain == *expected.as_bytes())
     }
 
     /// A text's own bytes; itself where it means no characters.
