@@ -13,6 +13,7 @@
 //! which database it was, and nothing else.
 
 mod apply;
+mod place;
 mod survey;
 mod watch;
 
@@ -56,14 +57,15 @@ pub(super) async fn run(
     }
     let end = TargetEnd::resolve(pipeline)?;
     let journal =
-        Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, until_details(until)).await?;
+        Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, until_details(until))
+            .await?;
     let meter = Arc::new(Meter::default());
     let asked = channel(None).0;
     let mut run = Run {
         pipeline,
         end: end.clone(),
-        location: pipeline.source.redis()?,
-        mapper: Arc::new(pipeline.redis.mapper()?),
+        location: place::location(pipeline)?,
+        mapper: mapper(pipeline)?,
         meter: Arc::clone(&meter),
         until,
         asked: asked.clone(),
@@ -72,6 +74,11 @@ pub(super) async fn run(
     let work = lifecycle::until_ended(&mut run);
     let ended = lifecycle::watched(work, &meter, progress, &asked, stop).await;
     lifecycle::conclude(journal, ended, async || end.session().await).await
+}
+
+fn mapper(pipeline: &Pipeline) -> Result<Arc<Mapper>> {
+    let missing = || Error::unexpected(format!("pipeline \"{}\" has no mapping of keys", pipeline.name));
+    pipeline.mapper.clone().ok_or_else(missing)
 }
 
 struct Run<'a> {
@@ -131,8 +138,10 @@ impl Run<'_> {
         let mut reading = self.connect_source().await?;
         let server = Server::ask(&mut reading).await?;
         if server.as_ref().is_some_and(|server| server.is_cluster) {
-            return Err(Error::refused("the source is a Redis cluster, of which each node has a history of its own")
-                .hint("Cluster mode is not followed yet; name a single primary or replica."));
+            return Err(Error::refused(
+                "the source is a Redis cluster, of which each node has a history of its own",
+            )
+            .hint("Cluster mode is not followed yet; name a single primary or replica."));
         }
         let joined = self.join(stored.as_ref(), server.as_ref()).await?;
         let (live, mut listening) = match joined {
@@ -197,7 +206,9 @@ impl Run<'_> {
     /// Begins to listen in the best way that the server allows, or in the one that is asked for.
     async fn join(&self, stored: Option<&NodePosition>, server: Option<&Server>) -> Result<Listening> {
         let mode = self.pipeline.redis.live;
-        if matches!(mode, LiveMode::Auto | LiveMode::Replica) && (server.is_some() || mode == LiveMode::Replica) {
+        if matches!(mode, LiveMode::Auto | LiveMode::Replica)
+            && (server.is_some() || mode == LiveMode::Replica)
+        {
             let connection = self.connect_source().await?;
             match Replica::join(connection, &self.pipeline.redis.psync_command, stored).await {
                 Ok((replica, joined)) => {

@@ -2,6 +2,9 @@
 //! with messages, users and groups.
 
 mod basics;
+mod broken;
+mod model;
+mod refused;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

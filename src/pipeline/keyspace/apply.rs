@@ -100,6 +100,7 @@ impl<'a> Work<'a> {
                 return Ok(reason);
             }
             self.read_clock().await?;
+            self.store_idle(IDLE_INTERVAL).await?;
             let mut has_worked = self.take().await?;
             if self.survey.is_some() {
                 has_worked |= self.survey_step().await?;
@@ -112,7 +113,6 @@ impl<'a> Work<'a> {
                 self.store_idle(Duration::ZERO).await?;
                 return Ok(StopReason::Reached);
             }
-            self.store_idle(IDLE_INTERVAL).await?;
             let pause = tokio::time::sleep_until(self.next_look());
             tokio::select! {
                 () = self.live.changed() => {}
@@ -135,8 +135,11 @@ impl<'a> Work<'a> {
     /// Where nobody hears of changes, all keys are looked at all the time; otherwise once in a while, to be sure.
     fn routine_interval(&self) -> Option<Duration> {
         let redis = &self.pipeline.redis;
-        let seconds =
-            if self.position.replication_id.is_empty() { redis.poll_seconds } else { redis.reconcile_seconds };
+        let seconds = if self.position.replication_id.is_empty() {
+            redis.poll_seconds
+        } else {
+            redis.reconcile_seconds
+        };
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
@@ -200,7 +203,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let position = self.position.clone();
-        self.commit(Vec::new(), &position).await
+        self.store(Vec::new(), &position).await
     }
 
     /// Looks at keys, applies what they have become, and commits that with `position`.
@@ -257,7 +260,8 @@ impl<'a> Work<'a> {
         known: &HashMap<KeyId, Known>,
         observed: &mut Vec<Observed>,
     ) -> Result<usize> {
-        let asked: Vec<(Key, Kind)> = touched.iter().map(|touched| (touched.key.clone(), touched.kind)).collect();
+        let asked: Vec<(Key, Kind)> =
+            touched.iter().map(|touched| (touched.key.clone(), touched.kind)).collect();
         let fetched = self.fetcher.fetch(&asked).await?;
         let mut bytes = 0;
         for (Touched { key, passed, id, .. }, found) in touched.into_iter().zip(fetched.values) {
@@ -275,7 +279,13 @@ impl<'a> Work<'a> {
     }
 
     /// The key holds this; nothing where that is known.
-    fn present(&self, key: &Key, found: &Found, known: Option<&Known>, offset: Option<u64>) -> Option<Observed> {
+    fn present(
+        &self,
+        key: &Key,
+        found: &Found,
+        known: Option<&Known>,
+        offset: Option<u64>,
+    ) -> Option<Observed> {
         let hash = found.value.hash(&self.salt);
         let is_known = known.is_some_and(|known| {
             known.hash == Some(hash) && self.expires_alike(known.expires_at, found.expires_at)
@@ -322,11 +332,18 @@ impl<'a> Work<'a> {
     }
 
     async fn commit(&mut self, observed: Vec<Observed>, position: &NodePosition) -> Result<()> {
-        if observed.is_empty() && (position.is_scanned == self.position.is_scanned) && self.committed.is_some() {
+        if observed.is_empty()
+            && (position.is_scanned == self.position.is_scanned)
+            && self.committed.is_some()
+        {
             // Nothing to do: the next commit with rows, or the idle store, says how far it has come.
             self.position = position.clone();
-            return self.store_idle(IDLE_INTERVAL).await;
+            return Ok(());
         }
+        self.store(observed, position).await
+    }
+
+    async fn store(&mut self, observed: Vec<Observed>, position: &NodePosition) -> Result<()> {
         let is_idle = observed.is_empty();
         let keys = observed.len() as u64;
         let applied = self.target.apply(observed, position).await?;

@@ -39,9 +39,17 @@ pub(super) struct Survey {
 
 enum Stage {
     /// With the databases that follow.
-    Scanning { scan: Scan, then: Vec<u32> },
-    Counting { after: Option<KeyId>, counted: Counted },
-    Removing { after: Option<KeyId> },
+    Scanning {
+        scan: Scan,
+        then: Vec<u32>,
+    },
+    Counting {
+        after: Option<KeyId>,
+        counted: Counted,
+    },
+    Removing {
+        after: Option<KeyId>,
+    },
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -135,7 +143,9 @@ impl Work<'_> {
                     return self.look_at_all(keys, survey.is_owed).await.map(Some);
                 }
                 survey.stage = match then.pop() {
-                    Some(next) => Stage::Scanning { scan: Scan::new(next, &survey.globs), then: std::mem::take(then) },
+                    Some(next) => {
+                        Stage::Scanning { scan: Scan::new(next, &survey.globs), then: std::mem::take(then) }
+                    }
                     None => Stage::Counting { after: None, counted: Counted::default() },
                 };
                 Ok(Some(0))

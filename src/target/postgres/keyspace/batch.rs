@@ -150,14 +150,14 @@ fn values(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Tag, number of rows, hash of their identities.
 const PART_BYTES: usize = 8 + 4 + 16;
 
-/// What is kept of the rows of an entry.
-pub fn parts(item: &Item<'_>, shapes: &[Shape]) -> Vec<u8> {
+/// What is kept of the rows of an entry, but for those of some tables.
+pub fn parts(item: &Item<'_>, shapes: &[Shape], unsure: &HashSet<usize>) -> Vec<u8> {
     let mut kept = Vec::new();
     for part in &item.observed.entry.parts {
         let shape = &shapes[part.table];
         // So many rows count as unknown: looked for when the key is written again.
         let Ok(count) = u32::try_from(part.rows.len()) else { continue };
-        if shape.write == Write::Replace {
+        if shape.write == Write::Replace && !unsure.contains(&part.table) {
             kept.extend_from_slice(&shape.tag);
             kept.extend_from_slice(&count.to_be_bytes());
             kept.extend_from_slice(&identities_hash(&part.rows.identities));

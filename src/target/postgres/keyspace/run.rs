@@ -38,6 +38,9 @@ pub struct Verdict {
     pub misfits: Vec<Misfit>,
     /// What had to go could not be removed.
     pub is_stuck: bool,
+    /// Tables of which a row was refused: what the key has lost there stays until the key is written again, since the
+    /// row that was refused may be there as it was before.
+    pub unsure: HashSet<usize>,
 }
 
 impl<'a> Run<'a> {
@@ -63,6 +66,13 @@ impl<'a> Run<'a> {
         let is_new = items.iter().all(|item| item.stored.is_none());
         let expected = if is_new { Expected::New } else { Expected::There };
         Run { items, left_out, lost, expected }
+    }
+
+    /// The same, without looking in these tables for rows that a key has lost.
+    #[must_use]
+    pub fn losing_nothing_of(mut self, tables: &HashSet<usize>) -> Run<'a> {
+        tables.iter().for_each(|&table| self.lost[table].clear());
+        self
     }
 
     /// Rows of one table with whether their key may have lost others.
@@ -152,7 +162,7 @@ impl<'a> Run<'a> {
             return Ok(0);
         }
         let write = |copy: &mut CopyRows<'_>, item: &Item<'_>| {
-            write_key(copy, item, shapes, replication_id, verdict.is_stuck);
+            write_key(copy, item, shapes, replication_id, verdict);
         };
         underway.copy(control::COPY_KEYS, CopyFormat::Binary, self.items.iter(), write).await?;
         underway.send(&control::merge_keys(pipeline), Counts::Nothing)?;
@@ -235,23 +245,23 @@ fn write_key(
     item: &Item<'_>,
     shapes: &[Shape],
     replication_id: &str,
-    is_stuck: bool,
+    verdict: &Verdict,
 ) {
     let key = &item.observed.entry.key;
     let stored = item.stored.map(|stored| &stored.known);
     // A key whose rows could not be removed counts as there: its being gone is news again the next time.
     let (hash, expires_at): (Option<ContentHash>, Option<i64>) = match item.observed.state {
         State::Present { hash, expires_at } => (Some(hash), expires_at),
-        State::Passed { hash, expires_at, .. } if is_stuck => (Some(hash), expires_at),
-        State::Gone { .. } if is_stuck => stored.map_or((None, None), |known| (known.hash, known.expires_at)),
+        State::Passed { hash, expires_at, .. } if verdict.is_stuck => (Some(hash), expires_at),
+        State::Gone { .. } if verdict.is_stuck => {
+            stored.map_or((None, None), |known| (known.hash, known.expires_at))
+        }
         State::Gone { .. } | State::Passed { .. } => (None, None),
     };
-    let parts = match (item.has_rows(), is_stuck) {
-        (true, false) => Some(batch::parts(item, shapes)),
-        // Nothing is known of what the key may lose.
-        (true, true) => Some(Vec::new()),
-        (false, _) => None,
-    };
+    let parts = item.has_rows().then(|| {
+        // Nothing is known then of what the key may lose.
+        if verdict.is_stuck { Vec::new() } else { batch::parts(item, shapes, &verdict.unsure) }
+    });
     let offset = item.observed.offset.and_then(|offset| i64::try_from(offset).ok()).map(i64::to_be_bytes);
     let expires_at = expires_at.map(i64::to_be_bytes);
     let values = [

@@ -91,7 +91,9 @@ async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> Resu
     let key: Vec<&str> = table.key.iter().map(|&index| written[index]).collect();
     let all: Vec<&str> = written.iter().chain(&marks).copied().collect();
     let found = find(session, name, &all, &key).await?;
-    let mut is_loose = !is_exact(session, name, &found, &key).await?;
+    let plain = |&&index: &&usize| table.columns[index].reference.is_none();
+    let plain: Vec<&str> = table.key.iter().filter(plain).map(|&index| written[index]).collect();
+    let mut is_loose = !is_exact(session, name, &found, &plain).await?;
     let mut columns = Vec::with_capacity(written.len());
     for (index, column) in table.columns.iter().enumerate() {
         let here = &found.columns[index];

@@ -97,9 +97,10 @@ impl KeyspaceTarget {
         for (table, row, _) in &refused {
             left_out[*table].insert((0, *row));
         }
-        let mut verdict = Verdict::default();
+        let unsure = refused.iter().map(|(table, ..)| *table).collect();
+        let mut verdict = Verdict { unsure, ..Verdict::default() };
         let items = [*item];
-        let run = Run::leaving_out(&items, &self.shapes, left_out);
+        let run = Run::leaving_out(&items, &self.shapes, left_out).losing_nothing_of(&verdict.unsure);
         applied.rows += run.rows();
         if let Err(error) = self.attempt_tables(&run, applied).await? {
             verdict.is_stuck = true;
