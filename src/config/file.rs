@@ -83,14 +83,13 @@ impl Reading<'_> {
 
     fn value(&mut self, key: &Key, value: &DeValue<'_>, span: &Range<usize>) -> Result<()> {
         match (key.shape, value) {
-            (Shape::Text | Shape::Path | Shape::Connection, DeValue::String(_))
+            (Shape::Text | Shape::TextOrTexts | Shape::Path | Shape::Connection, DeValue::String(_))
             | (Shape::Switch, DeValue::Boolean(_)) => Ok(()),
             (Shape::Texts | Shape::TextOrTexts, DeValue::Array(items))
                 if items.iter().all(|item| item.get_ref().is_str()) =>
             {
                 Ok(())
             }
-            (Shape::TextOrTexts, DeValue::String(_)) => Ok(()),
             (Shape::Wholes(least, most), DeValue::Array(items))
                 if items.iter().all(|item| is_whole(item.get_ref(), least, most)) =>
             {

@@ -384,8 +384,8 @@ fn wrong_columns_are_refused_with_place_and_hint() {
         ("{ name = \"k\", from = \"$.c\" }", "column \"k\" is there twice", "as a list"),
         ("{ name = \"cc\", from = \"$.c\" }", "there is no column \"c\"", "did you mean"),
         (
-            "{ name = \"c\", from = \"$.c\", reference = { table = \"u\", by = \"x\" } }",
-            "refers to public.u, which no mapping fills",
+            "{ name = \"c\", from = \"$.c\", reference = { table = \"elsewhere\", by = \"x\" } }",
+            "refers to public.elsewhere, which no mapping fills",
             "tables that are filled: public.t",
         ),
         (

@@ -26,7 +26,7 @@ fn read(text: &[u8]) -> Result<Outline, Malformed> {
     outline.read(text).map(|()| outline)
 }
 
-/// Whether what is outlined at `index` is what serde_json has read.
+/// Whether what is outlined at `index` is what serde has read.
 fn agrees(outline: &Outline, text: &[u8], index: usize, expected: &Value) -> bool {
     let json = outline.json(text, index);
     let mut scratch = Vec::new();
@@ -97,8 +97,8 @@ proptest! {
 
     #[test]
     fn escapes_mean_what_serde_says(units in prop::collection::vec(prop_oneof![any::<u16>(), 0xD7F0..=0xE010_u16], 0..6)) {
-        let text: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
-        let text = format!("\"{text}\"");
+        let text: Vec<String> = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+        let text = format!("\"{}\"", text.concat());
         let outline = read(text.as_bytes()).unwrap();
         let mut scratch = Vec::new();
         let found = outline.json(text.as_bytes(), 0).plain(&mut scratch).map(<[u8]>::to_vec);
