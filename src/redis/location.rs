@@ -272,7 +272,21 @@ fn seconds(text: &str) -> Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_with_a_hint(
+            text in "(redis|rediss|redis\\+unix)://[a-z0-9:@/?&=%,.é\\[\\]]{0,40}"
+        ) {
+            match Location::parse(&text) {
+                Ok(location) => assert!(!location.hosts.is_empty()),
+                Err(error) => assert!(error.hint_text().is_some(), "{error:?}"),
+            }
+        }
+    }
 
     #[test]
     fn locations_are_read_and_shown_without_their_secrets() {

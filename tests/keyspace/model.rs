@@ -8,7 +8,7 @@ use super::{Chat, Ground, TABLES, chat_layout, column, escaped, rows, table};
 use crate::harness::Rng;
 
 const NAMES: usize = 30;
-const BATCHES: usize = 250;
+const BATCHES: usize = 180;
 /// Each session's rows of `tags` may be another's the next moment: their key is not part of the session's.
 const TAGS: &str = "
 create table tags (tag text primary key, session_key text not null, note text);
@@ -48,13 +48,13 @@ impl Value {
         };
         let chat = &mut value.chat;
         chat.title = format!("title {}", rng.u8(..5));
-        chat.since = (rng.u8(..40) == 0).then(|| "never".to_owned());
+        chat.since = (rng.u8(..100) == 0).then(|| "never".to_owned());
         if rng.bool() {
             chat.user = rng.bool().then(|| format!("u{}", rng.u8(..20)));
             chat.group = rng.bool().then(|| format!("g{}", rng.u8(..5)));
         }
         for _ in 0..rng.usize(..4) {
-            let body = if rng.u8(..60) == 0 { "bad".to_owned() } else { format!("body {}", rng.u8(..3)) };
+            let body = if rng.u8(..150) == 0 { "bad".to_owned() } else { format!("body {}", rng.u8(..3)) };
             let sender = rng.bool().then(|| format!("u{}", rng.u8(..20)));
             let message = (format!("m{}", rng.u8(..40)), sender, body);
             if chat.messages.iter().all(|(key, ..)| *key != message.0) {
@@ -69,7 +69,7 @@ impl Value {
         }
         value.tags.retain(|_| rng.u8(..4) > 0);
         let tag = format!("t{}", rng.u8(..40));
-        if value.tags.iter().all(|(one, _)| *one != tag) {
+        if rng.u8(..4) > 0 && value.tags.iter().all(|(one, _)| *one != tag) {
             value.tags.push((tag, format!("note {}", rng.u8(..3))));
         }
         value
@@ -198,10 +198,10 @@ fn the_tables_end_as_the_model_does() {
     let mut ground = Ground::new(&format!("{TABLES}{TAGS}"), &layout());
     let mut model = Model::default();
     let mut values: BTreeMap<String, Value> = BTreeMap::new();
-    let mut applied = 0;
+    let (mut applied, mut refused) = (0, 0);
     for number in 0..BATCHES {
         let mut batch: Vec<(Value, Event)> = Vec::new();
-        for _ in 0..rng.usize(1..25) {
+        for _ in 0..rng.usize(1..if number % 3 == 0 { 4 } else { 45 }) {
             let before = values.values().nth(rng.usize(..values.len().max(1)));
             let value = Value::by_chance(&mut rng, before);
             let at = 1_700_000_000_000 + rng.i64(0..1_000_000);
@@ -215,7 +215,7 @@ fn the_tables_end_as_the_model_does() {
             batch.push((value, event));
         }
         applied += batch.len();
-        ground.apply(batch.iter().map(|(value, event)| value.observed(*event)).collect());
+        refused += ground.apply(batch.iter().map(|(value, event)| value.observed(*event)).collect()).misfits;
         // Of several entries of one key the last counts.
         for (index, (value, event)) in batch.iter().enumerate() {
             let is_last = batch[index + 1..].iter().all(|(other, _)| other.chat.name != value.chat.name);
@@ -235,5 +235,5 @@ fn the_tables_end_as_the_model_does() {
         }
     }
     assert!(applied > 2000, "{applied} entries");
-    assert!(ground.sql("select count(*) > 0 from pgdiode.keyspace_misfit") == "t", "nothing was refused");
+    assert!(refused > 0, "nothing was refused");
 }

@@ -1,6 +1,6 @@
 //! The servers of these scenarios are tested too: a harness that cannot fail proves nothing.
 
-use crate::harness::{Authority, Proxy, RedisClient, RedisCluster, RedisServer, RedisVersion, Reply};
+use crate::harness::{Authority, Proxy, RedisClient, RedisCluster, RedisServer, RedisVersion, Reply, ground};
 
 #[test]
 fn every_version_starts_answers_and_comes_back_empty() {
@@ -154,4 +154,16 @@ fn a_port_with_tls_is_there_where_the_build_has_it() {
         let mut plain = RedisClient::connect(redis.tls_port()).unwrap();
         assert!(plain.try_call(&["GET", "k"]).is_err(), "{version}: the port of TLS talks in the clear");
     }
+}
+
+#[test]
+fn no_server_stays_and_one_with_a_wrong_option_does_not_start() {
+    let redis = RedisServer::start(RedisVersion::V7_0, &[]);
+    let pid = redis.info("server", "process_id").parse().expect("a number");
+    assert!(ground::is_running(pid));
+    drop(redis);
+    assert!(!ground::is_running(pid), "a server outlives its scenario");
+    let unusable =
+        std::panic::catch_unwind(|| RedisServer::start(RedisVersion::V7_0, &[("no-such-option", "1")]));
+    assert!(unusable.is_err(), "the server took an option that there is none of");
 }

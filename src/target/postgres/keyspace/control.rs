@@ -46,7 +46,7 @@ create table if not exists pgdiode.keyspace_misfit (
     content bytea not null,
     at timestamptz not null default now()
 );
-create index if not exists keyspace_misfit_key on pgdiode.keyspace_misfit (pipeline, id);
+create index if not exists keyspace_misfit_key on pgdiode.keyspace_misfit (id);
 do $$
 begin
     if pg_catalog.to_regprocedure('pgdiode.missing_reference(anyelement, text)') is null then
@@ -61,16 +61,14 @@ end
 $$;
 ";
 
-/// Where a batch's keys wait for their merge.
+/// Where a batch's keys wait for their merge. `settles`: the key's value has been looked at.
 pub const CREATE_KEY_STAGE: &str = "
 create temporary table if not exists pgdiode_keys (
     id uuid, database int4, name bytea, hash uuid, expires_at_ms int8, replication_id text, read_offset int8, parts bytea,
     settles boolean
-) on commit delete rows";
+)";
 
 pub const KEY_STAGE: &str = "pg_temp.pgdiode_keys";
-
-pub const COPY_KEYS: &str = "copy pg_temp.pgdiode_keys from stdin (format binary)";
 
 pub const COPY_MISFITS: &str = "copy pgdiode.keyspace_misfit (pipeline, id, database, name, table_name, place, reason, content) \
      from stdin (format binary)";
@@ -135,13 +133,14 @@ pub struct Stored {
     pub parts: Vec<u8>,
 }
 
-/// Asks for keys one by one through the index, whatever the planner thinks of the table's size.
+/// Asks for keys one by one through the index: the limit keeps the planner from reading all keys of the pipeline once and
+/// comparing each with each, which it does while it knows nothing of the table.
 pub fn select_keys(pipeline: &str, ids: impl Iterator<Item = KeyId>) -> String {
     let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
     format!(
-        "select k.id, k.hash, k.expires_at_ms, k.replication_id, k.read_offset, k.parts \
-         from pg_catalog.unnest('{{{}}}'::uuid[]) as wanted (id) \
-         join pgdiode.keyspace_key k on k.pipeline = {} and k.id = wanted.id",
+        "select k.* from pg_catalog.unnest('{{{}}}'::uuid[]) as wanted (id) cross join lateral (\
+         select k.id, k.hash, k.expires_at_ms, k.replication_id, k.read_offset, k.parts \
+         from pgdiode.keyspace_key k where k.pipeline = {} and k.id = wanted.id limit 1) as k",
         ids.join(","),
         quote::literal(pipeline)
     )

@@ -183,10 +183,7 @@ impl KeyspaceTarget {
         advance: &str,
     ) -> Result<Result<Applied, Error>> {
         let mut applied = Applied::of(&self.shapes);
-        for (number, items) in runs.iter().enumerate() {
-            if number > 0 {
-                self.underway.send(&run::empty_stages(&self.statements), Counts::Nothing)?;
-            }
+        for items in runs {
             let run = Run::new(items, &self.shapes);
             self.send_run(&run, position, &Verdict::default(), &mut applied).await?;
         }

@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
     }
 
     /// Rows of one table with whether their key may have lost others.
-    fn lines(&self, table: usize) -> impl Iterator<Item = (bool, &'a [u8])> {
+    fn lines(&self, table: usize) -> impl Iterator<Item = (bool, &'a [u8])> + Clone {
         let items = self.items.iter().enumerate().filter(|(_, item)| item.has_rows());
         items.filter_map(move |(index, item)| Some((index, batch::part_of(item, table)?))).flat_map(
             move |(index, part)| {
@@ -92,14 +92,14 @@ impl<'a> Run<'a> {
         (0..self.left_out.len()).map(|table| self.lines(table).count() as u64).sum()
     }
 
-    fn lost_anchors(&self, table: usize) -> impl Iterator<Item = (String, &'a [u8])> {
+    fn lost_anchors(&self, table: usize) -> impl Iterator<Item = (String, &'a [u8])> + Clone {
         let lost = move |(index, _): &(usize, &Item<'_>)| self.lost[table].contains(index);
         self.items.iter().enumerate().filter(lost).filter_map(move |(_, item)| {
             Some(("l\t\\N".to_owned(), batch::anchor(batch::part_of(item, table)?)))
         })
     }
 
-    fn gone_anchors(&self, table: usize) -> impl Iterator<Item = (String, &'a [u8])> {
+    fn gone_anchors(&self, table: usize) -> impl Iterator<Item = (String, &'a [u8])> + Clone {
         self.items.iter().filter_map(move |item| {
             let (at, why) = item.gone()?;
             let why = if why == Why::Expired { 'e' } else { 'd' };
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Sends all that is done to the tables. Their stages are empty.
+    /// Sends all that is done to the tables.
     pub async fn send_tables(
         &self,
         underway: &mut Underway,
@@ -119,18 +119,24 @@ impl<'a> Run<'a> {
         for (table, of) in statements.iter().enumerate() {
             send_lines(underway, of, self.lines(table)).await?;
             has_lost[table] = self.lost_anchors(table).next().is_some();
+            if has_lost[table] && self.lines(table).next().is_none() {
+                // What stays is read from it.
+                underway.empty(&of.rows, 0)?;
+            }
             has_gone[table] = of.gone.is_some() && self.gone_anchors(table).next().is_some();
             if has_lost[table] || has_gone[table] {
                 let gone = self.gone_anchors(table).filter(|_| has_gone[table]);
                 let anchors = self.lost_anchors(table).chain(gone);
-                underway.copy(&of.copy_anchors, CopyFormat::Text, anchors, write_anchor).await?;
+                underway.fill(&of.anchors, CopyFormat::Text, anchors, write_anchor).await?;
             }
         }
         let lose = |underway: &mut Underway, is_referred| -> Result<()> {
             let tables = (0..shapes.len()).rev();
             for table in tables.filter(|&table| has_lost[table] && shapes[table].is_referred == is_referred) {
-                underway.send(&statements[table].lost[0], Counts::Nothing)?;
-                underway.send(&statements[table].lost[1], Counts::Deleted(table))?;
+                let of = &statements[table];
+                underway.empty(&of.kept, self.lines(table).filter(|(lost, _)| *lost).count())?;
+                underway.send(&of.lost[0], Counts::Nothing)?;
+                underway.send(&of.lost[1], Counts::Deleted(table))?;
             }
             Ok(())
         };
@@ -164,7 +170,7 @@ impl<'a> Run<'a> {
         let write = |copy: &mut CopyRows<'_>, item: &Item<'_>| {
             write_key(copy, item, shapes, replication_id, verdict);
         };
-        underway.copy(control::COPY_KEYS, CopyFormat::Binary, self.items.iter(), write).await?;
+        underway.fill(control::KEY_STAGE, CopyFormat::Binary, self.items.iter(), write).await?;
         underway.send(&control::merge_keys(pipeline), Counts::Nothing)?;
         underway.send(&control::delete_misfits(pipeline), Counts::Nothing)?;
         let known = self
@@ -193,16 +199,15 @@ impl<'a> Run<'a> {
 pub async fn send_lines<'a>(
     underway: &mut Underway,
     of: &Statements,
-    lines: impl Iterator<Item = (bool, &'a [u8])>,
+    lines: impl Iterator<Item = (bool, &'a [u8])> + Clone,
 ) -> Result<()> {
-    let mut lines = lines.peekable();
-    if lines.peek().is_none() {
+    if lines.clone().next().is_none() {
         return Ok(());
     }
     let write = |copy: &mut CopyRows<'_>, (lost, line): (bool, &[u8])| {
         copy.line(if lost { b"t\t" } else { b"f\t" }, line);
     };
-    underway.copy(&of.copy_rows, CopyFormat::Text, lines, write).await
+    underway.fill(&of.rows, CopyFormat::Text, lines, write).await
 }
 
 pub fn send_merge(underway: &mut Underway, of: &Statements, table: usize, expected: Expected) -> Result<()> {
@@ -211,13 +216,6 @@ pub fn send_merge(underway: &mut Underway, of: &Statements, table: usize, expect
         Expected::There => &of.merge_there,
     };
     underway.send(merge, Counts::Merged(table))
-}
-
-/// The statement that empties all stages.
-pub fn empty_stages(statements: &[Statements]) -> String {
-    let stages = statements.iter().flat_map(|of| of.stages.iter().map(String::as_str));
-    let stages: Vec<&str> = stages.chain([control::KEY_STAGE]).collect();
-    format!("truncate {}", stages.join(", "))
 }
 
 /// Forgets that a key's rows could not be removed, before that is tried again or said again.

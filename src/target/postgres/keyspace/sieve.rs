@@ -51,8 +51,7 @@ impl KeyspaceTarget {
     }
 
     fn savepoint(&mut self) -> Result<()> {
-        self.underway.send("savepoint sieve", Counts::Nothing)?;
-        self.underway.send(&run::empty_stages(&self.statements), Counts::Nothing)
+        self.underway.send("savepoint sieve", Counts::Nothing)
     }
 
     /// Settles what was sent since the savepoint; undoes it where the server refused the data.
@@ -115,7 +114,6 @@ impl KeyspaceTarget {
                 Err(error) => verdict.misfits.push(self.misfit(item, table, row, &error)),
             }
         }
-        self.underway.send(&run::empty_stages(&self.statements), Counts::Nothing)?;
         self.underway.send(&run::delete_stuck(&self.pipeline, item), Counts::Nothing)?;
         applied.misfits += run
             .send_keys(&mut self.underway, &self.shapes, &self.pipeline, &position.replication_id, &verdict)

@@ -21,9 +21,10 @@ pub enum Expected {
 #[derive(Debug)]
 pub struct Statements {
     pub create_stages: Vec<String>,
-    pub stages: Vec<String>,
-    pub copy_rows: String,
-    pub copy_anchors: String,
+    /// The names of the stages.
+    pub rows: String,
+    pub anchors: String,
+    pub kept: String,
     pub merge_new: String,
     pub merge_there: String,
     /// Notes what stays, deletes what has been lost.
@@ -36,17 +37,15 @@ impl Statements {
     pub fn new(number: usize, shape: &Shape) -> Statements {
         let table = Staged { number, shape };
         let mut create_stages = vec![table.create_rows()];
-        let mut stages = vec![table.stage("rows")];
         let replaces = shape.write == Write::Replace;
         if replaces {
             create_stages.extend([table.create_anchors(), table.create_kept(), table.index_kept()]);
-            stages.extend([table.stage("anchors"), table.stage("kept")]);
         }
         Statements {
             create_stages,
-            stages,
-            copy_rows: table.copy_rows(),
-            copy_anchors: table.copy_anchors(),
+            rows: table.stage("rows"),
+            anchors: table.stage("anchors"),
+            kept: table.stage("kept"),
             merge_new: table.merge(Expected::New),
             merge_there: table.merge(Expected::There),
             lost: [table.note_kept(), table.delete_lost()],
@@ -94,7 +93,7 @@ impl Staged<'_> {
             }
         }
         format!(
-            "create temporary table pgdiode_{what}_{} on commit delete rows as select {} from {} with no data",
+            "create temporary table pgdiode_{what}_{} as select {} from {} with no data",
             self.number,
             values.join(", "),
             from.join(", ")
@@ -121,7 +120,7 @@ impl Staged<'_> {
             .map(|&index| format!("{} as c{index}", self.shape.columns[index].name))
             .collect();
         format!(
-            "create temporary table pgdiode_kept_{} on commit delete rows as select {} from {} with no data",
+            "create temporary table pgdiode_kept_{} as select {} from {} with no data",
             self.number,
             columns.join(", "),
             self.shape.target
@@ -131,14 +130,6 @@ impl Staged<'_> {
     fn index_kept(&self) -> String {
         let columns: Vec<String> = self.shape.key.iter().map(|index| format!("c{index}")).collect();
         format!("create index on {} ({})", self.stage("kept"), columns.join(", "))
-    }
-
-    fn copy_rows(&self) -> String {
-        format!("copy {} from stdin", self.stage("rows"))
-    }
-
-    fn copy_anchors(&self) -> String {
-        format!("copy {} from stdin", self.stage("anchors"))
     }
 
     // ---- rows ----

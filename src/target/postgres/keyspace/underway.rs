@@ -1,5 +1,6 @@
 //! A session with statements under way: what has been sent, and what the replies are to say.
 
+use std::collections::HashMap;
 use std::ops::AddAssign;
 
 use crate::error::{Error, Result};
@@ -8,6 +9,10 @@ use crate::target::postgres::encode::{CopyFormat, CopyRows, Part};
 
 /// Encoded bytes are sent whenever so many have gathered, so that the server works while the rest is encoded.
 const SEND_BYTES: usize = 256 * 1024;
+
+/// So many rows are deleted from a stage before it is truncated. Deleted rows are read over; a truncation makes files, and
+/// one that each commit makes would cost a single key ten times what all the rest does.
+const STAGE_ROWS_MAX: usize = 2000;
 
 /// What has been done to the rows of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,11 +47,13 @@ pub struct Underway {
     pub session: Session,
     awaited: Vec<Counts>,
     tables: usize,
+    /// By stage: rows since it was truncated.
+    staged: HashMap<String, usize>,
 }
 
 impl Underway {
     pub fn new(session: Session, tables: usize) -> Underway {
-        Underway { session, awaited: Vec::new(), tables }
+        Underway { session, awaited: Vec::new(), tables, staged: HashMap::new() }
     }
 
     /// Appends a statement; it is sent with what follows.
@@ -54,6 +61,26 @@ impl Underway {
         self.session.send_query(sql)?;
         self.awaited.push(counts);
         Ok(())
+    }
+
+    /// Empties a stage that is about to be filled with so many rows. What it holds may be of any batch before.
+    pub fn empty(&mut self, stage: &str, rows: usize) -> Result<()> {
+        let staged = self.staged.entry(stage.to_owned()).or_default();
+        let verb = if *staged > STAGE_ROWS_MAX { "truncate" } else { "delete from" };
+        *staged = if *staged > STAGE_ROWS_MAX { rows } else { *staged + rows };
+        self.send(&format!("{verb} {stage}"), Counts::Nothing)
+    }
+
+    /// Empties a stage and fills it.
+    pub async fn fill<T>(
+        &mut self,
+        stage: &str,
+        format: CopyFormat,
+        rows: impl Iterator<Item = T> + Clone,
+        write: impl Fn(&mut CopyRows<'_>, T),
+    ) -> Result<()> {
+        self.empty(stage, rows.clone().count())?;
+        self.copy(&format!("copy {stage} from stdin (format {})", format.sql()), format, rows, write).await
     }
 
     /// Sends a COPY with its rows. No need to wait for the server's consent: if it refuses the statement it ignores the
