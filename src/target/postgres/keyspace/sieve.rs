@@ -127,7 +127,7 @@ impl KeyspaceTarget {
         for table in 0..self.shapes.len() {
             let rows =
                 batch::part_of(item, table).filter(|_| item.has_rows()).map_or(0, |part| part.rows.len());
-            let mut pieces = vec![0..rows];
+            let mut pieces = Vec::from([0..rows]);
             while let Some(piece) = pieces.pop() {
                 if piece.is_empty() {
                     continue;
