@@ -14,6 +14,7 @@
 
 mod apply;
 mod place;
+mod report;
 mod survey;
 mod watch;
 
@@ -24,6 +25,7 @@ use tokio::sync::watch::{Sender, channel};
 use tokio::time::Instant;
 
 use self::apply::Work;
+pub(super) use self::report::status;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Kind, Result};
@@ -133,6 +135,7 @@ impl Run<'_> {
         }
         lifecycle::register(&mut target, self.pipeline, retries).await?;
         self.create_tables(&mut target).await?;
+        self.register_tables(&mut target).await?;
         let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
         let mapping = self.mapping();
         let stored = rows.position("").await?;
@@ -188,6 +191,20 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the tables known to the status.
+    async fn register_tables(&self, target: &mut Session) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let rows = self.mapper.layout().tables.iter().map(|table| {
+            let (schema, table) = (quote::literal(&table.name.schema), quote::literal(&table.name.name));
+            format!("({name}, {schema}, {table}, 'ready')")
+        });
+        let sql = format!(
+            "insert into pgdiode.relation (pipeline, schema_name, table_name, state) values {} on conflict do nothing",
+            rows.collect::<Vec<_>>().join(", ")
+        );
+        target.query(&sql).await.map(drop)
     }
 
     fn mapping(&self) -> ContentHash {

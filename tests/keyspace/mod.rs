@@ -27,7 +27,7 @@ pub const TABLES: &str = "
 create table users (id serial primary key, external_id text not null unique, name text);
 create table groups (id serial primary key, external_id text not null unique, name text);
 create table sessions (
-    id bigserial primary key,
+    id serial primary key,
     session_key text not null unique,
     user_id int references users,
     group_id int references groups,
