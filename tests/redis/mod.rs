@@ -2,8 +2,10 @@
 
 mod connection;
 mod convergence;
+mod failover;
 mod harness_works;
 mod naive_listener;
+mod sessions;
 mod transport;
 mod world;
 mod writer;
