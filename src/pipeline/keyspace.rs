@@ -28,6 +28,7 @@ use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::keyspace::{ContentHash, NodePosition};
+use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
@@ -131,6 +132,7 @@ impl Run<'_> {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
         lifecycle::register(&mut target, self.pipeline, retries).await?;
+        self.create_tables(&mut target).await?;
         let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
         let mapping = self.mapping();
         let stored = rows.position("").await?;
@@ -170,6 +172,22 @@ impl Run<'_> {
         };
         watch.store_last().await;
         Ok(Attempted::Stopped(self.stopped(worked?)))
+    }
+
+    /// Creates the tables that are not there, in schemas that are: what is there is the user's.
+    async fn create_tables(&self, target: &mut Session) -> Result<()> {
+        for (index, table) in self.mapper.layout().tables.iter().enumerate() {
+            let name = quote::literal(&quote::table(&table.name));
+            let schema = quote::literal(&quote::identifier(&table.name.schema));
+            let is_missing = format!(
+                "select pg_catalog.to_regclass({name}) is null and pg_catalog.to_regnamespace({schema}) is not null"
+            );
+            if target.one(&is_missing).await?.bool(0) {
+                target.query(&self.mapper.create_table(index)).await?;
+                tracing::info!(table = %table.name, "created the table");
+            }
+        }
+        Ok(())
     }
 
     fn mapping(&self) -> ContentHash {

@@ -50,8 +50,9 @@ pub struct Joined {
 /// A connection on which the stream has begun.
 pub struct Replica {
     connection: Connection,
-    /// `PSYNC`, or what the service calls it.
     command: Command,
+    /// The server sends a snapshot first.
+    awaits_snapshot: bool,
 }
 
 impl Replica {
@@ -88,6 +89,7 @@ impl Replica {
         connection.flush().await?;
         let answer = line(&mut connection).await?;
         let mut words = answer.split(' ');
+        let mut awaits_snapshot = false;
         let joined = match (words.next(), asked) {
             (Some("+CONTINUE"), Some(asked)) => {
                 let replication_id = words.next().unwrap_or(&asked.replication_id).to_owned();
@@ -97,19 +99,24 @@ impl Replica {
                 let (Some(id), Some(Ok(offset))) = (words.next(), words.next().map(str::parse)) else {
                     return Err(strange(&answer));
                 };
-                pass_over_snapshot(&mut connection).await?;
+                awaits_snapshot = true;
                 let position = NodePosition { replication_id: id.to_owned(), offset, ..at_end };
                 Joined { position, goes_on: false }
             }
             _ => return Err(refused(&connection, &answer)),
         };
-        Ok((Replica { connection, command: Command::default() }, joined))
+        Ok((Replica { connection, command: Command::default(), awaits_snapshot }, joined))
     }
 
     /// Listens until the connection breaks. What is heard goes into `live`, whose position is where the stream begins.
     pub async fn listen(mut self, live: &Live) -> Error {
         let mut ticks = interval(ACKNOWLEDGE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.awaits_snapshot
+            && let Err(error) = pass_over_snapshot(&mut self.connection).await
+        {
+            return error;
+        }
         let mut last_heard = Instant::now();
         loop {
             let worked = tokio::select! {
