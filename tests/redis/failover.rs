@@ -23,9 +23,10 @@ fn a_replica_is_a_source_like_its_primary() {
     assert_eq!(primary.info("replication", "connected_slaves"), "1");
     write(&primary, 22, 1500);
     world.settle(|| running.stderr());
-    let offset = primary.info("replication", "master_repl_offset");
+    let number = |text: &str| text.parse::<u64>().expect("it is a number");
+    let offset = number(&primary.info("replication", "master_repl_offset"));
     world.redis.wait_until("the replica has it all", |client| {
-        client.info("replication", "slave_repl_offset").is_some_and(|at| at.parse::<u64>() >= offset.parse())
+        client.info("replication", "slave_repl_offset").is_some_and(|at| number(&at) >= offset)
     });
     world.settle(|| running.stderr());
 }

@@ -57,22 +57,43 @@ fn sessions_become_rows_and_outlive_their_keys() {
     let mut running = chat.start();
     chat.becomes("select count(*) from messages", "3", &running);
     // Said twice by the same one at the same time: two messages all the same.
-    assert_eq!(chat.sql("select count(*) from messages m join users u on u.id = m.sender_id where u.external_id = 'u2'"), "2");
+    assert_eq!(
+        chat.sql(
+            "select count(*) from messages m join users u on u.id = m.sender_id where u.external_id = 'u2'"
+        ),
+        "2"
+    );
     assert_eq!(chat.sql("select name from users where external_id = 'u1'"), "Ada");
-    assert_eq!(chat.sql("select count(*) from groups g join sessions s on s.group_id = g.id where g.external_id = 'g1'"), "1");
+    assert_eq!(
+        chat.sql(
+            "select count(*) from groups g join sessions s on s.group_id = g.id where g.external_id = 'g1'"
+        ),
+        "1"
+    );
     assert_eq!(chat.sql("select expires_at > now() + interval '23 hours' from sessions"), "t");
     // What is no row says why, and no log has what was said.
-    assert_eq!(chat.sql("select table_name || ' ' || place from pgdiode.keyspace_misfit"), "public.messages $.messages[3]");
+    assert_eq!(
+        chat.sql("select table_name || ' ' || place from pgdiode.keyspace_misfit"),
+        "public.messages $.messages[3]"
+    );
     assert!(!running.stderr().contains("nobody said this"), "{}", running.stderr());
     let id = chat.sql("select id from sessions");
     chat.redis.cli(&["SET", "session:a", &SESSION.replace("first", "second"), "PX", "80"]);
-    chat.becomes("select title || ' ' || (expired_at is not null) || ' ' || (deleted_at is null) from sessions", "second true true", &running);
+    chat.becomes(
+        "select title || ' ' || (expired_at is not null) || ' ' || (deleted_at is null) from sessions",
+        "second true true",
+        &running,
+    );
     assert_eq!(chat.sql("select count(*) from messages"), "3");
     // It returns as the session that it was.
     chat.redis.cli(&["SET", "session:a", SESSION]);
     chat.becomes("select id || ' ' || (expired_at is null) from sessions", &format!("{id} true"), &running);
     chat.redis.cli(&["DEL", "session:a"]);
-    chat.becomes("select (expired_at is null) || ' ' || (deleted_at is not null) from sessions", "true true", &running);
+    chat.becomes(
+        "select (expired_at is null) || ' ' || (deleted_at is not null) from sessions",
+        "true true",
+        &running,
+    );
     running.terminate();
     assert_eq!(running.wait().code(), Some(143));
     let status = chat.run.run(&["status"]).success();
@@ -119,8 +140,14 @@ fn a_value_that_is_no_session_holds_nobody_up() {
     let running = chat.start();
     chat.becomes("select is_scanned from pgdiode.keyspace_position", "t", &running);
     assert_eq!(chat.sql("select title from sessions where session_key = 'good'"), "good");
-    assert_eq!(chat.sql("select metadata ->> 'n' from sessions where session_key = 'big-number'"), "123456789012345678901234567890");
-    assert_eq!(chat.sql("select length(metadata ->> 'x') from sessions where session_key = 'huge'"), (30 << 20).to_string());
+    assert_eq!(
+        chat.sql("select metadata ->> 'n' from sessions where session_key = 'big-number'"),
+        "123456789012345678901234567890"
+    );
+    assert_eq!(
+        chat.sql("select length(metadata ->> 'x') from sessions where session_key = 'huge'"),
+        (30 << 20).to_string()
+    );
     let names = "select string_agg(distinct convert_from(name, 'LATIN1'), ' ' order by convert_from(name, 'LATIN1')) from pgdiode.keyspace_misfit where length(name) < 100";
     let misfits = chat.sql(names);
     for key in ["no-json", "not-utf8", "nul", "surrogate", "hash", "deep"] {
