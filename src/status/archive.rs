@@ -402,7 +402,10 @@ impl Compaction {
             let of = several(self.files, "file");
             lines.push(format!("objects    {} of {of} {became} {after}", count(2 * self.files)));
         }
-        lines.push(format!("keep       the newest {} as they are", several(self.newest, "file")));
+        lines.push(match self.newest {
+            1 => "keep       the newest file as it is".to_owned(),
+            newest => format!("keep       the newest {} as they are", several(newest, "file")),
+        });
         if self.single > 0 {
             let single = several(self.single, "other file");
             lines.push(format!("keep       {single}: too large, or without a neighbour to be packed with"));

@@ -10,6 +10,7 @@ mod format;
 mod full;
 mod kills;
 mod origin;
+mod packed;
 mod packs;
 mod production;
 mod pruning;

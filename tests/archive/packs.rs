@@ -2,8 +2,9 @@
 //! looks at an archive finds them there.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -157,13 +158,15 @@ struct Dying {
     is_made: bool,
     has_died: AtomicBool,
     reads: AtomicU64,
+    /// Removed by somebody else just before a pack is sealed, once.
+    stolen: Mutex<Option<PathBuf>>,
 }
 
 impl Dying {
     fn at(root: &str, change: u64, is_made: bool) -> Dying {
         let store = Directory::open(root).unwrap();
         let (left, has_died) = (AtomicU64::new(change), AtomicBool::new(false));
-        Dying { store, left, is_made, has_died, reads: AtomicU64::new(0) }
+        Dying { store, left, is_made, has_died, reads: AtomicU64::new(0), stolen: Mutex::default() }
     }
 
     async fn change<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
@@ -209,6 +212,11 @@ impl Store for Dying {
     }
 
     async fn create(&self, name: &str, content: Content<'_>) -> Result<Put> {
+        if name.starts_with(names::PACK_MANIFESTS)
+            && let Some(path) = self.stolen.lock().unwrap().take()
+        {
+            std::fs::remove_file(path).unwrap();
+        }
         self.change(self.store.create(name, content)).await
     }
 
@@ -327,6 +335,46 @@ fn two_at_once_and_a_prune_beside_them_lose_nothing() {
         let names = built.objects();
         assert_eq!(names.iter().filter(|name| name.starts_with("meta/files/")).count(), 2, "{names:?}");
     }
+}
+
+/// Another takes the pack for one that nobody finishes, at the worst moment.
+#[test]
+fn a_pack_that_goes_before_it_counts_takes_no_file_with_it() {
+    let built = grown();
+    let shown = contents(&built);
+    let store = Dying::at(built.root(), u64::MAX, true);
+    *store.stolen.lock().unwrap() = Some(built.path("packs/0000000001-0000000008.pack"));
+    let store = Packed::over(store);
+    let done = run(compact(&store, &ReaderKeys::default(), &options(u64::MAX))).unwrap();
+    assert!(store.singly().stolen.lock().unwrap().is_none() && done.files == 8);
+    assert_whole(&built, &shown);
+}
+
+/// Killed before it removed the single objects, of which nothing goes for a pack that is not whole any more.
+#[test]
+fn nothing_goes_for_a_pack_that_has_changed_since() {
+    let built = grown();
+    let other = grown();
+    ended("compact", &other, &["--keep-last", "2"], 0);
+    let (pack, own) = ("packs/0000000001-0000000008.pack", "meta/packs/0000000001-0000000008.json");
+    let mut bytes = other.read(pack);
+    let at = bytes.len() - 5;
+    bytes[at] ^= 1;
+    built.put(pack, &bytes);
+    built.put(own, &other.read(own));
+    let before = built.objects();
+    let (status, _, err) = pgdiode(&["archive", "compact", built.root(), "--keep-last", "2"]);
+    assert_eq!(status, 4, "{err}");
+    assert!(err.contains(&format!("{pack}: 0000000008.json does not hold what was sealed")), "{err}");
+    assert_eq!(built.objects(), before);
+    // Nor for one that was never finished and is of something else.
+    built.remove(own);
+    let (status, _, err) = pgdiode(&["archive", "compact", built.root(), "--keep-last", "2"]);
+    assert_eq!(status, 4, "{err}");
+    assert!(err.contains(&format!("{pack} is there and is not what its files make")), "{err}");
+    built.put(pack, &other.read(pack));
+    ended("compact", &built, &["--keep-last", "2"], 0);
+    assert_eq!(built.objects(), other.objects());
 }
 
 /// Two that did not know of each other have packed the same files; what is in a larger pack goes.
