@@ -6,9 +6,9 @@
 //! ```
 //!
 //! What was killed is gone on with by the next: a pack without a manifest is made again of the same files and found to
-//! be the same; single objects of a pack that counts are removed once all of that pack has been read again. Nobody is
-//! locked out: a pack is made of what is there, under a name that its files give it, and who finds that something has moved
-//! meanwhile looks again. `docs/decisions/0025-packs.md` has the reasons.
+//! be the same; single objects of a pack that counts are removed once all of that pack has been read again. Nothing
+//! else is ever removed here, and no pack, so that nobody need be locked out: who finds that something has moved meanwhile
+//! looks again. `docs/decisions/0025-packs.md` has the reasons.
 
 use std::io::Write as _;
 
@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tempfile::NamedTempFile;
 
 use super::Archive;
-use super::catalogue::{Catalogue, Read};
+use super::catalogue::Catalogue;
 use super::layout::Layout;
 use crate::archive::manifest::{self, Manifest};
 use crate::archive::names;
@@ -116,44 +116,14 @@ struct Work<'a> {
     layout: Layout,
     /// Packs that count, of which single objects are still there.
     begun: Vec<(&'a Pack, Vec<String>)>,
-    /// Packs whose files all lie in a larger one.
-    contained: Vec<(Span, &'a Pack)>,
-    /// Packs without a manifest that nobody can finish.
-    abandoned: Vec<Span>,
 }
 
 impl<'a> Work<'a> {
     fn of(catalogue: &'a Catalogue, options: &CompactOptions) -> Work<'a> {
         let layout = Layout::of(catalogue, options.pack_bytes, options.keep_last.max(1));
-        let mut work =
-            Work { catalogue, layout, begun: Vec::new(), contained: Vec::new(), abandoned: Vec::new() };
-        let gone = catalogue.gone();
-        for (span, found) in &catalogue.packs {
-            let in_others = |number: u64| {
-                let packs = catalogue.files.get(&number).map(|file| &file.packs);
-                packs.is_some_and(|packs| packs.iter().any(|other| other != span))
-            };
-            if let Read::Absent = found.manifest {
-                let is_elsewhere = span.numbers().all(|number| number <= gone || in_others(number));
-                work.abandoned.extend(is_elsewhere.then_some(*span));
-                continue;
-            }
-            let Some(pack) = found.whole() else { continue };
-            let containing = catalogue.packs.iter().find(|(other, found)| {
-                *other != span
-                    && other.first <= span.first
-                    && span.last <= other.last
-                    && found.whole().is_some()
-            });
-            if let Some((_, other)) = containing {
-                work.contained.extend(other.whole().map(|other| (*span, other)));
-            }
-            let rest = rest(catalogue, *span);
-            if !rest.is_empty() {
-                work.begun.push((pack, rest));
-            }
-        }
-        work
+        let counting = catalogue.packs.iter().filter_map(|(span, found)| Some((*span, found.whole()?)));
+        let begun = counting.map(|(span, pack)| (pack, rest(catalogue, span)));
+        Work { catalogue, layout, begun: begun.filter(|(_, rest)| !rest.is_empty()).collect() }
     }
 
     fn kept(&self) -> Compaction {
@@ -162,8 +132,7 @@ impl<'a> Work<'a> {
 
     /// Objects that go without a new pack.
     fn rest(&self) -> u64 {
-        let singles: usize = self.begun.iter().map(|(_, rest)| rest.len()).sum();
-        (singles + 2 * self.contained.len() + self.abandoned.len()) as u64
+        self.begun.iter().map(|(_, rest)| rest.len() as u64).sum()
     }
 
     async fn run<S: Store>(&self, store: &S, report: &mut Compaction) -> Result<Outcome> {
@@ -173,20 +142,6 @@ impl<'a> Work<'a> {
             }
             remove(store, rest).await?;
             report.rest += rest.len() as u64;
-        }
-        for (span, containing) in &self.contained {
-            if prove(store, containing).await? == Outcome::Moved {
-                return Ok(Outcome::Moved);
-            }
-            store.remove(&names::pack_manifest(*span)).await?;
-            store.remove(&names::pack(*span)).await?;
-            report.rest += 2;
-        }
-        for span in &self.abandoned {
-            store.remove(&names::pack(*span)).await?;
-            // Whoever makes it yet looks for it after that, too.
-            store.remove(&names::pack_manifest(*span)).await?;
-            report.rest += 1;
         }
         let archive = self.catalogue.identity.as_ref().map_or("", |identity| &identity.archive);
         for (span, bytes) in &self.layout.packs {
@@ -223,14 +178,14 @@ fn rest(catalogue: &Catalogue, span: Span) -> Vec<String> {
 async fn make<S: Store>(store: &S, archive: &str, span: Span) -> Result<Outcome> {
     let mut spooled = NamedTempFile::new().map_err(spool_failed)?;
     let Some(pack) = gather(store, archive, span, &mut spooled).await? else { return Ok(Outcome::Moved) };
-    put(store, &pack.name, Content::File(spooled.path())).await?;
-    if has_moved(store, span).await? {
+    let put_there = put(store, &pack.name, Content::File(spooled.path())).await?;
+    if put_there == Outcome::Moved || has_moved(store, span).await? {
         return Ok(Outcome::Moved);
     }
     let own = names::pack_manifest(span);
-    put(store, &own, Content::Bytes(manifest::text(&pack).into())).await?;
-    // Who takes an unfinished pack away does so before it takes its manifest away.
-    if store.size(&pack.name).await? != Some(pack.stored_bytes) {
+    let sealed = put(store, &own, Content::Bytes(manifest::text(&pack).into())).await?;
+    // A prune may have taken it for one that nobody finishes: its files were not needed then.
+    if sealed == Outcome::Moved || store.size(&pack.name).await? != Some(pack.stored_bytes) {
         store.remove(&own).await?;
         return Ok(Outcome::Moved);
     }
@@ -321,11 +276,14 @@ fn agree(manifest: &Manifest, sha256: &str, bytes: u64) -> Result<()> {
 }
 
 /// Creates an object, and reads it back. One that is there already must be the same: of another who packs the same files, or
-/// of one that was killed.
-async fn put<S: Store>(store: &S, name: &str, content: Content<'_>) -> Result<()> {
+/// of one that was killed. Moved: it has gone again.
+async fn put<S: Store>(store: &S, name: &str, content: Content<'_>) -> Result<Outcome> {
     let put = store.create(name, content.clone()).await?;
     if store.holds(name, content).await? {
-        return Ok(());
+        return Ok(Outcome::Done);
+    }
+    if store.size(name).await?.is_none() {
+        return Ok(Outcome::Moved);
     }
     let (what, hint) = match put {
         Put::Created => (
@@ -337,9 +295,7 @@ async fn put<S: Store>(store: &S, name: &str, content: Content<'_>) -> Result<()
             "Nothing was removed. Look at who has put it there; take it away, then compact again.",
         ),
     };
-    let what = format!("{}: {name} {what}", store.display());
-    // Gone again: it was abandoned, and somebody has tidied up.
-    Err(Error::new(Kind::Difference, what).hint(hint))
+    Err(Error::new(Kind::Difference, format!("{}: {name} {what}", store.display())).hint(hint))
 }
 
 /// Whether something has been packed or pruned since it was looked at that is to be packed now.

@@ -31,7 +31,8 @@ impl Catalogue {
     /// After the single objects: what is not there any more by then is in a pack for certain.
     pub(super) async fn read_packs(&mut self, store: &impl Store) -> Result<()> {
         let mut packs: BTreeMap<Span, PackObjects> = BTreeMap::new();
-        for (span, manifest) in self.pack_manifests(store).await? {
+        let key_of = |name: &str| names::parse_pack(name);
+        for (span, manifest) in self.named(store, names::PACK_MANIFESTS, key_of).await? {
             packs.entry(span).or_default().manifest = manifest;
         }
         for object in store.list(names::PACKS, None).await? {
@@ -55,16 +56,6 @@ impl Catalogue {
         packs.retain(|_, found| found.bytes.is_some() || !matches!(found.manifest, Read::Absent));
         self.packs = packs;
         Ok(())
-    }
-
-    async fn pack_manifests(&mut self, store: &impl Store) -> Result<BTreeMap<Span, Read<Pack>>> {
-        let key_of = |name: &str| names::parse_pack(name);
-        let read: BTreeMap<Span, Read<Pack>> = self.named(store, names::PACK_MANIFESTS, key_of).await?;
-        if read.values().all(|manifest| !matches!(manifest, Read::Absent)) {
-            return Ok(read);
-        }
-        // One has gone into a larger one since it was listed, which was there before that.
-        self.named(store, names::PACK_MANIFESTS, key_of).await
     }
 
     /// Its files are there as if they lay there by themselves.

@@ -245,7 +245,7 @@ fn jobs(catalogue: &Catalogue, from: u64) -> Vec<Job<'_>> {
             continue;
         };
         let is_single = file.objects.iter().any(|(single, _)| single.name == object.name);
-        let pack = file.packs.iter().find(|span| catalogue.packs[span].whole().is_some()).copied();
+        let pack = file.packs.iter().rfind(|span| catalogue.packs[span].whole().is_some()).copied();
         if !is_single && pack.is_none() {
             // Its pack has a finding.
             continue;

@@ -332,8 +332,10 @@ fn two_at_once_and_a_prune_beside_them_lose_nothing() {
         run(compact(&store, &ReaderKeys::default(), &options(size))).unwrap();
         let left = shown.into_iter().filter(|(number, _)| *number > gone).collect();
         assert_whole(&built, &left);
-        let names = built.objects();
-        assert_eq!(names.iter().filter(|name| name.starts_with("meta/files/")).count(), 2, "{names:?}");
+        let notes = ended("verify", &built, &[], 0)["notes"].to_string();
+        assert!(!notes.contains("singly"), "what is in a pack lies nowhere else: {notes}");
+        let packs = std::fs::read_dir(built.path("meta/packs")).unwrap().count();
+        assert!(packs > 0, "{:?}", built.objects());
     }
 }
 
@@ -377,16 +379,15 @@ fn nothing_goes_for_a_pack_that_has_changed_since() {
     assert_eq!(built.objects(), other.objects());
 }
 
-/// Two that did not know of each other have packed the same files; what is in a larger pack goes.
+/// Two that did not know of each other have packed the same files, and a third has been given up.
 #[test]
-fn what_is_packed_twice_is_packed_once_in_the_end() {
+fn what_is_packed_twice_is_the_same_twice() {
     let (built, other) = (grown(), grown());
     let shown = contents(&built);
     for (built, size) in [(&built, three(&built)), (&other, u64::MAX)] {
         let store = Packed::over(Directory::open(built.root()).unwrap());
         run(compact(&store, &ReaderKeys::default(), &options(size))).unwrap();
     }
-    let expected = other.objects();
     for name in ["packs/0000000001-0000000008.pack", "meta/packs/0000000001-0000000008.json"] {
         built.put(name, &other.read(name));
     }
@@ -394,15 +395,20 @@ fn what_is_packed_twice_is_packed_once_in_the_end() {
     built.put("packs/0000000002-0000000007.pack", b"begun");
     assert_whole(&built, &shown);
     let store = Packed::over(Directory::open(built.root()).unwrap());
-    assert!(run(store.manifest(5)).unwrap().is_some(), "it knows the packs that go");
+    assert!(run(store.manifest(5)).unwrap().is_some(), "it knows all packs");
+    let before = built.objects();
     let done = ended("compact", &built, &["--keep-last", "2"], 0);
-    assert_eq!((&done["rest"], &done["packs"]), (&json!(7), &json!([])), "{done}");
-    assert_eq!(built.objects(), expected);
-    assert_whole(&built, &shown);
-    assert_eq!(
-        sha256(&run(store.read("0000000005.json", 0, 1 << 20)).unwrap()),
-        built.sealed[4].stored_sha256
-    );
+    assert_eq!((&done["rest"], &done["packs"]), (&json!(0), &json!([])), "{done}");
+    assert_eq!(built.objects(), before, "packs are left alone");
+    let notes = ended("verify", &built, &[], 0)["notes"].clone();
+    assert_eq!(notes[0]["what"], "this pack is not finished", "{notes}");
+    // They go when their files may, finished or not.
+    built.base(3, 9);
+    ended("prune", &built, &["--forget-reader", "laptop", "--yes"], 0);
+    assert!(!built.objects().iter().any(|name| name.contains("pack")), "{:?}", built.objects());
+    assert!(run(store.manifest(5)).unwrap().is_some(), "as it was known");
+    assert!(run(store.read("0000000005.json", 0, 1)).is_err());
+    assert_eq!(run(store.manifest(5)).unwrap(), None);
 }
 
 #[test]

@@ -106,15 +106,22 @@ impl<S: Store> Packed<S> {
     }
 
     async fn read_packed(&self, name: &str, offset: u64, length: usize) -> Result<Option<Bytes>> {
-        let Some((pack, at)) = self.find_named(name).await? else { return Ok(None) };
-        let file = &pack.files[at];
-        let left = file.length.saturating_sub(offset);
-        let length = usize::try_from(left).map_or(length, |left| left.min(length));
-        if length == 0 {
-            return Ok(Some(Bytes::new()));
+        let Some((number, _)) = names::parse_change_file(name) else { return Ok(None) };
+        for span in self.holding(number) {
+            let Some(pack) = self.pack(span).await? else { continue };
+            let Some(file) = pack.file(number).filter(|file| file.name == name) else { continue };
+            let left = file.length.saturating_sub(offset);
+            let length = usize::try_from(left).map_or(length, |left| left.min(length));
+            if length == 0 {
+                return Ok(Some(Bytes::new()));
+            }
+            // `None`: the pack has been pruned.
+            let read = self.store.read_if_any(&pack.name, file.offset + offset, length).await?;
+            if read.is_some() {
+                return Ok(read);
+            }
         }
-        // `None`: the pack has gone with all that is in it, or into a larger one.
-        self.store.read_if_any(&pack.name, file.offset + offset, length).await
+        Ok(None)
     }
 
     /// Copies a change file to a local one, which is there only when it is whole.
@@ -154,12 +161,7 @@ impl<S: Store> Packed<S> {
 
     /// The pack that a file is in, as far as packs are known, and its place there.
     async fn find(&self, number: u64) -> Result<Option<(Arc<Pack>, usize)>> {
-        let spans: Vec<Span> = {
-            let known = self.lock();
-            let until = known.spans.partition_point(|span| span.first <= number);
-            known.spans[..until].iter().rev().filter(|span| span.last >= number).copied().collect()
-        };
-        for span in spans {
+        for span in self.holding(number) {
             if let Some(pack) = self.pack(span).await? {
                 // Its manifest was checked: it has all files of its span.
                 let at = usize::try_from(number - span.first).unwrap_or(usize::MAX);
@@ -167,6 +169,13 @@ impl<S: Store> Packed<S> {
             }
         }
         Ok(None)
+    }
+
+    /// The packs that hold a file: as a rule one.
+    fn holding(&self, number: u64) -> Vec<Span> {
+        let known = self.lock();
+        let until = known.spans.partition_point(|span| span.first <= number);
+        known.spans[..until].iter().rev().filter(|span| span.last >= number).copied().collect()
     }
 
     /// `None`: it has gone since it was listed.
