@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::archive::encryption;
 use crate::archive::keys::{ReaderKeys, speaks_for};
 use crate::archive::line::Origin;
-use crate::archive::manifest::{self, Base, Identity, Manifest, Piece};
+use crate::archive::manifest::{self, Base, Identity, Manifest, Piece, Pruned};
 use crate::archive::names::{self, Stored};
 use crate::archive::reading::Content;
 use crate::archive::signing;
@@ -143,7 +143,7 @@ impl Shelf {
         }
         let before = match low.checked_sub(1) {
             Some(before) => Some(self.manifest_of_listed(sealed[before]).await?),
-            None => None,
+            None => self.pruned_before(sealed.first(), position).await?,
         };
         let reached = before.as_ref().map_or(Lsn::ZERO, |before| before.to);
         if low == sealed.len() && reached < position && copied_at < position {
@@ -162,6 +162,26 @@ impl Shelf {
             (None, None) => 1,
         };
         Ok(Place { next, before, last: sealed.last().copied().unwrap_or(0) })
+    }
+
+    /// The file before the first that is left, as the record of its removal has it, if all of it is applied: what is left
+    /// must go on from it. Such records are not signed, so that who asks for signatures believes none.
+    async fn pruned_before(&self, first: Option<&u64>, position: Lsn) -> Result<Option<Manifest>> {
+        let Some(number) = first.and_then(|first| first.checked_sub(1)).filter(|number| *number > 0) else {
+            return Ok(None);
+        };
+        let name = names::pruned(number);
+        let asks = !self.keys.signed_by.is_empty();
+        let Some(bytes) = self.store.singly().read_all(&name, MANIFEST_BYTES_MAX).await?.filter(|_| !asks)
+        else {
+            return Ok(None);
+        };
+        // A damaged one is for `archive verify`: without it less is known, and nothing wrong.
+        let Ok(Pruned { archive, last, .. }) = manifest::parse(&name, &bytes) else { return Ok(None) };
+        if archive != self.identity.archive || last.archive != archive {
+            return Err(foreign(&name, &last.archive, &self.identity.archive));
+        }
+        Ok(Some(last).filter(|last| last.number == number && last.to <= position))
     }
 
     /// Copies an object to a local file of no name: whatever is killed, nothing is left of it.
