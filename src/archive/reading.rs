@@ -269,8 +269,10 @@ fn change(
         let relations = row
             .tables
             .iter()
-            .filter_map(|(schema, table)| relations.wanted(schema, table, wanted).transpose())
-            .map(|relation| relation.cloned())
+            .filter_map(|(schema, table)| match relations.wanted(schema, table, wanted) {
+                Ok(relation) => relation.cloned().map(Ok),
+                Err(error) => Some(Err(error)),
+            })
             .collect::<Result<Vec<_>>>()?;
         let (cascade, restart_identity) = (row.cascade, row.restart_identity);
         let is_wanted = !relations.is_empty();

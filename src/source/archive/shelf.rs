@@ -193,7 +193,8 @@ impl Shelf {
             }
             None => return Err(broken(format!("{name} is missing, though its manifest is there"))),
         }
-        let path = directory.join(name.replace('/', "_"));
+        // A fetch that was dropped may still give its file its name: not to one that another removes.
+        let path = directory.join(format!("{:016x}.{}", fastrand::u64(..), name.replace('/', "_")));
         self.store.fetch(name, &path).await?;
         let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
         opened.map_err(|error| {
