@@ -9,7 +9,6 @@
 mod endpoint;
 mod file;
 mod keys;
-mod nearest;
 mod preserve;
 mod preset;
 mod redaction;
@@ -19,16 +18,19 @@ mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result, Side};
 use crate::schedule::Schedule;
+use crate::source::redis::mapping::Mapper;
 
-pub use endpoint::{Conninfo, Endpoint};
-pub use nearest::nearest;
+pub use crate::nearest::nearest;
+pub use endpoint::{Conninfo, Endpoint, RedisEnd};
 pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
+pub use redis::{KeyOptions, Live, RedisOptions, RedisPreset};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
@@ -59,6 +61,9 @@ pub struct Pipeline {
     pub stream: StreamOptions,
     pub archive: ArchiveOptions,
     pub spill: SpillOptions,
+    pub redis: RedisOptions,
+    /// What becomes of the source's keys, where it is a Redis server.
+    pub mapper: Option<Arc<Mapper>>,
     pub snapshot: SnapshotOptions,
     /// What of the source a snapshot leaves out or replaces; the preset's part included.
     pub redaction: Redaction,
@@ -119,7 +124,7 @@ macro_rules! section {
             fn keys() -> Vec<Key> {
                 let default = Self::default();
                 vec![$(Key {
-                    name: stringify!($key),
+                    name: stringify!($key).trim_start_matches("r#"),
                     shape: $shape,
                     default: default.$key.toml(),
                     example: concat!("" $(, $example)?),
@@ -130,7 +135,19 @@ macro_rules! section {
     };
 }
 
-// Below the macro that it uses.
+macro_rules! shown {
+    ($($type:ty: $text:expr),+ $(,)?) => {
+        $(impl Shown for $type {
+            fn toml(&self) -> Option<String> {
+                let text: fn(&$type) -> Option<String> = $text;
+                text(self)
+            }
+        })+
+    };
+}
+
+// Below the macros that they use.
+mod redis;
 mod syncdata;
 
 choice! {
@@ -274,7 +291,8 @@ section! {
         mode: Mode = Mode::Stream, Shape::Choice(Mode::WORDS);
         /// The database that is read and never written: a libpq URI or `key=value` text, or a table
         /// `[pipeline.NAME.source]` of connection parameters. Or an archive of change files: `/path`,
-        /// `sftp://user@host:port/path`, `s3://bucket/prefix`.
+        /// `sftp://user@host:port/path`, `s3://bucket/prefix`. Or a Redis server: `redis://user@host:port`, over TLS
+        /// `rediss://`, over a socket `redis+unix:///path`.
         source: Option<Endpoint> = None, Shape::Connection, r#""postgresql://repl@db1/app""#;
         /// The database that becomes the mirror, or the archive that takes the change files, written in the same ways.
         target: Option<Endpoint> = None, Shape::Connection, r#""service=mirror""#;
@@ -297,6 +315,8 @@ section! {
         archive: ArchiveOptions = ArchiveOptions::default(), Shape::of::<ArchiveOptions>();
         /// Where changes go while the target is too slow for them.
         spill: SpillOptions = SpillOptions::default(), Shape::of::<SpillOptions>();
+        /// The keys of a Redis server, where the source is one, and what becomes of them.
+        redis: RedisOptions = RedisOptions::default(), Shape::of::<RedisOptions>();
         /// What `pgdiode sync` keeps and checks.
         snapshot: SnapshotOptions = SnapshotOptions::default(), Shape::of::<SnapshotOptions>();
         /// What a pipeline may use.
@@ -567,6 +587,9 @@ pub enum Shape {
     Text,
     Path,
     Texts,
+    TextOrTexts,
+    /// A list of whole numbers, from and up to.
+    Wholes(u64, u64),
     /// A table of texts whose names the operator chooses.
     TextsByName,
     Switch,
@@ -578,11 +601,17 @@ pub enum Shape {
     Section(fn() -> Vec<Key>, &'static str),
     /// A table of sections whose names the operator chooses.
     Named(fn() -> Vec<Key>),
+    /// A list of sections.
+    Sections(fn() -> Vec<Key>, &'static str),
 }
 
 impl Shape {
     fn of<S: Section>() -> Shape {
         Shape::Section(S::keys, S::ABOUT)
+    }
+
+    fn each<S: Section>() -> Shape {
+        Shape::Sections(S::keys, S::ABOUT)
     }
 }
 
@@ -594,17 +623,6 @@ trait Section {
 /// A default as TOML.
 trait Shown {
     fn toml(&self) -> Option<String>;
-}
-
-macro_rules! shown {
-    ($($type:ty: $text:expr),+ $(,)?) => {
-        $(impl Shown for $type {
-            fn toml(&self) -> Option<String> {
-                let text: fn(&$type) -> Option<String> = $text;
-                text(self)
-            }
-        })+
-    };
 }
 
 // A JSON text, number, switch or list is the same in TOML.
@@ -625,6 +643,7 @@ shown! {
     StreamOptions: |_| None,
     ArchiveOptions: |_| None,
     SpillOptions: |_| None,
+    RedisOptions: |_| None,
     SnapshotOptions: |_| None,
     Limits: |_| None,
     Retry: |_| None,
@@ -685,8 +704,8 @@ pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Config {
     /// Reads the named file; without one, `PGDIODE_CONFIG`'s, `DATA_SYNC_CONFIG`'s, the pipeline that `PGDIODE_SOURCE` and
-    /// `PGDIODE_TARGET` describe, the first file found in the usual places, or the sync that `MAIN_DB_*` and `LI_DB_*`
-    /// describe.
+    /// `PGDIODE_TARGET` describe, the first file found in the usual places, or the pipeline that `REDIS_HOST`
+    /// and `DATABASE_URL` describe, or the sync that `MAIN_DB_*` and `LI_DB_*` do.
     pub fn load(named: Option<&Path>, variable: Variable<'_>) -> Result<Config> {
         let variable: Variable<'_> = &|name| variable(name).filter(|text| !text.trim().is_empty());
         if let Some(path) =
@@ -703,6 +722,7 @@ impl Config {
         match (found, described) {
             (Some(path), false) => Config::read(path, variable),
             (None, true) => Config::from_environment(variable),
+            (None, false) if redis::is_described(variable) => redis::from_environment(variable),
             (None, false) if ENDS_OF_A_SYNC.iter().any(|(_, prefix)| names_end(prefix, variable)) => {
                 Config::of_a_sync(variable)
             }
@@ -910,6 +930,8 @@ pub enum Way {
     Direct,
     ToArchive,
     FromArchive,
+    /// From the keys of a Redis server into a database.
+    FromRedis,
 }
 
 fn check_archives(mode: Mode, source: &Endpoint, target: &Endpoint, at: Place<'_>) -> Result<()> {
@@ -973,6 +995,9 @@ fn check_plugin(plugin: Plugin, source: &Endpoint, target: &Endpoint, at: Place<
 
 impl Pipeline {
     pub fn way(&self) -> Way {
+        if self.source.is_redis() {
+            return Way::FromRedis;
+        }
         match (self.source.is_archive(), self.target.is_archive()) {
             (true, _) => Way::FromArchive,
             (false, true) => Way::ToArchive,
@@ -1004,12 +1029,13 @@ impl Pipeline {
         let at = |key: &[&str]| place(&[&["pipeline", name.as_str()], key].concat());
         check_name(&name, &at(&[]))?;
         check_numbers(&keys, &at)?;
-        let source = required(keys.source, "source", &at)?;
-        let target = required(keys.target, "target", &at)?;
+        let source = required(keys.source.clone(), "source", &at)?;
+        let target = required(keys.target.clone(), "target", &at)?;
         if source == target {
             return Err(Error::config(format!("{}: the target is the source itself", at(&["target"])))
                 .hint("a pipeline writes its target; name another database"));
         }
+        redis::check_ends(&keys, &source, &target, &at)?;
         check_archives(keys.mode, &source, &target, &at)?;
         check_plugin(keys.plugin, &source, &target, &at)?;
         keys.archive.check(&at)?;
@@ -1030,14 +1056,26 @@ impl Pipeline {
             ))
             .hint("use lower-case letters, digits and _, at most 63 characters"));
         }
+        let mapper = source.is_redis().then(|| keys.redis.mapper(&at)).transpose()?.map(Arc::new);
         let mut tables = Tables::parse(&keys.tables).map_err(|error| error.context(at(&["tables"])))?;
         let mut redaction = Redaction::parse(&keys.snapshot.empty, &keys.snapshot.mask, &at)?;
         if let Some(preset) = keys.snapshot.preset {
             preset.contents()?.add_to(&mut tables, &mut redaction)?;
         }
         keys.snapshot.schedule().map_err(|error| error.context(at(&["snapshot"])))?;
-        let PipelineKeys { mode, plugin, copy, stream, archive, spill, mut snapshot, limits, retry, .. } =
-            keys;
+        let PipelineKeys {
+            mode,
+            plugin,
+            copy,
+            stream,
+            archive,
+            spill,
+            redis,
+            mut snapshot,
+            limits,
+            retry,
+            ..
+        } = keys;
         let rows = std::mem::take(&mut snapshot.preserve_rows);
         let preserve = Preserve::parse(&snapshot.preserve, rows, &at)?;
         Ok(Pipeline {
@@ -1054,6 +1092,8 @@ impl Pipeline {
             stream,
             archive,
             spill,
+            redis,
+            mapper,
             snapshot,
             redaction,
             preserve,

@@ -241,4 +241,6 @@ pub struct NodePosition {
     pub database: Option<u32>,
     /// Every key has been looked at since this history was begun.
     pub is_scanned: bool,
+    /// The digest of the mapping by which it was applied: under another one every key is looked at again.
+    pub mapping: ContentHash,
 }

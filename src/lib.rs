@@ -10,8 +10,9 @@
 //!
 //! The floors, top of the list at the bottom of the house; arrows only point down (`tests/tidy.rs` checks):
 //!
-//! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`secret`]
-//! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files
+//! - words: [`change`], [`keyspace`], [`position`], [`digest`], [`error`], [`nearest`], [`secret`]
+//! - wires: [`pg`] and [`redis`], our connections to servers, [`store`], where objects lie, and [`archive`], the change files;
+//!   below them [`wire`], what they have in common
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
 //! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`demo`]
@@ -31,6 +32,7 @@ pub mod digest;
 pub mod error;
 pub mod keyspace;
 pub mod lock;
+pub mod nearest;
 pub mod pg;
 pub mod pipeline;
 pub mod plan;
@@ -46,3 +48,4 @@ pub mod status;
 pub mod store;
 pub mod target;
 pub mod verify;
+pub mod wire;

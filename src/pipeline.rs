@@ -7,6 +7,7 @@ pub mod copy;
 pub mod drift;
 pub mod ends;
 pub mod holder;
+pub mod keyspace;
 mod labels;
 mod lifecycle;
 mod membership;
@@ -51,6 +52,9 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
     match pipeline.way() {
         Way::ToArchive => return preflight::check_writer(pipeline).await,
         Way::FromArchive => return preflight::check_reader(pipeline).await,
+        Way::FromRedis => {
+            pipeline.refuse_redis("check", "The mapping itself has been checked: it is sound.")?;
+        }
         Way::Direct => {}
     }
     match pipeline.mode {
@@ -109,6 +113,9 @@ pub async fn start(
         Mode::Stream if pipeline.way() == Way::FromArchive => {
             replay::run(pipeline, until, progress, stop).await
         }
+        Mode::Stream if pipeline.way() == Way::FromRedis => {
+            keyspace::run(pipeline, until, progress, stop).await
+        }
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
@@ -138,6 +145,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => archiving::status(pipeline).await,
         Mode::Stream if pipeline.way() == Way::FromArchive => replay::status(pipeline).await,
+        Mode::Stream if pipeline.way() == Way::FromRedis => keyspace::status(pipeline).await,
         Mode::Stream => report::status(pipeline).await,
         Mode::Subscription => subscription::status(pipeline).await,
         Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),
@@ -251,7 +259,7 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
 async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     match pipeline.mode {
         Mode::Snapshot => snapshot::audit_session(pipeline).await,
-        Mode::Stream | Mode::Subscription if pipeline.way() == Way::FromArchive => {
+        Mode::Stream | Mode::Subscription if matches!(pipeline.way(), Way::FromArchive | Way::FromRedis) => {
             TargetEnd::resolve(pipeline)?.session().await
         }
         Mode::Stream | Mode::Subscription => Ends::resolve(pipeline)?.target().await,

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::output;
-use crate::config::{Preset, reference};
+use crate::config::{Preset, RedisPreset, reference};
 use crate::error::{Error, Result};
 
 /// Write a sample configuration
@@ -23,6 +23,7 @@ Examples:
   pgdiode init /etc/pgdiode/pgdiode.toml
   pgdiode init -
   pgdiode init --preset synapse-li
+  pgdiode init --preset chat-sessions
 
 ",
     exit_statuses!()
@@ -31,15 +32,18 @@ pub struct Init {
     /// Where to write it; `-` is standard output
     #[arg(value_name = "FILE", default_value = "pgdiode.toml")]
     path: PathBuf,
-    /// Print what a preset of snapshot.preset holds, each line with its reason, and write nothing
-    #[arg(long, value_name = "NAME", conflicts_with = "path", value_parser = clap::builder::PossibleValuesParser::new(Preset::WORDS))]
+    /// Print what a preset of snapshot.preset or redis.preset holds, with its reasons, and write nothing
+    #[arg(long, value_name = "NAME", conflicts_with = "path", value_parser = clap::builder::PossibleValuesParser::new([Preset::WORDS, RedisPreset::WORDS].concat()))]
     preset: Option<String>,
 }
 
 impl Init {
     pub(super) fn run(self) -> Result<()> {
-        if let Some(preset) = self.preset.as_deref().and_then(Preset::named) {
-            return output::text(preset.text());
+        if let Some(name) = self.preset.as_deref() {
+            let text = Preset::named(name).map(Preset::text);
+            return output::text(
+                text.or_else(|| RedisPreset::named(name).map(RedisPreset::text)).unwrap_or(""),
+            );
         }
         let sample = reference::sample();
         if self.path == Path::new("-") {

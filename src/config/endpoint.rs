@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::{Key, Shape, Variable};
 use crate::error::{Error, Result, Side};
+use crate::redis;
 use crate::secret::Secret;
 use crate::store::{Location, StoreOptions};
 
@@ -30,6 +31,16 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conninfo {
     pub text: Option<Secret>,
+    pub parameters: BTreeMap<String, Secret>,
+}
+
+/// A Redis server as it was written, with the password looked up; a key overrides what the text says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisEnd {
+    /// `redis://user:password@host:port/0`; may hold a password.
+    pub text: Secret,
+    pub password: Option<Secret>,
+    /// Of `user`, `sslrootcert`, `sslcert`, `sslkey` and `connect_timeout` those that were set.
     pub parameters: BTreeMap<String, Secret>,
 }
 
@@ -68,6 +79,50 @@ impl Endpoint {
     /// Whether this is an archive and no database: `sftp://`, `s3://`, `file://`, an absolute path, or key `archive`.
     pub fn is_archive(&self) -> bool {
         self.archive_text().is_some()
+    }
+
+    /// Whether this is a Redis server: `redis://`, `rediss://`, `redis+unix://`, or key `redis`.
+    pub fn is_redis(&self) -> bool {
+        self.redis_text().is_some()
+    }
+
+    fn redis_text(&self) -> Option<&str> {
+        if let Some(redis) = self.parameters.get("redis") {
+            return Some(redis.reveal());
+        }
+        let text = self.text.as_ref()?.reveal().trim();
+        ["redis://", "rediss://", "redis+unix://", "unix+redis://"]
+            .iter()
+            .any(|start| text.starts_with(start))
+            .then_some(text)
+    }
+
+    /// Where the Redis server is, the password looked up; `None` for anything else.
+    pub fn redis(&self) -> Result<Option<RedisEnd>> {
+        self.redis_with(&|name| std::env::var(name).ok())
+    }
+
+    fn redis_with(&self, variable: Variable<'_>) -> Result<Option<RedisEnd>> {
+        let Some(text) = self.redis_text() else { return Ok(None) };
+        self.check_redis()?;
+        let mut parameters = self.conninfo_with(variable)?.parameters;
+        parameters.remove("redis");
+        let password = parameters.remove("password");
+        Ok(Some(RedisEnd { text: Secret::new(text), password, parameters }))
+    }
+
+    /// Whether a Redis server's location can be read, and the keys beside it are a Redis server's.
+    pub(super) fn check_redis(&self) -> Result<()> {
+        self.redis_text().map(redis::location::Location::parse).transpose()?;
+        const KNOWN: [&str; 7] =
+            ["redis", "user", "password", "sslrootcert", "sslcert", "sslkey", "connect_timeout"];
+        let other = self.parameters.keys().find(|name| !KNOWN.contains(&name.as_str()));
+        other.map_or(Ok(()), |other| {
+            Err(Error::config(format!("{other} is a database's key, and this is a Redis server")).hint(
+                "a Redis server takes: redis, user, password_file, password_env, sslrootcert, sslcert, sslkey, \
+                 connect_timeout",
+            ))
+        })
     }
 
     fn archive_text(&self) -> Option<&str> {
@@ -292,6 +347,7 @@ pub(super) fn parameters() -> Vec<Key> {
         ("keepalives_interval", SECONDS, "10", "Seconds between keepalives."),
         ("keepalives_count", Shape::Whole(0, 1000), "6", "Lost keepalives that end the connection."),
         ("archive", Shape::Text, r#""sftp://backup@host:22/changes""#, "No database but an archive of change files: `/path`, `sftp://user@host:port/path`, or `s3://bucket/prefix?endpoint=https://host&region=name`."),
+        ("redis", Shape::Text, r#""redis://pgdiode@cache1:6379""#, "No database but a Redis server: `redis://`, over TLS `rediss://`, over a socket `redis+unix:///path`."),
         ("identity_file", Shape::Path, r#""/etc/pgdiode/id_ed25519""#, "Of an archive over SFTP: the private key. Left out: the agent, then the user's own keys."),
         ("known_hosts", Shape::Path, r#""/etc/pgdiode/known_hosts""#, "Of an archive over SFTP: which host keys are believed. Left out: `~/.ssh/known_hosts`."),
         ("passphrase_env", Shape::Text, r#""KEY_PASSPHRASE""#, "The environment variable that holds the private key's passphrase."),

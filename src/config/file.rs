@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{Key, Section, Shape, endpoint, nearest};
 use crate::error::{Error, Result};
@@ -83,17 +83,21 @@ impl Reading<'_> {
 
     fn value(&mut self, key: &Key, value: &DeValue<'_>, span: &Range<usize>) -> Result<()> {
         match (key.shape, value) {
-            (Shape::Text | Shape::Path | Shape::Connection, DeValue::String(_))
+            (Shape::Text | Shape::TextOrTexts | Shape::Path | Shape::Connection, DeValue::String(_))
             | (Shape::Switch, DeValue::Boolean(_)) => Ok(()),
-            (Shape::Texts, DeValue::Array(items)) if items.iter().all(|item| item.get_ref().is_str()) => {
+            (Shape::Texts | Shape::TextOrTexts, DeValue::Array(items))
+                if items.iter().all(|item| item.get_ref().is_str()) =>
+            {
                 Ok(())
             }
-            (Shape::TextsByName, DeValue::Table(table)) => self.texts_by_name(key, table),
-            (Shape::Whole(least, most), DeValue::Integer(number)) => {
-                let number = u64::from_str_radix(number.as_str(), number.radix());
-                let fits = number.is_ok_and(|number| (least..=most).contains(&number));
-                if fits { Ok(()) } else { Err(self.unfit(key, value, span)) }
+            (Shape::Wholes(least, most), DeValue::Array(items))
+                if items.iter().all(|item| is_whole(item.get_ref(), least, most)) =>
+            {
+                Ok(())
             }
+            (Shape::Sections(keys, _), DeValue::Array(items)) => self.sections(key, items, &keys()),
+            (Shape::TextsByName, DeValue::Table(table)) => self.texts_by_name(key, table),
+            (Shape::Whole(least, most), DeValue::Integer(_)) if is_whole(value, least, most) => Ok(()),
             (Shape::Choice(words), DeValue::String(word)) if words.contains(&word.as_ref()) => Ok(()),
             (Shape::Connection, DeValue::Table(table)) => self.section(table, &endpoint::parameters()),
             (Shape::Section(keys, _), DeValue::Table(table)) => self.section(table, &keys()),
@@ -114,6 +118,19 @@ impl Reading<'_> {
                 .hint(format!("begin a section such as [{inside}.main]")));
             };
             self.enter(name.get_ref(), &name.span());
+            self.section(section, known)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    /// Sections without names: their places are numbered.
+    fn sections(&mut self, key: &Key, items: &DeArray<'_>, known: &[Key]) -> Result<()> {
+        for (number, item) in items.iter().enumerate() {
+            let DeValue::Table(section) = item.get_ref() else {
+                return Err(self.unfit(key, item.get_ref(), &item.span()));
+            };
+            self.enter(&number.to_string(), &item.span());
             self.section(section, known)?;
             self.path.pop();
         }
@@ -148,6 +165,8 @@ impl Reading<'_> {
             Shape::Text => "a text in quotation marks".into(),
             Shape::Path => "a path in quotation marks".into(),
             Shape::Texts => "a list of texts".into(),
+            Shape::TextOrTexts => "a text in quotation marks, or a list of texts".into(),
+            Shape::Wholes(least, most) => format!("a list of whole numbers from {least} to {most}"),
             Shape::TextsByName => "a table of names in quotation marks and texts".into(),
             Shape::Switch => "true or false".into(),
             Shape::Whole(least, most) => format!("a whole number from {least} to {most}"),
@@ -156,6 +175,7 @@ impl Reading<'_> {
             }
             Shape::Connection => "a connection text or a table of connection parameters".into(),
             Shape::Section(..) | Shape::Named(_) => "a section".into(),
+            Shape::Sections(..) => "a list of sections".into(),
         };
         let error =
             Error::config(format!("{}: {} must be {wanted}{}", self.at(span), key.name, shown(key, value)));
@@ -171,6 +191,12 @@ impl Reading<'_> {
             _ => error.hint(format!("for example {} = {}", key.name, key.example)),
         }
     }
+}
+
+fn is_whole(value: &DeValue<'_>, least: u64, most: u64) -> bool {
+    let DeValue::Integer(number) = value else { return false };
+    let number = u64::from_str_radix(number.as_str(), number.radix());
+    number.is_ok_and(|number| (least..=most).contains(&number))
 }
 
 /// The unfit value where it cannot be a misplaced secret: a password, or a text that holds one.

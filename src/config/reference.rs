@@ -78,6 +78,15 @@ pub fn markdown() -> String {
          | `PGDIODE_TARGET` | the target, in the same ways |\n\
          | `PGDIODE_TABLES` | patterns, separated by commas; default `*.*` |\n\
          | `PGDIODE_NAME` | the pipeline's name; default `main` |\n\n\
+         With `REDIS_HOST` and `DATABASE_URL` it is the pipeline `chat` with the preset `chat-sessions`, from that Redis\n\
+         server into that database:\n\n\
+         | Variable | Meaning |\n|---|---|\n\
+         | `REDIS_HOST` | the Redis server |\n\
+         | `REDIS_PORT` | its port; default 6379 |\n\
+         | `REDIS_USERNAME` | the user there; left out: the default user |\n\
+         | `REDIS_PASSWORD` | that user's password |\n\
+         | `REDIS_SESSION_TTL_HOURS` | accepted and checked to be a whole number; how long a session lives is read of each key |\n\
+         | `DATABASE_URL` | the target, a libpq URI |\n\n\
          Where both a file found in the usual places and these variables describe what to do, pgdiode refuses to choose.\n\n",
     );
     let document = Document::keys();
@@ -125,6 +134,9 @@ fn markdown_section(text: &mut String, name: &str, keys: &[Key], about: &str) {
         if let Shape::Named(keys) = key.shape {
             markdown_section(text, &format!("{name}.{}.NAME", key.name), &keys(), key.text);
         }
+        if let Shape::Sections(keys, about) = key.shape {
+            markdown_section(text, &format!("[{name}.{}]", key.name), &keys(), about);
+        }
     }
 }
 
@@ -154,7 +166,10 @@ fn shape(shape: Shape) -> String {
             words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
         }
         Shape::Connection => "text or table".into(),
+        Shape::TextOrTexts => "text or list of texts".into(),
+        Shape::Wholes(least, most) => format!("list of {least} to {most}"),
         Shape::Section(..) | Shape::Named(_) => "section".into(),
+        Shape::Sections(..) => "list of sections".into(),
     }
 }
 
@@ -238,7 +253,7 @@ mod tests {
         fn walk(keys: &[Key]) {
             for key in keys {
                 assert!(prose(key.text).ends_with('.'), "{} lacks its text", key.name);
-                if let Shape::Section(keys, _) | Shape::Named(keys) = key.shape {
+                if let Shape::Section(keys, _) | Shape::Named(keys) | Shape::Sections(keys, _) = key.shape {
                     walk(&keys());
                 }
             }

@@ -11,7 +11,6 @@
 //! Source: PostgreSQL documentation, "Message Flow", "SASL Authentication"; `target_session_attrs` of libpq.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,16 +21,14 @@ use postgres_protocol::authentication::sasl::{
     ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
 };
 use postgres_protocol::message::frontend;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
-use super::conninfo::{
-    ChannelBindingMode, ConnInfo, Host, Keepalives, LoadBalance, SslMode, TargetSessionAttrs,
-};
+use super::conninfo::{ChannelBindingMode, ConnInfo, Host, LoadBalance, SslMode, TargetSessionAttrs};
 pub use super::tls::Stream;
 use super::tls::{self, Demand};
 use crate::error::{Error, Kind, Result};
+use crate::wire::stream;
 
 /// Longer than any message of a server that is opening a session, short enough not to believe a stranger's length.
 const STARTUP_MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -83,12 +80,18 @@ pub async fn cancel(conninfo: &ConnInfo, host: &Host, process_id: i32, secret_ke
     frontend::cancel_request(process_id, secret_key, &mut request);
     let mut last = None;
     for address in addresses(host, conninfo).await? {
-        match within_timeout(conninfo, &address, send_alone(conninfo, host, &address, &request)).await {
+        match stream::within(
+            conninfo.connect_timeout,
+            &address.display(),
+            send_alone(conninfo, host, &address, &request),
+        )
+        .await
+        {
             Ok(()) => return Ok(()),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| no_address(host)))
+    Err(last.unwrap_or_else(|| stream::no_address(&host.name)))
 }
 
 async fn send_alone(conninfo: &ConnInfo, host: &Host, address: &Address, request: &[u8]) -> Result<()> {
@@ -128,7 +131,7 @@ async fn first_suitable(
         };
         for address in addresses {
             let attempt = Box::pin(open(conninfo, host, &address, startup, wanted));
-            match within_timeout(conninfo, &address, attempt).await {
+            match stream::within(conninfo.connect_timeout, &address.display(), attempt).await {
                 Err(error) if error.retries() => failures.push(error),
                 result => return result,
             }
@@ -176,46 +179,15 @@ async fn addresses(host: &Host, conninfo: &ConnInfo) -> Result<Vec<Address>> {
     if let Some(address) = host.address {
         return Ok(vec![Address::Tcp(SocketAddr::new(address, host.port))]);
     }
-    let unknown = || {
-        Error::new(Kind::SourceUnreachable, format!("host name {:?} cannot be resolved", host.name))
-            .hint("check the host's spelling and this machine's name servers")
-    };
-    let look_up = tokio::net::lookup_host((host.name.as_str(), host.port));
-    let found = match conninfo.connect_timeout {
-        Some(timeout) => tokio::time::timeout(timeout, look_up).await.map_err(|_| unknown())?,
-        None => look_up.await,
-    };
-    let mut found: Vec<SocketAddr> = found.map_err(|error| unknown().because(error))?.collect();
+    let mut found = stream::look_up(&host.name, host.port, conninfo.connect_timeout).await?;
     if conninfo.load_balance_hosts == LoadBalance::Random {
         fastrand::shuffle(&mut found);
     }
-    if found.is_empty() { Err(no_address(host)) } else { Ok(found.into_iter().map(Address::Tcp).collect()) }
-}
-
-fn no_address(host: &Host) -> Error {
-    Error::new(Kind::SourceUnreachable, format!("host name {:?} has no address", host.name))
-        .hint("check the host's spelling and this machine's name servers")
+    Ok(found.into_iter().map(Address::Tcp).collect())
 }
 
 fn socket_path(directory: &Path, port: u16) -> PathBuf {
     directory.join(format!(".s.PGSQL.{port}"))
-}
-
-async fn within_timeout<T>(
-    conninfo: &ConnInfo,
-    address: &Address,
-    attempt: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    let Some(timeout) = conninfo.connect_timeout else { return attempt.await };
-    tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            Kind::SourceUnreachable,
-            format!("no session with {} within {} s", address.display(), timeout.as_secs()),
-        )
-        .hint(
-            "a firewall may be dropping packets, or the server is overloaded; connect_timeout sets the limit",
-        ))
-    })
 }
 
 /// What the connection of one attempt is to be.
@@ -307,66 +279,18 @@ async fn reach(
 ) -> Result<Stream> {
     let tcp = match address {
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await.map_err(|error| unreachable_socket(path, error))?;
+            let stream =
+                UnixStream::connect(path).await.map_err(|error| stream::unreachable_socket(path, error))?;
             return Ok(Stream::Unix(stream));
         }
-        Address::Tcp(address) => {
-            tcp(*address, conninfo).await.map_err(|error| unreachable_address(host, *address, error))?
-        }
+        Address::Tcp(address) => stream::tcp(*address, conninfo.keepalives)
+            .await
+            .map_err(|error| stream::unreachable_address(host.display(), *address, error))?,
     };
     match encryption {
         Encryption::None => Ok(Stream::Tcp(tcp)),
         Encryption::IfOffered => tls::negotiate(tcp, conninfo, host, Demand::GoOnWithout).await,
         Encryption::Required => tls::negotiate(tcp, conninfo, host, Demand::Insist).await,
-    }
-}
-
-async fn tcp(address: SocketAddr, conninfo: &ConnInfo) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    watch_for_silence(&socket, conninfo.keepalives)?;
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-fn watch_for_silence(socket: &TcpSocket, keepalives: Keepalives) -> io::Result<()> {
-    if !keepalives.enabled {
-        return socket.set_keepalive(false);
-    }
-    let socket = SockRef::from(socket);
-    let probes = TcpKeepalive::new().with_time(keepalives.idle).with_interval(keepalives.interval);
-    socket.set_tcp_keepalive(&probes.with_retries(keepalives.count))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(keepalives.user_timeout))?;
-    Ok(())
-}
-
-fn unreachable_address(host: &Host, address: SocketAddr, error: io::Error) -> Error {
-    let mut place = host.display();
-    if place != address.to_string() {
-        place = format!("{place} ({})", address.ip());
-    }
-    let hint = match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            format!("is the server running, and does it listen on that address and port {}?", address.port())
-        }
-        _ => "check the address, the network and firewalls between here and the server".to_owned(),
-    };
-    Error::new(Kind::SourceUnreachable, format!("cannot connect to {place}")).because(error).hint(hint)
-}
-
-fn unreachable_socket(path: &Path, error: io::Error) -> Error {
-    let what = format!("cannot connect to socket {}", path.display());
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            Error::refused(what).because(error).hint("this user may not use the server's socket directory")
-        }
-        io::ErrorKind::InvalidInput => {
-            Error::config(what).because(error).hint("the path of a socket has at most 107 bytes")
-        }
-        _ => Error::new(Kind::SourceUnreachable, what)
-            .because(error)
-            .hint("is the server running on this machine, with that port and socket directory?"),
     }
 }
 

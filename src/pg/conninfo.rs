@@ -25,6 +25,7 @@ pub use self::parameter::{
 };
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+pub use crate::wire::stream::Keepalives;
 
 pub const DEFAULT_PORT: u16 = 5432;
 
@@ -100,21 +101,6 @@ pub enum RootCertificates {
     /// `sslrootcert=system`: the operating system's.
     System,
     File(PathBuf),
-}
-
-/// How soon a peer that has silently gone away is noticed. libpq leaves unset timings to the operating system, which
-/// waits for two hours; a pipeline that waits so long for a broken network looks alive and is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalives {
-    pub enabled: bool,
-    /// Silence before the first probe. Default 30 s.
-    pub idle: Duration,
-    /// Between probes. Default 10 s.
-    pub interval: Duration,
-    /// Unanswered probes that end the connection. Default 3.
-    pub count: u32,
-    /// How long sent bytes may go unacknowledged. Default 60 s.
-    pub user_timeout: Duration,
 }
 
 impl ConnInfo {
@@ -505,12 +491,14 @@ fn keepalives(given: &Given) -> Result<Keepalives> {
             .filter(|value| *value > 0)
             .unwrap_or(default))
     };
+    let Keepalives { idle, interval, count, user_timeout, .. } = Keepalives::default();
+    let user_timeout_ms = u64::try_from(user_timeout.as_millis()).unwrap_or(u64::MAX);
     Ok(Keepalives {
         enabled: given.switch("keepalives")?,
-        idle: Duration::from_secs(number("keepalives_idle", 30)?),
-        interval: Duration::from_secs(number("keepalives_interval", 10)?),
-        count: u32::try_from(number("keepalives_count", 3)?).unwrap_or(u32::MAX),
-        user_timeout: Duration::from_millis(number("tcp_user_timeout", 60_000)?),
+        idle: Duration::from_secs(number("keepalives_idle", idle.as_secs())?),
+        interval: Duration::from_secs(number("keepalives_interval", interval.as_secs())?),
+        count: u32::try_from(number("keepalives_count", count.into())?).unwrap_or(u32::MAX),
+        user_timeout: Duration::from_millis(number("tcp_user_timeout", user_timeout_ms)?),
     })
 }
 

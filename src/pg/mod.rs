@@ -8,6 +8,7 @@ pub mod advisory;
 pub mod connect;
 pub mod conninfo;
 pub mod copy;
+pub mod copy_text;
 pub mod dump;
 pub mod quote;
 pub mod replication;

@@ -41,6 +41,7 @@ pub struct Session {
     parameters: HashMap<String, String>,
     server_version: u32,
     process_id: i32,
+    leaves_out_details: bool,
 }
 
 /// A message from the server: its type byte and its body.
@@ -114,6 +115,7 @@ impl Session {
             parameters,
             server_version,
             process_id,
+            leaves_out_details: false,
         };
         session.outlast_timeouts().await?;
         Ok(session)
@@ -156,6 +158,11 @@ impl Session {
     /// The backend's process id at the server.
     pub fn process_id(&self) -> i32 {
         self.process_id
+    }
+
+    /// Errors of the server come without their detail from now on, which may hold values of rows.
+    pub fn leave_out_details(&mut self) {
+        self.leaves_out_details = true;
     }
 
     /// Runs one or more statements by the simple protocol; the rows of all of them.
@@ -360,7 +367,7 @@ impl Session {
             _ => Kind::Unexpected,
         };
         let mut what = report.message;
-        if !report.detail.is_empty() {
+        if !report.detail.is_empty() && !self.leaves_out_details {
             what = format!("{what} ({})", report.detail);
         }
         let error = Error::new(kind, format!("{} ({}): {what}", self.side.name(), self.place))

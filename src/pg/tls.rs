@@ -11,95 +11,33 @@
 //! Sources: PostgreSQL documentation, "SSL Support"; the protocol chapter's "SSL Session Encryption"; RFC 5929 for
 //! `tls-server-end-point`.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustls::client::Resumption;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
     SupportedProtocolVersion,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use super::conninfo::{ConnInfo, Host, RootCertificates, SslCertMode, SslMode, SslNegotiation, TlsVersion};
 use crate::error::{Error, Kind, Result};
+use crate::wire::certificate::{self, ChainVerifier, NameCheck, Proof};
+pub use crate::wire::stream::Stream;
 
 /// The protocol's registered name, which keeps a handshake from being relayed to a server of another kind.
 const ALPN: &[u8] = b"postgresql";
-
-/// The bytes' way to a server.
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
-macro_rules! delegate {
-    ($stream:expr, $method:ident $(, $argument:expr)*) => {
-        match $stream.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
-            Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
-            Stream::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        delegate!(self, poll_read, context, into)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self, poll_write, context, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        delegate!(self, poll_write_vectored, context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, poll_flush, context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, poll_shutdown, context)
-    }
-}
 
 /// What to do when the server does not offer TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,9 +125,10 @@ fn configuration(conninfo: &ConnInfo, host: &Host) -> Result<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut configuration = match client_certificate(conninfo)? {
-        Some((chain, key)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| unusable_client_key(conninfo).because(error))?,
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
+            certificate::unusable_client_key(conninfo.sslkey.as_deref(), conninfo.sslcert.as_deref())
+                .because(error)
+        })?,
         None => builder.with_no_client_auth(),
     };
     configuration.alpn_protocols = vec![ALPN.to_vec()];
@@ -247,35 +186,20 @@ fn verifier(
             ));
         }
         None => return Ok(Arc::new(AnyCertificate { provider: Arc::clone(provider) })),
-        Some(RootCertificates::System) => system_roots()?,
-        Some(RootCertificates::File(path)) => certificates("sslrootcert", path)?,
+        Some(RootCertificates::System) => certificate::system_roots()?,
+        Some(RootCertificates::File(path)) => certificate::certificates("sslrootcert", path)?,
     };
-    Ok(Arc::new(ChainVerifier { inner: webpki_verifier(conninfo, &roots, provider)?, roots, name }))
+    let source = root_source(conninfo);
+    Ok(Arc::new(ChainVerifier::new(roots, revocation_lists(conninfo)?, name, &source, provider)?))
 }
 
-fn webpki_verifier(
-    conninfo: &ConnInfo,
-    roots: &[CertificateDer<'static>],
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>> {
-    let mut store = RootCertStore::empty();
-    let (usable, _) = store.add_parsable_certificates(roots.iter().cloned());
-    let source = root_source(conninfo);
-    if usable == 0 {
-        return Err(Error::config(format!("{source} holds no usable root certificate"))
-            .hint("it must hold X.509 certificates in PEM form"));
-    }
-    let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
-    if let Some(path) = &conninfo.sslcrl {
-        let text = read("sslcrl", path)?;
-        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-        let lists = lists.map_err(|error| malformed("sslcrl", path).because(error.to_string()))?;
-        if lists.is_empty() {
-            return Err(malformed("sslcrl", path));
-        }
-        builder = builder.with_crls(lists).enforce_revocation_expiration();
-    }
-    builder.build().map_err(|error| Error::config(format!("cannot verify with {source}")).because(error))
+fn revocation_lists(conninfo: &ConnInfo) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+    let Some(path) = &conninfo.sslcrl else { return Ok(Vec::new()) };
+    let malformed = || certificate::malformed("sslcrl", path);
+    let text = certificate::read("sslcrl", path)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let lists = lists.map_err(|error| malformed().because(error.to_string()))?;
+    if lists.is_empty() { Err(malformed()) } else { Ok(lists) }
 }
 
 fn root_source(conninfo: &ConnInfo) -> String {
@@ -286,196 +210,18 @@ fn root_source(conninfo: &ConnInfo) -> String {
     }
 }
 
-fn system_roots() -> Result<Vec<CertificateDer<'static>>> {
-    let mut found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let error = Error::config("the operating system has no trusted root certificates")
-            .hint("install its package of certificates (ca-certificates), or name a file as sslrootcert");
-        return Err(match found.errors.pop() {
-            Some(cause) => error.because(cause),
-            None => error,
-        });
-    }
-    Ok(found.certs)
-}
-
-fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = read(parameter, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.map_err(|error| malformed(parameter, path).because(error.to_string()))?;
-    if found.is_empty() { Err(malformed(parameter, path)) } else { Ok(found) }
-}
-
-fn read(parameter: &str, path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| {
-        Error::config(format!("cannot read {parameter} {}", path.display()))
-            .because(error)
-            .hint("check that the file exists and that this user may read it")
-    })
-}
-
-fn malformed(parameter: &str, path: &Path) -> Error {
-    Error::config(format!("{parameter} {} holds nothing of its kind in PEM form", path.display()))
-        .hint("a certificate begins with -----BEGIN CERTIFICATE-----, a list with -----BEGIN X509 CRL-----")
-}
-
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn client_certificate(conninfo: &ConnInfo) -> Result<Option<ClientCertificate>> {
-    let Some(certificate) = &conninfo.sslcert else { return Ok(None) };
+    let Some(path) = &conninfo.sslcert else { return Ok(None) };
     if conninfo.sslcertmode == SslCertMode::Disable {
         return Ok(None);
     }
     let Some(key) = &conninfo.sslkey else {
-        return Err(Error::config(format!("sslcert {} has no key to it", certificate.display()))
+        return Err(Error::config(format!("sslcert {} has no key to it", path.display()))
             .hint("give its private key as sslkey, or put it into ~/.postgresql/postgresql.key"));
     };
-    Ok(Some((certificates("sslcert", certificate)?, private_key(key)?)))
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let text = read("sslkey", path)?;
-    let metadata = fs::metadata(path)
-        .map_err(|error| Error::config(format!("cannot look at sslkey {}", path.display())).because(error))?;
-    // libpq's rule: nobody but the owner, except that root may share its key with a group that reads.
-    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
-    if metadata.mode() & forbidden != 0 {
-        return Err(Error::config(format!("sslkey {} can be read by others", path.display()))
-            .hint(format!("chmod 600 {}", path.display())));
-    }
-    let contains = |needle: &str| text.windows(needle.len()).any(|window| window == needle.as_bytes());
-    if contains("ENCRYPTED") {
-        return Err(Error::config(format!("sslkey {} is encrypted, which is not supported", path.display()))
-            .hint("decrypt it into a file with mode 0600: openssl pkey -in KEY -out DECRYPTED"));
-    }
-    let key = if contains("-----BEGIN") {
-        PrivateKeyDer::from_pem_slice(&text).ok()
-    } else {
-        PrivateKeyDer::try_from(text).ok()
-    };
-    key.ok_or_else(|| {
-        Error::config(format!("sslkey {} holds no private key that can be read", path.display()))
-            .hint("RSA, EC and Ed25519 keys are supported: openssl pkey -in KEY -out CONVERTED")
-    })
-}
-
-fn unusable_client_key(conninfo: &ConnInfo) -> Error {
-    let shown = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map_or_else(String::new, |path| path.display().to_string())
-    };
-    Error::config(format!(
-        "sslkey {} cannot be used with sslcert {}",
-        shown(&conninfo.sslkey),
-        shown(&conninfo.sslcert)
-    ))
-    .hint("the key must belong to the certificate and be RSA, EC (P-256, P-384, P-521) or Ed25519")
-}
-
-/// Whether the certificate must carry the host's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NameCheck {
-    Verify,
-    Skip,
-}
-
-/// verify-ca and verify-full, with OpenSSL's readings that many PostgreSQL servers depend on: a certificate that is
-/// itself among the roots is trusted, and one without alternative names is known by its common name.
-#[derive(Debug)]
-struct ChainVerifier {
-    inner: Arc<WebPkiServerVerifier>,
-    roots: Vec<CertificateDer<'static>>,
-    name: NameCheck,
-}
-
-impl ServerCertVerifier for ChainVerifier {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        // The inner verifier looks at the name last: an error about the name says that the chain is good.
-        let verified = if self.roots.iter().any(|root| root.as_ref() == certificate.as_ref()) {
-            verify_validity(certificate, now).and_then(|()| {
-                rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
-            })
-        } else {
-            self.inner.verify_server_cert(certificate, intermediates, name, ocsp_response, now).map(|_| ())
-        };
-        match verified {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.name == NameCheck::Skip || common_name_matches(certificate, name) => {}
-            verified => verified?,
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-fn verify_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    let parsed = Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let validity = &parsed.tbs_certificate.validity;
-    if now.as_secs() < validity.not_before.to_unix_duration().as_secs() {
-        return Err(CertificateError::NotValidYet.into());
-    }
-    if now.as_secs() > validity.not_after.to_unix_duration().as_secs() {
-        return Err(CertificateError::Expired.into());
-    }
-    Ok(())
-}
-
-/// The rule that libpq keeps for certificates without alternative names, which `openssl req` makes by default.
-fn common_name_matches(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
-    use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
-    use x509_cert::der::oid::db::rfc5280::ID_CE_SUBJECT_ALT_NAME;
-    let (ServerName::DnsName(host), Ok(parsed)) = (name, Certificate::from_der(certificate)) else {
-        return false;
-    };
-    let extensions = parsed.tbs_certificate.extensions.unwrap_or_default();
-    if extensions.iter().any(|extension| extension.extn_id == ID_CE_SUBJECT_ALT_NAME) {
-        return false;
-    }
-    let attributes = parsed.tbs_certificate.subject.0.iter().flat_map(|relative| relative.0.iter());
-    let mut names = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
-    names.any(|attribute| {
-        std::str::from_utf8(attribute.value.value()).is_ok_and(|common| name_matches(common, host.as_ref()))
-    })
-}
-
-/// A `*` stands for the whole first label and for no more than that.
-fn name_matches(pattern: &str, host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    match (pattern.strip_prefix("*."), host.split_once('.')) {
-        (Some(domain), Some((label, rest))) => {
-            !label.is_empty() && domain.contains('.') && domain.eq_ignore_ascii_case(rest)
-        }
-        (Some(_), None) => false,
-        (None, _) => pattern.eq_ignore_ascii_case(host),
-    }
+    Ok(Some((certificate::certificates("sslcert", path)?, certificate::private_key(key)?)))
 }
 
 /// Encryption without authentication, which is what `require` means where no root certificate is known. The handshake's
@@ -575,36 +321,17 @@ pub(super) fn failure(error: io::Error, conninfo: &ConnInfo, host: &Host) -> Err
 }
 
 fn certificate_problem(reason: &CertificateError, conninfo: &ConnInfo, host: &Host) -> (String, String) {
-    let (place, roots) = (host.display(), root_source(conninfo));
     match reason {
-        // An authority made anew under its old name shows as a bad signature.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
-            format!("the certificate of {place} is not trusted: {roots} does not vouch for it"),
-            "give the certificate of the authority that signed the server's as sslrootcert".to_owned(),
-        ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
-            format!("the certificate of {place} is for another host name"),
-            "connect by a name that the certificate carries (hostaddr can say where that is), or use \
-             sslmode=verify-ca to verify the authority only"
-                .to_owned(),
-        ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
-            format!("a certificate of {place} has expired"),
-            format!("renew it on the server, or in {roots}; check this machine's clock"),
-        ),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            (format!("a certificate of {place} is not valid yet"), "check this machine's clock".to_owned())
-        }
-        CertificateError::Revoked => {
-            (format!("the certificate of {place} is revoked"), "replace it on the server".to_owned())
-        }
         CertificateError::UnknownRevocationStatus
         | CertificateError::ExpiredRevocationList
         | CertificateError::ExpiredRevocationListContext { .. } => revocation_problem(host),
-        _ => (
-            format!("the certificate of {place} is not acceptable"),
-            format!("it must be X.509 version 3 and signed by an authority in {roots}"),
-        ),
+        _ => Proof {
+            place: &host.display(),
+            roots: &root_source(conninfo),
+            name_hint: "connect by a name that the certificate carries (hostaddr can say where that is), or use \
+                        sslmode=verify-ca to verify the authority only",
+        }
+        .problem(reason),
     }
 }
 
@@ -630,6 +357,3 @@ fn alert_hint(alert: AlertDescription, conninfo: &ConnInfo) -> String {
         },
     }
 }
-
-#[cfg(test)]
-mod tests;

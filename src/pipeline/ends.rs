@@ -33,6 +33,9 @@ fn refuse_archives(pipeline: &Pipeline) -> Result<()> {
         Way::Direct => return Ok(()),
         Way::ToArchive => "target",
         Way::FromArchive => "source",
+        Way::FromRedis => {
+            return pipeline.refuse_redis("such verb", "It works between two databases of PostgreSQL alone.");
+        }
     };
     Err(Error::config(format!(
         "the {end} of pipeline \"{}\" is an archive, and this works between two databases alone",
@@ -92,6 +95,10 @@ impl TargetEnd {
 
 fn resolve(pipeline: &Pipeline, side: Side) -> Result<ConnInfo> {
     let endpoint = match side {
+        Side::Source if pipeline.way() == Way::FromRedis => {
+            pipeline.refuse_redis("session of PostgreSQL", "This works on a source of PostgreSQL alone.")?;
+            &pipeline.source
+        }
         Side::Source => &pipeline.source,
         Side::Target => &pipeline.target,
     };

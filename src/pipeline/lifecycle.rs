@@ -7,9 +7,12 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::audit::Journal;
+use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::backoff::{Backoff, Failed};
+use crate::pipeline::holder;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::phase_word;
 use crate::pipeline::stop;
@@ -85,6 +88,99 @@ pub(super) async fn conclude(
     }
 }
 
+/// How an attempt ended without an error.
+pub(super) enum Attempted {
+    Stopped(Stopped),
+    /// Something must be filled anew: again from the top.
+    Again,
+}
+
+/// A run that is attempted until it is asked to stop, is done, or fails for good.
+pub(super) trait Attempts {
+    fn pipeline(&self) -> &Pipeline;
+    fn meter(&self) -> &Meter;
+    fn asked(&self) -> &Asked;
+
+    /// From connecting to the end of the stream.
+    async fn attempt(&mut self, retries: u64) -> Result<Attempted>;
+
+    /// How long the last attempt did its work; `None` if it never came to that.
+    fn streamed(&self) -> Option<Duration>;
+
+    /// A session with the target.
+    async fn connect(&self) -> Result<Session>;
+
+    /// The pause between two attempts.
+    async fn rest(&self, _error: &Error, wait: Duration) {
+        tokio::time::sleep(wait).await;
+    }
+
+    /// It has failed for good.
+    async fn failed(&self, _error: &Error) {}
+
+    fn stopped(&self, reason: StopReason) -> Stopped {
+        Stopped { reason, position: self.meter().progress(0).position }
+    }
+}
+
+/// Attempts, with pauses in between.
+pub(super) async fn until_ended(run: &mut impl Attempts) -> Result<Stopped> {
+    let mut backoff = Backoff::new(&run.pipeline().retry);
+    loop {
+        let retries = backoff.retries;
+        let error = match Box::pin(run.attempt(retries)).await {
+            Ok(Attempted::Stopped(stopped)) => {
+                tell(run, Phase::Stopped, None, retries).await;
+                return Ok(stopped);
+            }
+            Ok(Attempted::Again) => continue,
+            Err(error) => error,
+        };
+        let failed = Failed {
+            streamed: run.streamed(),
+            nothing_worked: run.meter().progress(0).phase == Phase::New,
+            is_over: run.asked().borrow().is_some(),
+        };
+        let (error, wait) = match backoff.wait(error, &failed) {
+            Ok(waits) => waits,
+            Err(error) => {
+                tell(run, Phase::Failed, Some((&error, None)), backoff.retries).await;
+                run.failed(&error).await;
+                return Err(error);
+            }
+        };
+        run.meter().phase(Phase::Retrying, error.what());
+        tell(run, Phase::Retrying, Some((&error, Some(wait))), backoff.retries).await;
+        let requested = requested_to_stop(async || run.connect().await, &run.pipeline().name);
+        if let Some(reason) = pause(run.rest(&error, wait), run.asked(), requested).await {
+            tell(run, Phase::Stopped, None, backoff.retries).await;
+            return Ok(run.stopped(reason));
+        }
+        run.meter().phase(Phase::Retrying, "connecting");
+    }
+}
+
+async fn tell(run: &impl Attempts, phase: Phase, failed: Option<(&Error, Option<Duration>)>, retries: u64) {
+    let (error, next_in) = failed.map_or((None, None), |(error, next_in)| (Some(error), next_in));
+    let told = Told { phase, error, retries, next_in };
+    store_phase(async || run.connect().await, &run.pipeline().name, told).await;
+}
+
+/// Says in the target who runs the pipeline.
+pub(super) async fn register(target: &mut Session, pipeline: &Pipeline, retries: u64) -> Result<()> {
+    // What went wrong before a retry stays to be seen until something is applied.
+    let forgets = if retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
+    let sql = format!(
+        "insert into pgdiode.pipeline (name, mode, runs_at) values ({}, {}, {})
+         on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
+                hold_id = null, held_id = null, {forgets}retry_at = null, updated_at = pg_catalog.now()",
+        quote::literal(&pipeline.name),
+        quote::literal(pipeline.mode.as_str()),
+        quote::literal(&holder::ourselves()),
+    );
+    target.query(&sql).await.map(drop)
+}
+
 /// Waits until somebody wants the run to end.
 pub(super) async fn asked_to_stop(asked: &Asked) -> StopReason {
     let mut asked = asked.subscribe();
@@ -96,7 +192,7 @@ pub(super) async fn asked_to_stop(asked: &Asked) -> StopReason {
 }
 
 /// Lasts as long as `rest`, before the next attempt; or why there is to be none. `requested` is `pgdiode stop`.
-pub(super) async fn pause(
+async fn pause(
     rest: impl Future<Output = ()>,
     asked: &Asked,
     requested: impl Future<Output = ()>,
@@ -109,7 +205,7 @@ pub(super) async fn pause(
 }
 
 /// Waits until `pgdiode stop` asks for it, as far as the target can be reached: between two attempts nobody else listens.
-pub(super) async fn requested_to_stop(connect: impl AsyncFn() -> Result<Session>, pipeline: &str) {
+async fn requested_to_stop(connect: impl AsyncFn() -> Result<Session>, pipeline: &str) {
     loop {
         if let Ok(mut target) = connect().await {
             while let Ok(requested) = stop::is_requested(&mut target, pipeline).await {
@@ -124,16 +220,16 @@ pub(super) async fn requested_to_stop(connect: impl AsyncFn() -> Result<Session>
 }
 
 /// The phase of a run, as the target has it.
-pub(super) struct Told<'a> {
-    pub(super) phase: Phase,
-    pub(super) error: Option<&'a Error>,
-    pub(super) retries: u64,
+struct Told<'a> {
+    phase: Phase,
+    error: Option<&'a Error>,
+    retries: u64,
     /// How long until the next attempt.
-    pub(super) next_in: Option<Duration>,
+    next_in: Option<Duration>,
 }
 
 /// Best effort: the target may be what failed.
-pub(super) async fn store_phase(connect: impl AsyncFn() -> Result<Session>, pipeline: &str, told: Told<'_>) {
+async fn store_phase(connect: impl AsyncFn() -> Result<Session>, pipeline: &str, told: Told<'_>) {
     let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quote::literal);
     let retry_at = told.next_in.map_or_else(
         || "null".to_owned(),

@@ -42,11 +42,11 @@ use crate::audit::Action;
 use crate::audit::Journal;
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
-use crate::pipeline::backoff::{Backoff, Failed};
+use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
-use crate::pipeline::lifecycle::{self, Told, until_details};
+use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
 use crate::pipeline::meter::Meter;
-use crate::status::{Phase, Progress, StopReason, Stopped, Until};
+use crate::status::{Progress, StopReason, Stopped, Until};
 
 pub use control::missing as missing_control_tables;
 pub(super) use desk::spool;
@@ -91,9 +91,8 @@ async fn work(
         stop: stop_reason.clone(),
         reached_files: None,
         was_open: false,
-        retries: 0,
     };
-    let work = replay.until_ended();
+    let work = lifecycle::until_ended(&mut replay);
     lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
 }
 
@@ -107,70 +106,35 @@ struct Replay<'a> {
     reached_files: Option<Instant>,
     /// Whether the archive has been there in this run.
     was_open: bool,
-    /// Failed attempts since one that applied files for a while.
-    retries: u64,
 }
 
-/// How an attempt ended without an error.
-enum Attempted {
-    Stopped(Stopped),
-    /// Something must be filled: again from the top.
-    Again,
-}
-
-impl Replay<'_> {
-    async fn until_ended(&mut self) -> Result<Stopped> {
-        let mut backoff = Backoff::new(&self.pipeline.retry);
-        loop {
-            self.reached_files = None;
-            let error = match Box::pin(self.attempt()).await {
-                Ok(Attempted::Stopped(stopped)) => {
-                    self.store_phase(Phase::Stopped, None, None).await;
-                    return Ok(stopped);
-                }
-                Ok(Attempted::Again) => continue,
-                Err(error) => error,
-            };
-            let failed = Failed {
-                streamed: self.reached_files.map(|since| since.elapsed()),
-                nothing_worked: self.meter.progress(0).phase == Phase::New,
-                is_over: self.stop.borrow().is_some(),
-            };
-            let waits = backoff.wait(error, &failed);
-            self.retries = backoff.retries;
-            let (error, wait) = match waits {
-                Ok(waits) => waits,
-                Err(error) => {
-                    self.store_phase(Phase::Failed, Some(&error), None).await;
-                    ledger::failed(&self.end, self.pipeline, &error).await;
-                    return Err(error);
-                }
-            };
-            self.meter.phase(Phase::Retrying, error.what());
-            self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
-            let rest = tokio::time::sleep(wait);
-            if let Some(reason) = lifecycle::pause(rest, &self.stop, self.requested_to_stop()).await {
-                self.store_phase(Phase::Stopped, None, None).await;
-                return Ok(self.stopped(reason));
-            }
-            self.meter.phase(Phase::Retrying, "connecting");
-        }
+impl Attempts for Replay<'_> {
+    fn pipeline(&self) -> &Pipeline {
+        self.pipeline
     }
 
-    fn stopped(&self, reason: StopReason) -> Stopped {
-        Stopped { reason, position: self.meter.progress(0).position }
+    fn meter(&self) -> &Meter {
+        &self.meter
     }
 
-    async fn asked_to_stop(&self) -> StopReason {
-        lifecycle::asked_to_stop(&self.stop).await
+    fn asked(&self) -> &Asked {
+        &self.stop
     }
 
-    async fn requested_to_stop(&self) {
-        lifecycle::requested_to_stop(async || self.end.session().await, &self.pipeline.name).await;
+    async fn attempt(&mut self, retries: u64) -> Result<Attempted> {
+        self.reached_files = None;
+        self.one_attempt(retries).await
     }
 
-    async fn store_phase(&self, phase: Phase, error: Option<&Error>, next_in: Option<Duration>) {
-        let told = Told { phase, error, retries: self.retries, next_in };
-        lifecycle::store_phase(async || self.end.session().await, &self.pipeline.name, told).await;
+    fn streamed(&self) -> Option<Duration> {
+        self.reached_files.map(|since| since.elapsed())
+    }
+
+    async fn connect(&self) -> Result<Session> {
+        self.end.session().await
+    }
+
+    async fn failed(&self, error: &Error) {
+        ledger::failed(&self.end, self.pipeline, error).await;
     }
 }

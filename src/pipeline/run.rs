@@ -21,13 +21,12 @@ use crate::config::{Binary, OnConflict, Pipeline, SchemaDrift};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
-use crate::pipeline::backoff::{Backoff, Failed};
 use crate::pipeline::continuity;
 use crate::pipeline::copy::{self, Moment, Order, SchemaWork};
 use crate::pipeline::drift;
 use crate::pipeline::ends::Ends;
 use crate::pipeline::holder;
-use crate::pipeline::lifecycle::{self, Told, until_details};
+use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::{Known, Link, Monitor, await_copies};
 use crate::pipeline::spill::{self, Feeds, Spill};
@@ -76,10 +75,9 @@ async fn work(
         until,
         stop: stop_reason.clone(),
         reached_streaming: None,
-        retries: 0,
         streamed: None,
     };
-    let work = run.until_ended();
+    let work = lifecycle::until_ended(&mut run);
     lifecycle::watched(work, &meter, progress, &stop_reason, stop).await
 }
 
@@ -91,8 +89,6 @@ struct Run<'a> {
     stop: watch::Sender<Option<StopReason>>,
     /// When the current attempt began to stream.
     reached_streaming: Option<Instant>,
-    /// Failed attempts since one that streamed for a while.
-    retries: u64,
     /// The history that an attempt of this run has streamed.
     streamed: Option<Lineage>,
 }
@@ -104,52 +100,32 @@ struct Start {
     is_spilled: bool,
 }
 
-/// How an attempt ended without an error.
-enum Attempted {
-    Stopped(Stopped),
-    /// Something must be copied: again from the top.
-    Again,
-}
-
-impl Run<'_> {
-    async fn until_ended(&mut self) -> Result<Stopped> {
-        let mut backoff = Backoff::new(&self.pipeline.retry);
-        loop {
-            self.reached_streaming = None;
-            let error = match Box::pin(self.attempt()).await {
-                Ok(Attempted::Stopped(stopped)) => {
-                    self.store_phase(Phase::Stopped, None, None).await;
-                    return Ok(stopped);
-                }
-                Ok(Attempted::Again) => continue,
-                Err(error) => error,
-            };
-            let failed = Failed {
-                streamed: self.reached_streaming.map(|since| since.elapsed()),
-                nothing_worked: self.meter.progress(0).phase == Phase::New,
-                is_over: self.stop.borrow().is_some(),
-            };
-            let waits = backoff.wait(error, &failed);
-            self.retries = backoff.retries;
-            let (error, wait) = match waits {
-                Ok(waits) => waits,
-                Err(error) => {
-                    self.store_phase(Phase::Failed, Some(&error), None).await;
-                    return Err(error);
-                }
-            };
-            self.meter.phase(Phase::Retrying, error.what());
-            self.store_phase(Phase::Retrying, Some(&error), Some(wait)).await;
-            let rest = self.rest(&error, wait);
-            if let Some(reason) = lifecycle::pause(rest, &self.stop, self.requested_to_stop()).await {
-                self.store_phase(Phase::Stopped, None, None).await;
-                return Ok(self.stopped(reason));
-            }
-            self.meter.phase(Phase::Retrying, "connecting");
-        }
+impl Attempts for Run<'_> {
+    fn pipeline(&self) -> &Pipeline {
+        self.pipeline
     }
 
-    /// The pause between two attempts.
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn asked(&self) -> &Asked {
+        &self.stop
+    }
+
+    async fn attempt(&mut self, retries: u64) -> Result<Attempted> {
+        self.reached_streaming = None;
+        self.one_attempt(retries).await
+    }
+
+    fn streamed(&self) -> Option<Duration> {
+        self.reached_streaming.map(|since| since.elapsed())
+    }
+
+    async fn connect(&self) -> Result<Session> {
+        self.ends.target().await
+    }
+
     async fn rest(&self, error: &Error, wait: Duration) {
         let offset = self.meter.progress(0).position.unwrap_or_default();
         let spill =
@@ -165,30 +141,20 @@ impl Run<'_> {
             _ => tokio::time::sleep(wait).await,
         }
     }
+}
 
-    fn stopped(&self, reason: StopReason) -> Stopped {
-        Stopped { reason, position: self.meter.progress(0).position }
-    }
-
-    async fn asked_to_stop(&self) -> StopReason {
-        lifecycle::asked_to_stop(&self.stop).await
-    }
-
-    async fn requested_to_stop(&self) {
-        lifecycle::requested_to_stop(async || self.ends.target().await, &self.pipeline.name).await;
-    }
-
+impl Run<'_> {
     /// One attempt, from connecting to the end of the stream.
-    async fn attempt(&mut self) -> Result<Attempted> {
+    async fn one_attempt(&mut self, retries: u64) -> Result<Attempted> {
         let mut target = self.ends.target().await?;
         let source = self.ends.source().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         let mut rows_session = self.ends.target_for_rows().await?;
         holder::lock(&mut rows_session, &self.pipeline.name).await?;
-        if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
+        if retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
-        self.register(&mut target).await?;
+        self.register(&mut target, retries).await?;
         let (ends, meter) = (self.ends.clone(), Arc::clone(&self.meter));
         let (mut monitor, link) =
             Monitor::new(ends, self.pipeline.clone(), meter, self.stop.clone(), self.until);
@@ -223,7 +189,7 @@ impl Run<'_> {
         let is_partial = tokio::select! {
             copied = copying => copied?,
             // Stopping in mid-copy is the same as crashing there.
-            reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+            reason = lifecycle::asked_to_stop(&self.stop) => return Ok(Attempted::Stopped(self.stopped(reason))),
         };
         if is_partial {
             return Ok(Attempted::Again);
@@ -236,21 +202,11 @@ impl Run<'_> {
         self.stream(target, rows_session, start, link).await
     }
 
-    /// Says in the target who runs the pipeline.
-    async fn register(&self, target: &mut Session) -> Result<()> {
-        // What went wrong before a retry stays to be seen until the stream runs.
-        let forgets = if self.retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
-        let sql = format!(
-            "insert into pgdiode.pipeline (name, mode, runs_at, publication) values ({name}, {mode}, {runs_at}, {publication})
-             on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
-                    publication = excluded.publication, hold_id = null, held_id = null, {forgets}retry_at = null,
-                    updated_at = pg_catalog.now()",
-            name = quote::literal(&self.pipeline.name),
-            mode = quote::literal(self.pipeline.mode.as_str()),
-            runs_at = quote::literal(&holder::ourselves()),
-            publication = quote::literal(&self.pipeline.publication),
-        );
-        target.query(&sql).await.map(drop)
+    /// Says in the target who runs the pipeline, and by which publication.
+    async fn register(&self, target: &mut Session, retries: u64) -> Result<()> {
+        lifecycle::register(target, self.pipeline, retries).await?;
+        let sql = "update pgdiode.pipeline set publication = $1 where name = $2";
+        target.query_with(sql, &[Some(&self.pipeline.publication), Some(&self.pipeline.name)]).await.map(drop)
     }
 
     async fn stored(&self, target: &mut Session) -> Result<Stored> {
@@ -501,10 +457,5 @@ impl Run<'_> {
         let copied =
             stored.relations.iter().filter_map(|relation| relation.copied_at).max().unwrap_or(Lsn::ZERO);
         Ok(Some(end.max(copied)))
-    }
-
-    async fn store_phase(&self, phase: Phase, error: Option<&Error>, next_in: Option<Duration>) {
-        let told = Told { phase, error, retries: self.retries, next_in };
-        lifecycle::store_phase(async || self.ends.target().await, &self.pipeline.name, told).await;
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::wire::percent;
 
 const FORMS: &str =
     "write /path, sftp://user@host:port/path, or s3://bucket/prefix?endpoint=https://host&region=name";
@@ -179,22 +180,9 @@ fn endpoint_of(text: &str) -> Result<String> {
 
 /// `%2F` and the like.
 fn decode(text: &str) -> Result<String> {
-    let bad = || {
+    percent::decoded(text).ok_or_else(|| {
         Error::config(format!("{text:?} has a % that stands for nothing")).hint("write %25 for a % itself")
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(bad)?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
-        rest = &tail[2..];
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or_else(bad)
+    })
 }
 
 #[cfg(test)]

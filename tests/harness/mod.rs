@@ -13,22 +13,26 @@
 // A scenario file uses the parts it needs.
 #![allow(dead_code, unused_imports)]
 
+mod authority;
 mod cluster;
 mod fixtures;
 pub mod ground;
 mod pipeline;
 mod proxy;
+mod redis;
 mod rng;
 mod s3;
 mod service;
 mod ssh;
 mod version;
 
+pub use authority::Authority;
 pub use cluster::{Cluster, PsqlRun};
 pub use fixtures::{load_fixtures, work};
 pub use ground::give_to_service_user;
 pub use pipeline::{Output, PgdiodeRun, Running};
 pub use proxy::Proxy;
+pub use redis::{RedisClient, RedisCluster, RedisServer, RedisVersion, Reply};
 pub use rng::Rng;
 pub use s3::{BUCKET, S3Server};
 pub use ssh::SshServer;

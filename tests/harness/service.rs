@@ -42,7 +42,7 @@ impl Service {
     pub fn start(&self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.directory.join("log"));
         let log = log.expect("the log can be opened");
-        let mut child = command
+        let child = command
             .current_dir(self.data())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be shared"))
@@ -52,13 +52,14 @@ impl Service {
                 panic!("{} cannot be run: {error}\n  hint: run scripts/install", self.name)
             });
         fs::write(self.data().join(PID_FILE), child.id().to_string()).expect("the directory is ours");
+        // One that never gets ready ends with us like any other.
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let started = wait_for(|| {
-            let ended = child.try_wait().expect("the server is our child").is_some();
             let is_ready = std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok();
-            (ended || is_ready).then_some(!ended)
+            let has_ended = !self.is_running();
+            (has_ended || is_ready).then_some(!has_ended)
         });
         assert!(started == Some(true), "{} does not start:\n{}", self.name, self.log());
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
     }
 
     /// What a power cut looks like to clients: all its processes are gone at once.
@@ -72,6 +73,21 @@ impl Service {
         ground::signal("KILL", &below);
         child.wait().expect("the server is our child");
         self.assert_gone(&below);
+    }
+
+    /// The way that the server itself has for ending, by SIGTERM.
+    pub fn stop(&self) {
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        ground::signal("TERM", &[child.id()]);
+        let ended = wait_for(|| child.try_wait().expect("the server is our child"));
+        assert!(ended.is_some(), "{} does not stop:\n{}", self.name, self.log());
+    }
+
+    pub fn is_running(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
     }
 
     /// Ends what serves the connections of the moment; the server itself takes new ones.

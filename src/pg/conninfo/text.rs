@@ -2,6 +2,7 @@
 //! decided elsewhere. No error repeats a piece of the text that can belong to a password.
 
 use crate::error::{Error, Result};
+use crate::wire::percent;
 
 type Pairs = Vec<(String, String)>;
 
@@ -113,25 +114,10 @@ fn push_decoded(pairs: &mut Pairs, name: &str, text: &str) -> Result<()> {
 
 /// Percent-decoded. A `+` is a plus sign.
 fn decoded(text: &str) -> Result<String> {
-    let malformed = || {
+    percent::decoded(text).ok_or_else(|| {
         Error::config("malformed percent-encoding in the connection URI")
             .hint("a '%' is followed by two hexadecimal digits, not 00; a '%' itself is written %25")
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |at: usize| rest.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return Err(malformed()) };
-        let value = u8::try_from(high * 16 + low).ok().filter(|value| *value != 0).ok_or_else(malformed)?;
-        bytes.push(value);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| malformed())
+    })
 }
 
 /// `name = value name = 'quoted value'`, with `\` before any character that stands for itself.

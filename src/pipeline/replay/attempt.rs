@@ -8,18 +8,16 @@ use tokio::time::Instant;
 use crate::change::TableName;
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
-use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::holder;
+use crate::pipeline::lifecycle::{self, Attempted, Attempts};
 use crate::pipeline::monitor::Link;
 use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::desk::{Applying, Desk, Steering, location, poll, spool};
 use crate::pipeline::replay::filling::{Filling, JoinsWith, join};
 use crate::pipeline::replay::shapes::Shapes;
 use crate::pipeline::replay::watch::{Applied, Watch};
-use crate::pipeline::replay::{
-    Attempted, Replay, control, foreign, ledger, metrics, pass, stored, whitelist,
-};
+use crate::pipeline::replay::{Replay, control, foreign, ledger, metrics, pass, stored, whitelist};
 use crate::pipeline::stop;
 use crate::plan::{Plan, Rule};
 use crate::position::{Lsn, Position};
@@ -31,7 +29,7 @@ use crate::target::postgres::apply::Applier;
 use crate::target::postgres::progress::{self, RelationState, Stored};
 
 impl Replay<'_> {
-    pub(super) async fn attempt(&mut self) -> Result<Attempted> {
+    pub(super) async fn one_attempt(&mut self, retries: u64) -> Result<Attempted> {
         let mut target = self.end.session().await?;
         target.query(progress::CREATE_CONTROL_SCHEMA).await?;
         target.query(stored::CREATE).await?;
@@ -40,10 +38,10 @@ impl Replay<'_> {
         control::create(&mut target, self.pipeline).await?;
         let mut rows_session = self.end.session_for_rows().await?;
         holder::lock(&mut rows_session, &self.pipeline.name).await?;
-        if self.retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
+        if retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
-        self.register(&mut target).await?;
+        lifecycle::register(&mut target, self.pipeline, retries).await?;
         let opened = foreign::open(self.pipeline).await.map_err(|error| self.lost(error))?;
         if let Some(opened) = opened {
             self.was_open = true;
@@ -82,21 +80,6 @@ impl Replay<'_> {
             Kind::Config | Kind::Refused if self.was_open => error.with_kind(Kind::SourceUnreachable),
             _ => error,
         }
-    }
-
-    /// Says in the target who runs the pipeline.
-    async fn register(&self, target: &mut Session) -> Result<()> {
-        // What went wrong before a retry stays to be seen until files are applied.
-        let forgets = if self.retries == 0 { "error = null, hint = null, retries = 0, " } else { "" };
-        let sql = format!(
-            "insert into pgdiode.pipeline (name, mode, runs_at) values ({}, {}, {})
-             on conflict (name) do update set mode = excluded.mode, runs_at = excluded.runs_at, stop_requested = false,
-                    hold_id = null, held_id = null, {forgets}retry_at = null, updated_at = pg_catalog.now()",
-            quote::literal(&self.pipeline.name),
-            quote::literal(self.pipeline.mode.as_str()),
-            quote::literal(&holder::ourselves()),
-        );
-        target.query(&sql).await.map(drop)
     }
 
     pub(super) async fn stored(&self, target: &mut Session) -> Result<Stored> {
@@ -138,7 +121,7 @@ impl Replay<'_> {
         tokio::select! {
             filled = fill => filled?,
             // Stopping in mid-copy is the same as crashing there.
-            reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+            reason = lifecycle::asked_to_stop(&self.stop) => return Ok(Attempted::Stopped(self.stopped(reason))),
         }
         let steering = Steering { commands, link, applied };
         let newest_base = bases.newest.as_ref().map(|base| base.at);

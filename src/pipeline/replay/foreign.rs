@@ -16,12 +16,13 @@ use crate::config::{Dialect as Configured, Pipeline};
 use crate::error::{Error, Kind, Result, Side};
 use crate::pg::quote;
 use crate::pg::session::Session;
+use crate::pipeline::lifecycle::{self, Attempted, Attempts};
 use crate::pipeline::meter::Meter;
 use crate::pipeline::replay::base::{self, Bases};
 use crate::pipeline::replay::desk::{Applying, Steering, poll, spool};
 use crate::pipeline::replay::stored::{self, Beginning};
 use crate::pipeline::replay::watch::{self, Applied, Watch};
-use crate::pipeline::replay::{Attempted, Replay, ledger, pass, whitelist};
+use crate::pipeline::replay::{Replay, ledger, pass, whitelist};
 use crate::plan::{Plan, Rule};
 use crate::position::{Lineage, Lsn};
 use crate::pump::{Command, Ended, Pump};
@@ -162,7 +163,7 @@ impl Replay<'_> {
         tokio::select! {
             filled = fill => filled?,
             // Stopping in mid-pass is the same as crashing there.
-            reason = self.asked_to_stop() => return Ok(Attempted::Stopped(self.stopped(reason))),
+            reason = lifecycle::asked_to_stop(&self.stop) => return Ok(Attempted::Stopped(self.stopped(reason))),
         }
         self.apply_foreign(&desk, target, rows_session, position, steering).await
     }

@@ -39,6 +39,20 @@ impl Value {
         }
     }
 
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let pairs = |pairs: &[(Bytes, Bytes)]| -> usize {
+            pairs.iter().map(|(one, other)| one.len() + other.len() + 64).sum()
+        };
+        match self {
+            Value::Text(bytes) | Value::Json(bytes) => bytes.len(),
+            Value::List(items) | Value::Set(items) => items.iter().map(|item| item.len() + 32).sum(),
+            Value::Hash(items) | Value::SortedSet(items) => pairs(items),
+            Value::Stream(entries) => entries.iter().map(|(id, fields)| id.len() + 64 + pairs(fields)).sum(),
+            Value::Other(_) => 0,
+        }
+    }
+
     /// A hash of type and content. `salt` is the digest of the mapping: the same value is another one to another mapping.
     pub fn hash(&self, salt: &[u8; 16]) -> ContentHash {
         let mut hash = Sha256::default();

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::change::Value;
+use crate::pg::copy_text::put_escaped;
 
 /// A COPY's data is cut into frames of about this size.
 const FRAME_BYTES: usize = 64 * 1024;
@@ -79,11 +80,28 @@ impl<'a> CopyRows<'a> {
             CopyFormat::Text => self.text_row(values)?,
             CopyFormat::Binary => self.binary_row(columns, values)?,
         }
+        self.end_row();
+        Ok(())
+    }
+
+    /// Adds a row of the text format that is encoded already: values that come first, with the tabulators behind them,
+    /// and the others, up to the line feed.
+    pub fn line(&mut self, first: &[u8], others: &[u8]) {
+        self.out.put_slice(first);
+        self.out.put_slice(others);
+        self.end_row();
+    }
+
+    /// How many bytes wait to be sent.
+    pub fn encoded(&self) -> usize {
+        self.out.len()
+    }
+
+    fn end_row(&mut self) {
         if self.out.len() - self.frame > FRAME_BYTES {
             self.close_frame();
             self.open_frame();
         }
-        Ok(())
     }
 
     fn binary_row<'v>(
@@ -132,24 +150,6 @@ impl<'a> CopyRows<'a> {
 fn put_sized(out: &mut BytesMut, bytes: &[u8]) {
     out.put_i32(i32::try_from(bytes.len()).expect("a value is smaller than 1 GB"));
     out.put_slice(bytes);
-}
-
-/// COPY's text escapes. UTF-8 has no byte below 0x80 inside a character, so bytes can be looked at singly.
-fn put_escaped(out: &mut BytesMut, bytes: &[u8]) {
-    let mut clean = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        let escape = match byte {
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            _ => continue,
-        };
-        out.put_slice(&bytes[clean..index]);
-        out.put_slice(&[b'\\', escape]);
-        clean = index + 1;
-    }
-    out.put_slice(&bytes[clean..]);
 }
 
 /// Appends `Bind` (to the unnamed portal) and `Execute` of prepared statement `statement`.

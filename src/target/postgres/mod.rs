@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod batch;
 pub mod encode;
+pub mod keyspace;
 pub mod merge;
 pub mod progress;
 pub mod schema;

@@ -1,7 +1,6 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use super::*;
-use crate::pg::conninfo::Environment;
 
 /// A certificate that signs itself, the way the PostgreSQL documentation makes one: a common name, no other names.
 fn self_signed(common_name: &str, names: &[&str]) -> CertificateDer<'static> {
@@ -26,10 +25,8 @@ fn verify(
     host: &str,
     now: UnixTime,
 ) -> Result<(), rustls::Error> {
-    let conninfo = ConnInfo::parse("user=u", &Environment::default()).unwrap();
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let inner = webpki_verifier(&conninfo, roots, &provider).unwrap();
-    let verifier = ChainVerifier { inner, roots: roots.to_vec(), name };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = ChainVerifier::new(roots.to_vec(), Vec::new(), name, "a test", &provider).unwrap();
     let host = ServerName::try_from(host.to_owned()).unwrap();
     verifier.verify_server_cert(certificate, &[], &host, &[], now).map(|_| ())
 }

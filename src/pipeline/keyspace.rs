@@ -1,0 +1,277 @@
+//! A run from Redis: join the server's history, look at every key where that is needed, then apply what is written.
+//!
+//! ```text
+//! attempt:  lock -> join the history -> (look at every key) -> apply what was written ... -> broken -> backoff -> again
+//! ```
+//!
+//! A key that was written is looked at: its value came with the command, or is fetched. What the target has stored of the
+//! key says whether there is anything to do. So a key may be looked at any number of times, in any order with its writes;
+//! what was seen last in the server's history stays.
+//!
+//! One bit is owed: `is_scanned` of the stored position is false from the moment when something was missed, or may have
+//! been, until every key of the server and every key that the target knows has been looked at since. A crash forgets
+//! which database it was, and nothing else.
+
+mod apply;
+mod place;
+mod report;
+mod survey;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch::{Sender, channel};
+use tokio::time::Instant;
+
+use self::apply::Work;
+pub(super) use self::report::status;
+use crate::audit::{Action, Journal};
+use crate::config::{Live as LiveMode, Pipeline};
+use crate::error::{Error, Kind, Result};
+use crate::keyspace::{ContentHash, NodePosition};
+use crate::pg::quote;
+use crate::pg::session::Session;
+use crate::pipeline::ends::TargetEnd;
+use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
+use crate::pipeline::meter::Meter;
+use crate::pipeline::{holder, stop};
+use crate::redis::connection::Connection;
+use crate::redis::location::Location;
+use crate::source::redis::fetch::Fetcher;
+use crate::source::redis::live::Live;
+use crate::source::redis::mapping::Mapper;
+use crate::source::redis::psync::{self, Replica};
+use crate::source::redis::server::Server;
+use crate::status::{Phase, Progress, StopReason, Stopped, Until};
+use crate::target::postgres::keyspace::{CREATE_KEYSPACE_TABLES, KeyspaceTarget};
+use crate::target::postgres::progress;
+
+/// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
+pub(super) async fn run(
+    pipeline: &Pipeline,
+    until: Until,
+    progress: Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped> {
+    if let Until::Reached(_) = until {
+        return Err(Error::config("a Redis server has no LSN to stop at")
+            .hint("to end once the target has all that is there: pgdiode start --once-caught-up"));
+    }
+    let end = TargetEnd::resolve(pipeline)?;
+    let journal =
+        Journal::begin(&mut end.session().await?, pipeline, Action::Start, None, until_details(until))
+            .await?;
+    let meter = Arc::new(Meter::default());
+    let asked = channel(None).0;
+    let mut run = Run {
+        pipeline,
+        end: end.clone(),
+        location: place::location(pipeline)?,
+        mapper: mapper(pipeline)?,
+        meter: Arc::clone(&meter),
+        until,
+        asked: asked.clone(),
+        began: None,
+    };
+    let work = lifecycle::until_ended(&mut run);
+    let ended = lifecycle::watched(work, &meter, progress, &asked, stop).await;
+    lifecycle::conclude(journal, ended, async || end.session().await).await
+}
+
+fn mapper(pipeline: &Pipeline) -> Result<Arc<Mapper>> {
+    let missing = || Error::unexpected(format!("pipeline \"{}\" has no mapping of keys", pipeline.name));
+    pipeline.mapper.clone().ok_or_else(missing)
+}
+
+struct Run<'a> {
+    pipeline: &'a Pipeline,
+    end: TargetEnd,
+    location: Location,
+    mapper: Arc<Mapper>,
+    meter: Arc<Meter>,
+    until: Until,
+    asked: Asked,
+    /// When the current attempt began to listen.
+    began: Option<Instant>,
+}
+
+impl Attempts for Run<'_> {
+    fn pipeline(&self) -> &Pipeline {
+        self.pipeline
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    async fn attempt(&mut self, retries: u64) -> Result<Attempted> {
+        self.began = None;
+        self.one_attempt(retries).await
+    }
+
+    fn streamed(&self) -> Option<Duration> {
+        self.began.map(|since| since.elapsed())
+    }
+
+    async fn connect(&self) -> Result<Session> {
+        self.end.session().await
+    }
+}
+
+impl Run<'_> {
+    async fn one_attempt(&mut self, retries: u64) -> Result<Attempted> {
+        let mut target = self.end.session().await?;
+        target.query(progress::CREATE_CONTROL_SCHEMA).await?;
+        target.query(CREATE_KEYSPACE_TABLES).await?;
+        let mut rows = self.end.session().await?;
+        holder::lock(&mut rows, &self.pipeline.name).await?;
+        if retries > 0 && stop::is_requested(&mut target, &self.pipeline.name).await? {
+            return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
+        }
+        lifecycle::register(&mut target, self.pipeline, retries).await?;
+        self.create_tables(&mut target).await?;
+        self.register_tables(&mut target).await?;
+        let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
+        let mapping = self.mapping();
+        let stored = rows.position("").await?;
+        let stored = stored.filter(|stored| stored.mapping == mapping);
+        let mut reading = self.connect_source().await?;
+        let server = Server::ask(&mut reading).await?;
+        if server.as_ref().is_some_and(|server| server.is_cluster) {
+            return Err(Error::refused(
+                "the source is a Redis cluster, of which each node has a history of its own",
+            )
+            .hint("Cluster mode is not followed yet; name a single primary or replica."));
+        }
+        let joined = self.join(stored.as_ref(), server.as_ref()).await?;
+        let (live, mut listening) = match joined {
+            Listening::Replica(replica, position, is_owed) => {
+                let live = self.live(position, is_owed);
+                (Arc::clone(&live), psync::spawn(replica, live))
+            }
+            Listening::Nobody => (self.live(self.nowhere(), true), tokio::task::JoinSet::new()),
+        };
+        let fetcher = Fetcher::new(reading, server.as_ref());
+        let position = live.heard().position.clone();
+        let has_history = !position.replication_id.is_empty();
+        let goal = server.filter(|_| has_history).map_or(0, |server| server.offset);
+        let mut work = Work::new(self.pipeline, &self.mapper, &live, fetcher, rows, &self.meter, position);
+        self.meter.phase(Phase::CatchingUp, "");
+        self.began = Some(Instant::now());
+        let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked);
+        let until = (self.until == Until::CaughtUp).then_some(goal);
+        let worked = tokio::select! {
+            // Asked to stop, it sees what it does to its end; when the source is lost, it is dropped: as in a crash.
+            worked = work.run(until, &self.asked) => worked,
+            Some(ended) = listening.join_next() => Err(ended.unwrap_or_else(|error| {
+                Error::unexpected("whoever listened to the source is gone").because(error)
+            })),
+            () = watch.run() => unreachable!("it watches until it is dropped"),
+        };
+        watch.store_last().await;
+        Ok(Attempted::Stopped(self.stopped(worked?)))
+    }
+
+    /// Creates the tables that are not there, in schemas that are: what is there is the user's.
+    async fn create_tables(&self, target: &mut Session) -> Result<()> {
+        for (index, table) in self.mapper.layout().tables.iter().enumerate() {
+            let name = quote::literal(&quote::table(&table.name));
+            let schema = quote::literal(&quote::identifier(&table.name.schema));
+            let is_missing = format!(
+                "select pg_catalog.to_regclass({name}) is null and pg_catalog.to_regnamespace({schema}) is not null"
+            );
+            if target.one(&is_missing).await?.bool(0) {
+                target.query(&self.mapper.create_table(index)).await?;
+                tracing::info!(table = %table.name, "created the table");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the tables known to the status.
+    async fn register_tables(&self, target: &mut Session) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let rows = self.mapper.layout().tables.iter().map(|table| {
+            let (schema, table) = (quote::literal(&table.name.schema), quote::literal(&table.name.name));
+            format!("({name}, {schema}, {table}, 'ready')")
+        });
+        let sql = format!(
+            "insert into pgdiode.relation (pipeline, schema_name, table_name, state) values {} on conflict do nothing",
+            rows.collect::<Vec<_>>().join(", ")
+        );
+        target.query(&sql).await.map(drop)
+    }
+
+    fn mapping(&self) -> ContentHash {
+        ContentHash(self.mapper.digest())
+    }
+
+    async fn connect_source(&self) -> Result<Connection> {
+        Connection::open(&self.location, &format!("pgdiode-{}", self.pipeline.name)).await
+    }
+
+    fn live(&self, position: NodePosition, is_owed: bool) -> Arc<Live> {
+        let mapper = Arc::clone(&self.mapper);
+        let wanted = Arc::new(move |database: u32, name: &[u8]| mapper.wants(database, name));
+        let bytes_max = usize::try_from(self.pipeline.redis.memory_mb << 20).unwrap_or(usize::MAX);
+        let live = Live::new(wanted, self.mapper.databases(), bytes_max, position);
+        if is_owed {
+            live.heard().dirty.rescan_all();
+        }
+        Arc::new(live)
+    }
+
+    /// The position where there is no history.
+    fn nowhere(&self) -> NodePosition {
+        NodePosition {
+            node: String::new(),
+            replication_id: String::new(),
+            offset: 0,
+            database: None,
+            is_scanned: false,
+            mapping: self.mapping(),
+        }
+    }
+
+    /// Begins to listen in the best way that the server allows, or in the one that is asked for.
+    async fn join(&self, stored: Option<&NodePosition>, server: Option<&Server>) -> Result<Listening> {
+        let mode = self.pipeline.redis.live;
+        if matches!(mode, LiveMode::Auto | LiveMode::Replica)
+            && (server.is_some() || mode == LiveMode::Replica)
+        {
+            let connection = self.connect_source().await?;
+            match Replica::join(connection, &self.pipeline.redis.psync_command, stored).await {
+                Ok((replica, joined)) => {
+                    let is_owed = !joined.goes_on || stored.is_none_or(|stored| !stored.is_scanned);
+                    let position = NodePosition { mapping: self.mapping(), ..joined.position };
+                    tracing::info!(
+                        history = position.replication_id,
+                        offset = position.offset,
+                        goes_on = joined.goes_on,
+                        "listening as a replica"
+                    );
+                    return Ok(Listening::Replica(replica, position, is_owed));
+                }
+                Err(error) if mode == LiveMode::Auto && error.kind() == Kind::Refused => {
+                    tracing::warn!(error = error.chain(), "the server lets nobody listen as a replica");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        tracing::info!(seconds = self.pipeline.redis.poll_seconds, "looking at every key from time to time");
+        Ok(Listening::Nobody)
+    }
+}
+
+/// Who hears of changes.
+enum Listening {
+    /// With where its stream begins, and whether every key must be looked at.
+    Replica(Replica, NodePosition, bool),
+    /// Every key is looked at, again and again.
+    Nobody,
+}

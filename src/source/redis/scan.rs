@@ -1,0 +1,48 @@
+//! Every key of a database, a few at a time.
+//!
+//! `SCAN` shows each key that is there from its beginning to its end at least once; some twice, and of those that come
+//! and go meanwhile any. Whoever also hears of changes misses none.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::keyspace::Key;
+use crate::redis::connection::Connection;
+
+/// Buckets that the server looks into for one answer; it serves nobody else meanwhile, for some 100 microseconds.
+const COUNT: &[u8] = b"1000";
+
+pub struct Scan {
+    database: u32,
+    /// The pattern that the server narrows its answers down to, where one says it all.
+    glob: Option<Vec<u8>>,
+    cursor: Option<Bytes>,
+}
+
+impl Scan {
+    pub fn new(database: u32, globs: &[Vec<u8>]) -> Scan {
+        let glob = match globs {
+            [only] => Some(only.clone()),
+            _ => None,
+        };
+        Scan { database, glob, cursor: Some(Bytes::from_static(b"0")) }
+    }
+
+    /// Some more keys, maybe none; nothing once all were there.
+    pub async fn next(&mut self, connection: &mut Connection) -> Result<Option<Vec<Key>>> {
+        let Some(cursor) = self.cursor.clone() else { return Ok(None) };
+        connection.call(&[b"SELECT", self.database.to_string().as_bytes()]).await?;
+        let answer = match &self.glob {
+            Some(glob) => connection.call(&[b"SCAN", &cursor, b"COUNT", COUNT, b"MATCH", glob]).await?,
+            None => connection.call(&[b"SCAN", &cursor, b"COUNT", COUNT]).await?,
+        };
+        let strange = || Error::unexpected("the Redis server answers SCAN with another shape");
+        let mut parts = answer.into_array().ok_or_else(strange)?.into_iter();
+        let next = parts.next().and_then(|cursor| cursor.bytes().cloned()).ok_or_else(strange)?;
+        let names = parts.next().and_then(crate::redis::resp::Reply::into_array).ok_or_else(strange)?;
+        self.cursor = (next != b"0"[..]).then_some(next);
+        let keys =
+            names.iter().filter_map(|name| name.bytes().map(|name| Key::new(self.database, name.clone())));
+        Ok(Some(keys.collect()))
+    }
+}
