@@ -1,5 +1,6 @@
 //! Scenarios with real Redis and Valkey servers.
 
+mod chaos;
 mod connection;
 mod convergence;
 mod failover;
