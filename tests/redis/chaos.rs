@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::world::World;
 use super::writer::{Sweeping, Writer};
-use crate::harness::{PgdiodeRun, Proxy, RedisServer, RedisVersion, Rng, Running};
+use crate::harness::{PgdiodeRun, Proxy, RedisServer, RedisVersion, Rng, Running, wait_for};
 
 #[test]
 fn redis_and_its_mirror_agree_after_a_bad_day() {
@@ -45,10 +45,16 @@ fn bad_day(rng: &mut Rng, length: Duration) {
         // A writer whose server is gone has ended.
         writers.into_iter().for_each(|writer| drop(writer.join()));
         proxy.heal();
-        if !running.is_running() {
-            running = run.spawn(&["start"]);
+        let settled = wait_for(|| {
+            // A run that lost a server before anything had worked has ended, and said so.
+            if !running.is_running() {
+                running = run.spawn(&["start"]);
+            }
+            world.agrees().then_some(())
+        });
+        if settled.is_none() {
+            world.settle(|| running.stderr());
         }
-        world.settle(|| running.stderr());
     }
 }
 
