@@ -3,6 +3,7 @@
 mod chaos;
 mod connection;
 mod convergence;
+mod edge_cases;
 mod failover;
 mod harness_works;
 mod naive_listener;
