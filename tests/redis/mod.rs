@@ -3,6 +3,7 @@
 mod connection;
 mod convergence;
 mod harness_works;
+mod live_modes;
 mod naive_listener;
 mod transport;
 mod world;

@@ -75,8 +75,12 @@ impl World {
 
     /// A pgdiode that reads from `port` of this machine; `keys` are more keys of `[pipeline.mirror.redis]`.
     pub fn pgdiode(&self, port: u16, keys: &str) -> PgdiodeRun {
+        self.pgdiode_from(&format!("redis://127.0.0.1:{port}"), keys)
+    }
+
+    pub fn pgdiode_from(&self, source: &str, keys: &str) -> PgdiodeRun {
         let config = format!(
-            "[pipeline.mirror]\nsource = \"redis://127.0.0.1:{port}\"\ntarget = \"{}\"\n\
+            "[pipeline.mirror]\nsource = \"{source}\"\ntarget = \"{}\"\n\
              [pipeline.mirror.retry]\nfirst_ms = 50\nmax_ms = 500\n\
              [pipeline.mirror.redis]\ndatabases = [0, 1, 2]\n{keys}\n{MAPPING}",
             self.postgres.conninfo("mirror")
