@@ -1,7 +1,5 @@
 //! SHA-256, as `sha256sum` prints it: 64 lower-case hexadecimal digits.
 
-use std::fmt::Write;
-
 use aws_lc_rs::digest::{Context, SHA256};
 
 /// The hash of what has been given to it so far.
@@ -20,12 +18,7 @@ impl Sha256 {
     }
 
     pub fn finish(self) -> String {
-        let hash = self.0.finish();
-        hash.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        data_encoding::HEXLOWER.encode(self.0.finish().as_ref())
     }
 }
 

@@ -145,6 +145,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => archiving::status(pipeline).await,
         Mode::Stream if pipeline.way() == Way::FromArchive => replay::status(pipeline).await,
+        Mode::Stream if pipeline.way() == Way::FromRedis => keyspace::status(pipeline).await,
         Mode::Stream => report::status(pipeline).await,
         Mode::Subscription => subscription::status(pipeline).await,
         Mode::Snapshot => Err(Error::unexpected("a sync has a status of its own")),

@@ -42,6 +42,8 @@ pub struct PipelineStatus {
     pub slot: Option<SlotStatus>,
     /// How far the archive has been read, where the source is one.
     pub archive: Option<ArchiveStatus>,
+    /// What is known of keys, where the source is a Redis server.
+    pub keys: Option<KeysStatus>,
     pub tables: Vec<TableStatus>,
     pub sequences: SequenceStatus,
     pub last_error: Option<String>,
@@ -114,6 +116,24 @@ pub struct ArchiveStatus {
     pub files_behind: Option<u64>,
     /// When the last applied transaction was committed at the origin, RFC 3339.
     pub last_commit_at: Option<String>,
+}
+
+/// Keys of a Redis server, as the target knows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KeysStatus {
+    /// Keys that are there, and keys that are gone and whose rows are marked or kept.
+    pub present: u64,
+    pub gone: u64,
+    /// Parts of values that became no row: `pgdiode.keyspace_misfit` of the target has them.
+    pub misfits: u64,
+    /// Whose history is followed, by Redis' replication id; `None` where none is.
+    pub history: Option<String>,
+    /// How far it is applied, in bytes.
+    pub offset: u64,
+    /// How far it reaches at the server; `None` where that cannot be asked.
+    pub source_offset: Option<u64>,
+    /// Every key has been looked at since something may have been missed.
+    pub is_scanned: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

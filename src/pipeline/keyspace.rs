@@ -15,6 +15,7 @@
 mod apply;
 mod ladder;
 mod place;
+mod report;
 mod survey;
 mod watch;
 
@@ -26,10 +27,12 @@ use tokio::time::Instant;
 
 use self::apply::Work;
 use self::ladder::Listening;
+pub(super) use self::report::status;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Result};
 use crate::keyspace::{ContentHash, NodePosition};
+use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::lifecycle::{self, Asked, Attempted, Attempts, until_details};
@@ -133,6 +136,8 @@ impl Run<'_> {
             return Ok(Attempted::Stopped(self.stopped(StopReason::Asked)));
         }
         lifecycle::register(&mut target, self.pipeline, retries).await?;
+        self.create_tables(&mut target).await?;
+        self.register_tables(&mut target).await?;
         let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
         let mapping = self.mapping();
         let stored = rows.position("").await?;
@@ -176,6 +181,36 @@ impl Run<'_> {
         };
         watch.store_last().await;
         Ok(Attempted::Stopped(self.stopped(worked?)))
+    }
+
+    /// Creates the tables that are not there, in schemas that are: what is there is the user's.
+    async fn create_tables(&self, target: &mut Session) -> Result<()> {
+        for (index, table) in self.mapper.layout().tables.iter().enumerate() {
+            let name = quote::literal(&quote::table(&table.name));
+            let schema = quote::literal(&quote::identifier(&table.name.schema));
+            let is_missing = format!(
+                "select pg_catalog.to_regclass({name}) is null and pg_catalog.to_regnamespace({schema}) is not null"
+            );
+            if target.one(&is_missing).await?.bool(0) {
+                target.query(&self.mapper.create_table(index)).await?;
+                tracing::info!(table = %table.name, "created the table");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the tables known to the status.
+    async fn register_tables(&self, target: &mut Session) -> Result<()> {
+        let name = quote::literal(&self.pipeline.name);
+        let rows = self.mapper.layout().tables.iter().map(|table| {
+            let (schema, table) = (quote::literal(&table.name.schema), quote::literal(&table.name.name));
+            format!("({name}, {schema}, {table}, 'ready')")
+        });
+        let sql = format!(
+            "insert into pgdiode.relation (pipeline, schema_name, table_name, state) values {} on conflict do nothing",
+            rows.collect::<Vec<_>>().join(", ")
+        );
+        target.query(&sql).await.map(drop)
     }
 
     fn mapping(&self) -> ContentHash {

@@ -156,6 +156,7 @@ fn blank(pipeline: &Pipeline, source: String, target: String) -> PipelineStatus 
         lag_seconds: None,
         slot: None,
         archive: None,
+        keys: None,
         tables: Vec::new(),
         sequences: SequenceStatus::default(),
         last_error: None,

@@ -1,12 +1,13 @@
 //! A connection to one Redis server: commands out, answers in, several under way at once.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::{Error, Kind, Result};
-use crate::redis::location::Location;
+use crate::redis::location::{Host, Location};
 use crate::redis::resp::{self, Reply};
 use crate::redis::transport::{self, Transport};
 
@@ -29,36 +30,37 @@ impl Connection {
         let mut last = None;
         for host in &location.hosts {
             match transport::connect(location, host).await {
-                Ok(transport) => return Connection::begin(transport, location, host.display(), name).await,
+                Ok(transport) => return Connection::begin(transport, location, host, name).await,
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| Error::config("no Redis server is named")))
     }
 
-    async fn begin(
-        transport: Transport,
-        location: &Location,
-        place: String,
-        name: &str,
-    ) -> Result<Connection> {
-        let (received, out) = (BytesMut::new(), BytesMut::new());
+    async fn begin(transport: Transport, location: &Location, host: &Host, name: &str) -> Result<Connection> {
+        let (received, out, place) = (BytesMut::new(), BytesMut::new(), host.display());
         let mut connection = Connection { transport, received, out, place };
-        connection.authenticate(location).await?;
+        let answered = connection.authenticate(location, host);
+        tokio::time::timeout(location.connect_timeout, answered).await.map_err(|_| {
+            Error::new(Kind::SourceUnreachable, format!("the server at {} does not answer", host.display()))
+                .hint("Is it a Redis server? The host or a firewall may be in the way.")
+        })??;
         // Told to whoever looks at the server's list of clients; some services do not allow it.
         connection.ask(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         Ok(connection)
     }
 
-    async fn authenticate(&mut self, location: &Location) -> Result<()> {
-        let answer = match (&location.user, &location.password) {
+    async fn authenticate(&mut self, location: &Location, host: &Host) -> Result<()> {
+        match (&location.user, &location.password) {
             (Some(user), Some(password)) => {
-                self.ask(&[b"AUTH", user.as_bytes(), password.reveal().as_bytes()]).await?
+                self.send(&[b"AUTH", user.as_bytes(), password.reveal().as_bytes()]);
             }
-            (None, Some(password)) => self.ask(&[b"AUTH", password.reveal().as_bytes()]).await?,
-            _ => self.ask(&[b"PING"]).await?,
-        };
-        let Reply::Error(words) = answer else { return Ok(()) };
+            // A user that needs no password is asked for none.
+            (Some(user), None) => self.send(&[b"AUTH", user.as_bytes(), b""]),
+            (None, Some(password)) => self.send(&[b"AUTH", password.reveal().as_bytes()]),
+            (None, None) => self.send(&[b"PING"]),
+        }
+        let Reply::Error(words) = self.first_reply(location, host).await? else { return Ok(()) };
         let code = words.split(' ').next().unwrap_or_default();
         let refused =
             |what: &str, hint: &str| Err(Error::refused(format!("{what} {}", self.place)).hint(hint));
@@ -75,6 +77,22 @@ impl Connection {
             "NOPERM" => Ok(()),
             "LOADING" | "MASTERDOWN" | "BUSY" => Err(self.refusal(&words)),
             _ => Err(self.refusal(&words).with_kind(Kind::Refused)),
+        }
+    }
+
+    /// Before the first answer a connection breaks for reasons of its own: what was said may not be its protocol.
+    async fn first_reply(&mut self, location: &Location, host: &Host) -> Result<Reply> {
+        let broken = |error: io::Error| transport::failure(error, location, host);
+        self.transport.write_all(&self.out).await.map_err(broken)?;
+        self.transport.flush().await.map_err(broken)?;
+        self.out.clear();
+        loop {
+            if let Some(reply) = resp::take_reply(&mut self.received)? {
+                return Ok(reply);
+            }
+            if self.transport.read_buf(&mut self.received).await.map_err(broken)? == 0 {
+                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use std::fmt::Write;
 use crate::config::written;
 
 use super::{
-    ArchiveStatus, CheckReport, DifferenceKind, Level, Phase, PipelineStatus, SlotStatus, StopReason,
-    Stopped, TableListing, TableState, TableStatus, TableVerification, VerifyReport,
+    ArchiveStatus, CheckReport, DifferenceKind, KeysStatus, Level, Phase, PipelineStatus, SlotStatus,
+    StopReason, Stopped, TableListing, TableState, TableStatus, TableVerification, VerifyReport,
 };
 
 /// Where a fact's words begin, and a finding's.
@@ -93,6 +93,9 @@ impl PipelineStatus {
         }
         if let Some(archive) = &self.archive {
             fact("archive", &archive.text());
+        }
+        if let Some(keys) = &self.keys {
+            keys.text(paint).into_iter().for_each(|(name, words)| fact(name, &words));
         }
         if let Some(at) = &self.sequences.carried_at {
             fact("sequences", &format!("{} carried at {at}", count(self.sequences.carried)));
@@ -181,6 +184,28 @@ impl ArchiveStatus {
         parts.extend(self.last_file_sealed_at.as_ref().map(|at| format!("the last sealed at {at}")));
         parts.extend(self.last_commit_at.as_ref().map(|at| format!("last commit at {at}")));
         parts.join(", ")
+    }
+}
+
+impl KeysStatus {
+    fn text(&self, paint: Paint) -> Vec<(&'static str, String)> {
+        let mut keys = vec![several(self.present, "key")];
+        if self.gone > 0 {
+            keys.push(format!("{} gone", count(self.gone)));
+        }
+        if self.misfits > 0 {
+            let misfits = format!("{} without a row", several(self.misfits, "part of a value"));
+            keys.push(format!("{} (pgdiode.keyspace_misfit)", paint.tone(Tone::Warning, &misfits)));
+        }
+        if !self.is_scanned {
+            keys.push("not all have been looked at yet".to_owned());
+        }
+        let mut facts = vec![("keys", keys.join(", "))];
+        if let Some(history) = &self.history {
+            let of = self.source_offset.map(|end| format!(" of {end}")).unwrap_or_default();
+            facts.push(("history", format!("{}, at {}{of}", printable(history), self.offset)));
+        }
+        facts
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod connection;
 mod convergence;
+mod failover;
 mod harness_works;
 mod live_modes;
 mod naive_listener;
+mod sessions;
 mod transport;
 mod world;
 mod writer;

@@ -78,6 +78,7 @@ impl World {
         self.pgdiode_from(&format!("redis://127.0.0.1:{port}"), keys)
     }
 
+    /// A pgdiode that reads from `source`.
     pub fn pgdiode_from(&self, source: &str, keys: &str) -> PgdiodeRun {
         let config = format!(
             "[pipeline.mirror]\nsource = \"{source}\"\ntarget = \"{}\"\n\

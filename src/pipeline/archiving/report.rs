@@ -69,6 +69,7 @@ pub(in crate::pipeline) async fn status(pipeline: &Pipeline) -> Result<PipelineS
         lag_seconds: None,
         slot: slot.map(|slot| slot_status(pipeline, slot, None)),
         archive: None,
+        keys: None,
         tables: Vec::new(),
         sequences: SequenceStatus::default(),
         last_error: None,

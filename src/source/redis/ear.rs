@@ -17,6 +17,11 @@ pub trait Ear: Send + 'static {
     /// Who is silent for so long is gone.
     const SILENCE_MAX: Duration;
 
+    /// Waits for what comes before the changes.
+    fn begin(&mut self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     fn connection(&mut self) -> &mut Connection;
 
     /// Takes what was received and is whole.
@@ -34,6 +39,9 @@ pub fn spawn(ear: impl Ear, live: Arc<Live>) -> JoinSet<Error> {
 }
 
 async fn listen<E: Ear>(mut ear: E, live: &Live) -> Error {
+    if let Err(error) = ear.begin().await {
+        return error;
+    }
     let mut ticks = interval(E::SPEAK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_heard = Instant::now();

@@ -48,8 +48,9 @@ pub struct Joined {
 /// A connection on which the stream has begun.
 pub struct Replica {
     connection: Connection,
-    /// `PSYNC`, or what the service calls it.
     command: Command,
+    /// The server sends a snapshot first.
+    awaits_snapshot: bool,
 }
 
 impl Replica {
@@ -86,6 +87,7 @@ impl Replica {
         connection.flush().await?;
         let answer = line(&mut connection).await?;
         let mut words = answer.split(' ');
+        let mut awaits_snapshot = false;
         let joined = match (words.next(), asked) {
             (Some("+CONTINUE"), Some(asked)) => {
                 let replication_id = words.next().unwrap_or(&asked.replication_id).to_owned();
@@ -95,19 +97,23 @@ impl Replica {
                 let (Some(id), Some(Ok(offset))) = (words.next(), words.next().map(str::parse)) else {
                     return Err(strange(&answer));
                 };
-                pass_over_snapshot(&mut connection).await?;
+                awaits_snapshot = true;
                 let position = NodePosition { replication_id: id.to_owned(), offset, ..at_end };
                 Joined { position, goes_on: false }
             }
             _ => return Err(refused(&connection, &answer)),
         };
-        Ok((Replica { connection, command: Command::default() }, joined))
+        Ok((Replica { connection, command: Command::default(), awaits_snapshot }, joined))
     }
 }
 
 impl Ear for Replica {
     const SPEAK_INTERVAL: Duration = ACKNOWLEDGE_INTERVAL;
     const SILENCE_MAX: Duration = SILENCE_MAX;
+
+    async fn begin(&mut self) -> Result<()> {
+        if self.awaits_snapshot { pass_over_snapshot(&mut self.connection).await } else { Ok(()) }
+    }
 
     fn connection(&mut self) -> &mut Connection {
         &mut self.connection

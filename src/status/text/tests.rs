@@ -50,6 +50,7 @@ fn status() -> PipelineStatus {
         lag_bytes: Some(1976),
         lag_seconds: Some(0.034),
         archive: None,
+        keys: None,
         slot: Some(SlotStatus {
             name: "pgdiode_main".into(),
             active: true,

@@ -2,6 +2,8 @@
 //!
 //! It is what tells messages apart that bring no id. Numbers are taken as they stand there: `1` and `1.0` differ.
 
+use std::borrow::Cow;
+
 use super::json::{Kind, Outline};
 
 /// Whatever is nested deeper is taken as it stands there.
@@ -29,7 +31,7 @@ fn put_value(outline: &Outline, text: &[u8], index: usize, depth: usize, out: &m
 }
 
 fn put_object(outline: &Outline, text: &[u8], index: usize, depth: usize, out: &mut Vec<u8>) {
-    let mut fields: Vec<(Vec<u8>, usize)> =
+    let mut fields: Vec<(Cow<'_, [u8]>, usize)> =
         outline.fields(index).map(|(name, value)| (plain(outline, text, name), value)).collect();
     // Of equal names the last counts: sorting keeps their order.
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -46,19 +48,13 @@ fn put_object(outline: &Outline, text: &[u8], index: usize, depth: usize, out: &
 }
 
 /// A text that means no characters stands for itself.
-fn plain(outline: &Outline, text: &[u8], index: usize) -> Vec<u8> {
-    let json = outline.json(text, index);
-    let mut scratch = Vec::new();
-    match json.plain(&mut scratch) {
-        Ok(plain) => plain.to_vec(),
-        Err(_) => json.text.to_vec(),
-    }
+fn plain<'a>(outline: &Outline, text: &'a [u8], index: usize) -> Cow<'a, [u8]> {
+    outline.json(text, index).unescaped().unwrap_or_else(|json| Cow::Borrowed(json.text))
 }
 
 fn put_sized(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    out.extend_from_slice(text.len().to_string().as_bytes());
-    out.push(b':');
+    out.extend_from_slice(&(text.len() as u64).to_be_bytes());
     out.extend_from_slice(text);
 }
 

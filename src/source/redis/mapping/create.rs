@@ -7,12 +7,19 @@ use super::tables::{Filled, FilledColumn, Tables};
 
 pub(super) fn statements(tables: &Tables) -> String {
     let mut sql = String::new();
-    for (index, table) in tables.list.iter().enumerate() {
+    for index in 0..tables.list.len() {
         if index > 0 {
             sql.push('\n');
         }
-        statement(tables, index, table, &mut sql);
+        sql.push_str(&of(tables, index));
     }
+    sql
+}
+
+/// What makes the table of that index in the layout.
+pub(super) fn of(tables: &Tables, index: usize) -> String {
+    let mut sql = String::new();
+    statement(tables, index, &tables.list[index], &mut sql);
     sql
 }
 

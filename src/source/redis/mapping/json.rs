@@ -9,6 +9,8 @@
 //! Reading keeps its place in a list of open brackets and not on the stack: a document may be nested as deep as it is
 //! long. Bytes inside of texts are looked at when a text is asked for, so that one bad text spoils itself alone.
 
+use std::borrow::Cow;
+
 use super::misfit::Reason;
 
 /// Where everything stands in one text.
@@ -264,8 +266,16 @@ impl<'a> Json<'a> {
         if !self.is_escaped {
             return self.inner() == expected.as_bytes();
         }
-        let mut plain = Vec::new();
-        unescape(self.inner(), &mut plain).is_ok() && plain == expected.as_bytes()
+        self.unescaped().is_ok_and(|plain| *plain == *expected.as_bytes())
+    }
+
+    /// A text's own bytes; itself where it means no characters.
+    pub(super) fn unescaped(self) -> Result<Cow<'a, [u8]>, Json<'a>> {
+        if !self.is_escaped {
+            return Ok(Cow::Borrowed(self.inner()));
+        }
+        let mut plain = Vec::with_capacity(self.text.len());
+        unescape(self.inner(), &mut plain).map_err(|_| self).map(|()| Cow::Owned(plain))
     }
 
     /// A text's own bytes, anything else as it stands there. `scratch` holds what had to be unescaped.

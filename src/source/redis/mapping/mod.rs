@@ -139,6 +139,11 @@ impl Mapper {
         create::statements(&self.tables)
     }
 
+    /// The statements that create the table of that index in the layout.
+    pub fn create_table(&self, index: usize) -> String {
+        create::of(&self.tables, index)
+    }
+
     fn plans<'k>(&self, key: &'k Key) -> impl Iterator<Item = (&KeyPlan, Vec<&'k [u8]>)> {
         let is_mapped = self.databases.binary_search(&key.database).is_ok();
         let plans = if is_mapped { self.keys.as_slice() } else { &[] };

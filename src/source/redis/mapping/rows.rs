@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use crate::change::ByNumber;
 use crate::digest::Sha256;
 use crate::keyspace::{Key, Misfit, Part, Table, Write};
 use crate::pg::copy_text::put_escaped;
@@ -116,7 +117,7 @@ pub(super) struct Setting<'a> {
 pub(super) struct PartDraft {
     pub(super) part: Part,
     /// Of each identity the row.
-    seen: HashMap<u64, usize>,
+    seen: ByNumber<u64, usize>,
     /// Rows that later ones have taken the place of.
     replaced: Vec<usize>,
 }
@@ -124,7 +125,7 @@ pub(super) struct PartDraft {
 impl PartDraft {
     pub(super) fn new(table: usize, anchor: Vec<u8>) -> PartDraft {
         let part = Part { table, anchor, ..Part::default() };
-        PartDraft { part, seen: HashMap::new(), replaced: Vec::new() }
+        PartDraft { part, seen: ByNumber::default(), replaced: Vec::new() }
     }
 
     /// Takes the row that was written behind the last one.

@@ -54,6 +54,8 @@ pub struct Applied {
     pub unchanged: u64,
     /// How many rows the entries had, each counted once.
     rows: u64,
+    /// How many misfits are PostgreSQL's.
+    refused: u64,
 }
 
 impl Applied {

@@ -71,7 +71,9 @@ impl<'a> Run<'a> {
     /// The same, without looking in these tables for rows that a key has lost.
     #[must_use]
     pub fn losing_nothing_of(mut self, tables: &HashSet<usize>) -> Run<'a> {
-        tables.iter().for_each(|&table| self.lost[table].clear());
+        for &table in tables {
+            self.lost[table].clear();
+        }
         self
     }
 

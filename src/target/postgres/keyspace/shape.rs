@@ -27,6 +27,16 @@ const IS_INDEXED: &str = "
                  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                 where k.place <= pg_catalog.cardinality($2::text[])))";
 
+/// Whether a small number that is not written comes from a sequence.
+const IS_NUMBERED: &str = "
+    select exists (
+        select from pg_catalog.pg_attribute a
+          left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attrelid = $1::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped
+           and a.atttypid in ('int2'::pg_catalog.regtype, 'int4'::pg_catalog.regtype)
+           and (a.attidentity <> '' or pg_catalog.pg_get_expr(d.adbin, d.adrelid) ~ 'nextval')
+           and a.attname <> all ($2::text[]))";
+
 /// One table of the layout. Names are quoted.
 #[derive(Debug)]
 pub struct Shape {
@@ -41,10 +51,21 @@ pub struct Shape {
     pub marks: Option<(String, String)>,
     /// Texts that differ can be the same key here: `1` and `01` as numbers.
     pub is_loose: bool,
+    pub kind: Kind,
     /// Another table of the layout refers to this one.
     pub is_referred: bool,
     /// Names table, key and anchor in what is stored of a key's rows, whatever the layout's order is by then.
     pub tag: [u8; 8],
+}
+
+/// What matters of a table for how rows are merged that may be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    /// Each row that an insert tries takes a number from a sequence that ends at two thousand million, or earlier.
+    Numbered,
+    /// Its rows are said without their system columns.
+    Partitioned,
 }
 
 #[derive(Debug)]
@@ -113,7 +134,14 @@ async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> Resu
     if table.write == Write::Replace {
         check_anchor(session, name, &anchor).await?;
     }
+    let numbered =
+        session.query_with(IS_NUMBERED, &[Some(&quote::table(name)), Some(&text_array(&written))]).await?;
     Ok(Shape {
+        kind: match numbered.first().is_some_and(|row| row.bool(0)) {
+            _ if found.target == found.target_plain => Kind::Partitioned,
+            true => Kind::Numbered,
+            false => Kind::Plain,
+        },
         target: found.target_plain,
         columns,
         key: table.key.clone(),
@@ -217,11 +245,7 @@ async fn check_anchor(session: &mut Session, name: &TableName, anchor: &[&str]) 
         ))
         .hint("Name a column that is filled from the name of the key, or ensure the rows instead."));
     }
-    let quoted: Vec<String> = anchor
-        .iter()
-        .map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"")))
-        .collect();
-    let list = format!("{{{}}}", quoted.join(","));
+    let list = text_array(anchor);
     let rows = session.query_with(IS_INDEXED, &[Some(&quote::table(name)), Some(&list)]).await?;
     if !rows.first().is_some_and(|row| row.bool(0)) {
         tracing::warn!(
@@ -231,6 +255,12 @@ async fn check_anchor(session: &mut Session, name: &TableName, anchor: &[&str]) 
         );
     }
     Ok(())
+}
+
+fn text_array(texts: &[&str]) -> String {
+    let quote = |text: &&str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let quoted: Vec<String> = texts.iter().map(quote).collect();
+    format!("{{{}}}", quoted.join(","))
 }
 
 fn unfit(name: &TableName, why: &str) -> Error {

@@ -47,6 +47,12 @@ impl KeyspaceTarget {
         self.underway.send(advance, Counts::Nothing)?;
         self.underway.send("commit", Counts::Nothing)?;
         self.underway.settle().await??;
+        if applied.refused > 0 {
+            tracing::warn!(
+                rows = applied.refused,
+                "PostgreSQL refused rows; they are in pgdiode.keyspace_misfit, with the reasons"
+            );
+        }
         Ok(applied)
     }
 
@@ -114,6 +120,7 @@ impl KeyspaceTarget {
                 Err(error) => verdict.misfits.push(self.misfit(item, table, row, &error)),
             }
         }
+        applied.refused += verdict.misfits.len() as u64;
         self.underway.send(&run::delete_stuck(&self.pipeline, item), Counts::Nothing)?;
         applied.misfits += run
             .send_keys(&mut self.underway, &self.shapes, &self.pipeline, &position.replication_id, &verdict)
@@ -127,17 +134,17 @@ impl KeyspaceTarget {
         for table in 0..self.shapes.len() {
             let rows =
                 batch::part_of(item, table).filter(|_| item.has_rows()).map_or(0, |part| part.rows.len());
-            let mut pieces = vec![0..rows];
-            while let Some(piece) = pieces.pop() {
-                if piece.is_empty() {
+            let mut pieces = vec![(0, rows)];
+            while let Some((start, end)) = pieces.pop() {
+                if start == end {
                     continue;
                 }
-                match self.try_range(item, table, piece.clone()).await? {
+                match self.try_range(item, table, start..end).await? {
                     Ok(done) => applied.add(&done),
-                    Err(error) if piece.len() == 1 => refused.push((table, piece.start, error)),
+                    Err(error) if end - start == 1 => refused.push((table, start, error)),
                     Err(_) => {
-                        let middle = piece.start + piece.len() / 2;
-                        pieces.extend([middle..piece.end, piece.start..middle]);
+                        let middle = start + (end - start) / 2;
+                        pieces.extend([(middle, end), (start, middle)]);
                     }
                 }
             }
@@ -193,7 +200,7 @@ impl KeyspaceTarget {
         let message = error.what().strip_prefix(&place).unwrap_or(error.what());
         let state = error.sqlstate().unwrap_or_default();
         let said = without_values(message, state);
-        tracing::warn!(reason = said, sqlstate = state, "PostgreSQL refused a row; it is kept as a misfit");
+        tracing::debug!(reason = said, sqlstate = state, "PostgreSQL refused a row");
         format!("{said} ({state})")
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::keyspace::{Gone, Write};
 use crate::pg::quote;
-use crate::target::postgres::keyspace::shape::{Lookup, Shape};
+use crate::target::postgres::keyspace::shape::{Kind, Lookup, Shape};
 
 /// Whether a row is written anew costs less to ask when it is known beforehand that it hardly is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,14 @@ pub enum Expected {
     New,
     /// Rows that are there already are left alone where they are equal: not even locked.
     There,
+}
+
+/// Which of the staged rows an insert tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    All,
+    Missing,
+    MissingOrDifferent,
 }
 
 /// All statements of one table.
@@ -189,23 +197,28 @@ impl Staged<'_> {
         // Rows that several keys share are there, however new the key is.
         let is_new = expected == Expected::New && self.shape.write == Write::Replace;
         if self.shape.write == Write::Ensure || self.sets(|_| String::new()).is_empty() {
-            let insert = self.insert("returning 1", !is_new);
+            let insert = self.insert("returning 1", if is_new { Tried::All } else { Tried::Missing });
             return format!("with made as ({insert}) select count(*), 0 from made");
         }
-        if is_new {
-            let insert = self.insert("returning xmax = 0 as is_new", false);
+        let is_one_statement = match self.shape.kind {
+            Kind::Plain => true,
+            Kind::Numbered => is_new,
+            Kind::Partitioned => false,
+        };
+        if is_one_statement {
+            let tried = if is_new { Tried::All } else { Tried::MissingOrDifferent };
+            let insert = self.insert("returning xmax = 0 as is_new", tried);
             return format!(
                 "with made as ({insert}) \
                  select count(*) filter (where is_new), count(*) filter (where not is_new) from made"
             );
         }
-        // Inserting is not tried for rows that are there: each try would take a number from the sequence of a serial
-        // column, and lock the row.
+        // Inserting is not tried for rows that are there: the sequence would come to its end.
         format!(
             "with changed as ({} returning 1), made as ({}) \
              select (select count(*) from made), (select count(*) from changed)",
             self.update(),
-            self.insert("returning 1", true)
+            self.insert("returning 1", Tried::Missing)
         )
     }
 
@@ -223,21 +236,21 @@ impl Staged<'_> {
     }
 
     /// Whether a row has other values than it is to have: by their images, which every type has.
-    fn differs(&self, value: impl Fn(usize) -> String) -> String {
+    fn differs(&self, here: &str, value: impl Fn(usize) -> String) -> String {
         let columns = self.set_columns();
         let mut terms = Vec::new();
         if !columns.is_empty() {
-            let here: Vec<String> =
-                columns.iter().map(|&index| format!("t.{}", self.shape.columns[index].name)).collect();
+            let stored: Vec<String> =
+                columns.iter().map(|&index| format!("{here}.{}", self.shape.columns[index].name)).collect();
             let given: Vec<String> = columns.into_iter().map(value).collect();
             terms.push(format!(
                 "row({})::record operator(pg_catalog.*<>) row({})::record",
-                here.join(", "),
+                stored.join(", "),
                 given.join(", ")
             ));
         }
         if let Some((expired, deleted)) = &self.shape.marks {
-            terms.extend([format!("t.{expired} is not null"), format!("t.{deleted} is not null")]);
+            terms.extend([format!("{here}.{expired} is not null"), format!("{here}.{deleted} is not null")]);
         }
         terms.join(" or ")
     }
@@ -250,22 +263,23 @@ impl Staged<'_> {
             self.sets(staged),
             self.resolved(),
             self.key_condition("t", "x"),
-            self.differs(staged)
+            self.differs("t", staged)
         )
     }
 
-    fn insert(&self, returning: &str, only_missing: bool) -> String {
+    fn insert(&self, returning: &str, tried: Tried) -> String {
         let names: Vec<&str> = self.shape.columns.iter().map(|column| column.name.as_str()).collect();
         let values: Vec<String> = self.all().map(|index| format!("x.c{index}")).collect();
         let key: Vec<&str> = self.shape.key.iter().map(|&index| names[index]).collect();
-        let missing = if only_missing {
-            format!(
-                " where not exists (select from {} as e where {})",
-                self.shape.target,
-                self.key_condition("e", "x")
-            )
-        } else {
-            String::new()
+        let (target, is_same) = (&self.shape.target, self.key_condition("e", "x"));
+        let only = match tried {
+            Tried::All => String::new(),
+            Tried::Missing => format!(" where not exists (select from {target} as e where {is_same})"),
+            Tried::MissingOrDifferent => format!(
+                " left join {target} as e on {is_same} where e.{} is null or {}",
+                key[0],
+                self.differs("e", |index| format!("x.c{index}"))
+            ),
         };
         // Rows that several keys share may be written by others at the same time: always in the same order.
         let order = if self.shape.write == Write::Replace {
@@ -278,12 +292,11 @@ impl Staged<'_> {
         let action = if self.shape.write == Write::Ensure || sets.is_empty() {
             "nothing".to_owned()
         } else {
-            format!("update set {sets} where {}", self.differs(given))
+            format!("update set {sets} where {}", self.differs("t", given))
         };
         format!(
-            "insert into {} as t ({}) overriding system value select {} from ({}) as x{missing}{order} \
+            "insert into {target} as t ({}) overriding system value select {} from ({}) as x{only}{order} \
              on conflict ({}) do {action} {returning}",
-            self.shape.target,
             names.join(", "),
             values.join(", "),
             self.resolved(),
