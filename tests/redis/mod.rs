@@ -6,6 +6,7 @@ mod convergence;
 mod edge_cases;
 mod failover;
 mod harness_works;
+mod live_modes;
 mod naive_listener;
 mod sessions;
 mod transport;
