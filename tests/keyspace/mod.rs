@@ -274,6 +274,8 @@ impl Ground {
         self.runtime.block_on(self.target.position("")).expect("the position can be read")
     }
 
+    /// Of each key what is stored of it, and of that its hash.
+    #[expect(clippy::option_option, reason = "a key that is gone is known")]
     pub fn known(&mut self, chats: &[&Chat]) -> Vec<Option<Option<ContentHash>>> {
         let ids: Vec<KeyId> = chats.iter().map(|chat| chat.key().id()).collect();
         let known = self.runtime.block_on(self.target.known(&ids)).expect("keys can be read");

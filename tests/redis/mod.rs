@@ -5,5 +5,6 @@ mod convergence;
 mod harness_works;
 mod naive_listener;
 mod transport;
+mod verbs;
 mod world;
 mod writer;

@@ -11,6 +11,7 @@ pub mod dirty;
 pub mod fetch;
 pub mod live;
 pub mod mapping;
+pub mod probe;
 pub mod psync;
 pub mod scan;
 pub mod server;

@@ -134,7 +134,8 @@ impl KeyspaceTarget {
         for table in 0..self.shapes.len() {
             let rows =
                 batch::part_of(item, table).filter(|_| item.has_rows()).map_or(0, |part| part.rows.len());
-            let mut pieces = Vec::from([0..rows]);
+            let whole = 0..rows;
+            let mut pieces = vec![whole];
             while let Some(piece) = pieces.pop() {
                 if piece.is_empty() {
                     continue;
