@@ -10,5 +10,6 @@ mod live_modes;
 mod naive_listener;
 mod sessions;
 mod transport;
+mod verbs;
 mod world;
 mod writer;
