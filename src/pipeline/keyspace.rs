@@ -16,6 +16,7 @@ mod apply;
 mod place;
 mod report;
 mod survey;
+mod verify;
 mod watch;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use self::apply::Work;
 pub(super) use self::report::status;
+pub(super) use self::verify::verify;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Kind, Result};

@@ -7,5 +7,6 @@ mod harness_works;
 mod naive_listener;
 mod sessions;
 mod transport;
+mod verify;
 mod world;
 mod writer;

@@ -19,6 +19,9 @@ use crate::keyspace::Key;
 use crate::redis::connection::Connection;
 use crate::redis::resp::Reply;
 
+/// Servers before 7.0 say how long a key has left, to the millisecond: two looks differ by what they took.
+const EXPIRY_JITTER_MS: i64 = 1000;
+
 /// What a key's value is expected to be, which says how to read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -94,9 +97,12 @@ impl Fetcher {
         }
     }
 
-    /// Whether the server says when a key expires, and not only how long it has left.
-    pub fn knows_expiry_times(&self) -> bool {
-        self.knows_expiry_times
+    /// Whether two looks at a key may have found the same time of expiry.
+    pub fn expires_alike(&self, one: Option<i64>, other: Option<i64>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) if !self.knows_expiry_times => (one - other).abs() <= EXPIRY_JITTER_MS,
+            _ => one == other,
+        }
     }
 
     pub fn connection(&mut self) -> &mut Connection {
