@@ -19,6 +19,9 @@ use crate::keyspace::Key;
 use crate::redis::connection::Connection;
 use crate::redis::resp::Reply;
 
+/// How often keys are asked for their type that change it all the time.
+const TYPE_ROUNDS_MAX: usize = 20;
+
 /// Servers before 7.0 say how long a key has left, to the millisecond: two looks differ by what they took.
 const EXPIRY_JITTER_MS: i64 = 1000;
 
@@ -111,38 +114,36 @@ impl Fetcher {
 
     /// The values of `keys`, each read as what it is expected to be. Keys of one database should stand together.
     pub async fn fetch(&mut self, keys: &[(Key, Kind)]) -> Result<Fetched> {
-        let (mut fetched, strange) = self.round(keys).await?;
-        if strange.is_empty() {
-            return Ok(fetched);
-        }
-        // Of another type than expected: what they are must be asked, and may change before they are read.
-        let kinds = self.types(keys, &strange).await?;
-        let known: Vec<(usize, (Key, Kind))> = strange
-            .iter()
-            .zip(&kinds)
-            .filter_map(|(&index, name)| Some((index, (keys[index].0.clone(), Kind::named(name)?))))
-            .collect();
-        for (&index, name) in strange.iter().zip(kinds) {
-            if Kind::named(&name).is_none() && name != "none" {
-                fetched.values[index] = Some(Found { value: Value::Other(name), expires_at: None });
+        let (mut fetched, mut strange) = self.round(keys).await?;
+        for _ in 0..TYPE_ROUNDS_MAX {
+            if strange.is_empty() {
+                // What was read last is younger than the offset of the first round says: older is on the safe side.
+                return Ok(fetched);
             }
+            // Of another type than expected: what they are must be asked, and may change before they are read.
+            let kinds = self.types(keys, &strange).await?;
+            let mut known = Vec::with_capacity(strange.len());
+            for (index, name) in strange.into_iter().zip(kinds) {
+                match Kind::named(&name) {
+                    Some(kind) => known.push((index, (keys[index].0.clone(), kind))),
+                    None if name == "none" => {}
+                    None => {
+                        fetched.values[index] = Some(Found { value: Value::Other(name), expires_at: None });
+                    }
+                }
+            }
+            let again: Vec<(Key, Kind)> = known.iter().map(|(_, key)| key.clone()).collect();
+            let (more, still) =
+                if again.is_empty() { Default::default() } else { self.round(&again).await? };
+            for ((index, _), found) in known.iter().zip(more.values) {
+                fetched.values[*index] = found;
+            }
+            strange = still.into_iter().map(|place| known[place].0).collect();
         }
-        let again: Vec<(Key, Kind)> = known.iter().map(|(_, key)| key.clone()).collect();
-        if again.is_empty() {
-            return Ok(fetched);
-        }
-        let (second, still) = self.round(&again).await?;
-        if !still.is_empty() {
-            return Err(Error::new(
-                crate::error::Kind::SourceUnreachable,
-                "a key changed its type while it was read, twice",
-            ));
-        }
-        for ((index, _), found) in known.into_iter().zip(second.values) {
-            fetched.values[index] = found;
-        }
-        // What was read last is younger than the offset of the first round says: older is on the safe side.
-        Ok(fetched)
+        Err(Error::new(
+            crate::error::Kind::SourceUnreachable,
+            format!("a key changed its type while it was read, {TYPE_ROUNDS_MAX} times"),
+        ))
     }
 
     /// One transaction; beside the values, the places of keys that have another type.
