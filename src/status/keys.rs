@@ -17,7 +17,7 @@ pub struct KeysReport {
     pub tables: Vec<ComparedTable>,
     /// Parts of values that became no row, as stored: no differences.
     pub misfits: u64,
-    /// Keys whose value was another one each time: nothing can be said of them.
+    /// Keys whose value was another one each time, or which the running pipeline has not come to: nothing can be said of them.
     pub unsettled: u64,
     /// The first of them.
     pub differences: Vec<KeyDifference>,

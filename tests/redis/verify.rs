@@ -154,13 +154,21 @@ fn what_is_being_written_is_no_difference_and_what_was_changed_by_hand_is() {
         .map(|seed| {
             let mut writer = Writer::new(Rng::with_seed(seed), world.redis.client(), Sweeping::Never);
             let is_over = Arc::clone(&is_over);
-            thread::spawn(move || while !is_over.load(Ordering::SeqCst) && writer.write(20) {})
+            let mut pace = world.redis.client();
+            thread::spawn(move || {
+                while !is_over.load(Ordering::SeqCst) && writer.write(100) {
+                    // No faster than what is written becomes durable, however slow the machine.
+                    pace.call(&["SET", "pace", "1"]);
+                    pace.call(&["WAIT", "1", "5000"]);
+                }
+            })
         })
         .collect();
     for _ in 0..3 {
         let (report, found) = verify(&run);
         assert_eq!(found, [""; 0], "{}", running.stderr());
         assert_eq!(report["is_running"], true);
+        assert!(report["unsettled"].as_u64() < report["keys"].as_u64(), "{report}");
     }
     world.postgres.psql("mirror", "update strings set value = '2' where name = 'by-hand'");
     let (_, found) = verify(&run);

@@ -13,7 +13,7 @@
 //! if its value was the same each time that it was looked at, and the target has applied a later offset than that of the
 //! second look: what made the value is then applied, and the rows are what they will be. The first look may itself be what
 //! makes an expired key go. Where no offset can be compared, patience stands for it. A key whose value was another one at
-//! the last look than before is left unsettled, and counted. Rows of no key need none of this: rows and what is stored
+//! the last look than before, or which the target has not come to in all that time, is left unsettled, and counted. Rows of no key need none of this: rows and what is stored
 //! of their key commit together, so one snapshot of the target says it all.
 
 use std::collections::BTreeMap;
@@ -71,6 +71,7 @@ pub(in crate::pipeline) async fn verify(pipeline: &Pipeline) -> Result<KeysRepor
     let fetcher = Fetcher::new(source, server.as_ref());
     let history = server.map(|server| server.replication_id).unwrap_or_default();
     let mut comparison = Comparison::new(pipeline, &mapper, fetcher, target, history, is_running);
+    comparison.wait_for_survey().await?;
     comparison.keys_of_server().await?;
     comparison.known_keys().await?;
     comparison.settle().await?;
@@ -98,6 +99,8 @@ struct Suspect {
     findings: Vec<Finding>,
     /// The target has applied what made the value, and more.
     is_settled: bool,
+    /// It is known not to have come so far.
+    is_early: bool,
 }
 
 /// A key that was looked at; without findings nothing differs.
@@ -159,6 +162,24 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// While every key is being looked at for the first time, the target lacks what it has not come to.
+    async fn wait_for_survey(&mut self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.report.is_running {
+            let as_of = self.target.begin(&[]).await?;
+            self.target.compare(&[], &as_of).await?;
+            if as_of.position.is_some_and(|(_, _, is_scanned)| is_scanned) {
+                break;
+            }
+            if Instant::now() >= until {
+                let what = "not every key has been looked at yet: the target lacks what was not";
+                return Err(Error::refused(what).hint("Try again when `pgdiode status` says streaming."));
+            }
+            tokio::time::sleep(PAUSE_FIRST).await;
+        }
+        Ok(())
+    }
+
     // ---- which keys ----
 
     async fn keys_of_server(&mut self) -> Result<()> {
@@ -198,7 +219,8 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             let Looked { key, seen, findings, .. } = looked;
-            let suspect = Suspect { seen, looks: 1, offset: None, findings, is_settled: false };
+            let suspect =
+                Suspect { seen, looks: 1, offset: None, findings, is_settled: false, is_early: false };
             self.suspects.insert(key, suspect);
         }
         if self.suspects.len() >= SUSPECTS_MAX { self.settle().await } else { Ok(()) }
@@ -230,7 +252,10 @@ impl<'a> Comparison<'a> {
             self.round().await?;
         }
         for (key, suspect) in std::mem::take(&mut self.suspects) {
-            if self.report.is_running && !suspect.is_settled && suspect.looks < LOOKS_MIN {
+            if self.report.is_running
+                && !suspect.is_settled
+                && (suspect.looks < LOOKS_MIN || suspect.is_early)
+            {
                 self.report.unsettled += 1;
                 continue;
             }
@@ -261,8 +286,9 @@ impl<'a> Comparison<'a> {
             }
             suspect.seen = looked.seen;
             suspect.findings = looked.findings;
-            let has_applied = applied.zip(suspect.offset).is_some_and(|(applied, offset)| applied >= offset);
-            suspect.is_settled = suspect.looks >= LOOKS_MIN && has_applied;
+            let ahead = applied.zip(suspect.offset).map(|(applied, offset)| applied >= offset);
+            suspect.is_settled = suspect.looks >= LOOKS_MIN && ahead == Some(true);
+            suspect.is_early = ahead == Some(false);
         }
         Ok(())
     }

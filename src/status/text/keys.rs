@@ -26,7 +26,10 @@ impl KeysReport {
         }
         if self.unsettled > 0 {
             let keys = several(self.unsettled, "key");
-            line(&mut text, &format!("{keys} changed too fast to be compared"));
+            line(
+                &mut text,
+                &format!("{keys} could not be compared: they change too fast, or the target is behind"),
+            );
         }
         if !self.is_running {
             line(&mut text, "nobody runs the pipeline: what was written since it stopped differs");
