@@ -22,6 +22,8 @@ use crate::source::redis::scan::Scan;
 
 /// With fewer known keys a mapping is being tried out.
 const GUARDED_FROM_KEYS: u64 = 100;
+/// What made many keys disappear may be on its way: they are counted again after so long, before anybody is asked.
+const NEWS_DELAY: Duration = Duration::from_secs(3);
 /// Known keys that are asked about at once.
 const PAGE_KEYS: usize = 2000;
 
@@ -33,6 +35,8 @@ pub(super) struct Survey {
     emptied: BTreeSet<u32>,
     globs: Vec<Vec<u8>>,
     stage: Stage,
+    /// Too many were gone when they were counted first.
+    is_doubted: bool,
     /// Not before: a survey that nobody waits for is done slowly.
     pause_until: Instant,
 }
@@ -87,7 +91,7 @@ impl Survey {
             Some(first) => Stage::Scanning { scan: Scan::new(first, &globs), then },
             None => Stage::Counting { after: None, counted: Counted::default() },
         };
-        Survey { is_owed, databases, emptied, globs, stage, pause_until: Instant::now() }
+        Survey { is_owed, databases, emptied, globs, stage, is_doubted: false, pause_until: Instant::now() }
     }
 
     pub(super) fn goes_on_at(&self) -> Instant {
@@ -114,7 +118,7 @@ impl Work<'_> {
         match looked {
             Some(keys) => {
                 if !is_owed {
-                    survey.pause_until = Instant::now() + self.pace(keys);
+                    survey.pause_until = survey.pause_until.max(Instant::now() + self.pace(keys));
                 }
                 self.survey = Some(survey);
             }
@@ -156,7 +160,15 @@ impl Work<'_> {
                 let page = self.target.page(*after, PAGE_KEYS).await?;
                 let Some((last, _)) = page.last() else {
                     let counted = *counted;
-                    self.refuse_mass_disappearance(counted)?;
+                    if let Err(refused) = self.refuse_mass_disappearance(counted) {
+                        if survey.is_doubted {
+                            return Err(refused);
+                        }
+                        survey.is_doubted = true;
+                        survey.pause_until = Instant::now() + NEWS_DELAY;
+                        survey.stage = Stage::Counting { after: None, counted: Counted::default() };
+                        return Ok(Some(0));
+                    }
                     if counted.gone == 0 {
                         return Ok(None);
                     }
