@@ -95,7 +95,19 @@ fn spawn(ground: &Ground, program: &PathBuf, directory: &PathBuf, port: u16) -> 
     let port = port.to_string();
     ground
         .command(program)
-        .args(["--bind", "127.0.0.1", "--port", &port, "--appendonly", "yes", "--save", "", "--dir"])
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--appendonly",
+            "yes",
+            "--repl-backlog-size",
+            "64mb",
+            "--save",
+            "",
+            "--dir",
+        ])
         .arg(directory)
         .stdout(log)
         .stderr(Stdio::null())

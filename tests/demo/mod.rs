@@ -167,6 +167,7 @@ fn sessions_of_redis_become_rows_whatever_is_killed() {
             "pgdiode joins as one of the server's replicas",
             "listening as a replica",
             "pgdiode is killed",
+            "goes_on=true",
             "Redis is killed",
             "sessions and their messages are identical",
             "more have expired and",

@@ -39,7 +39,9 @@ pub fn rounds(
             })
             .collect();
         disturb(round);
-        writers.into_iter().for_each(|writer| drop(writer.join()));
+        for writer in writers {
+            drop(writer.join());
+        }
         world.settle(&log);
     }
 }
@@ -208,7 +210,7 @@ impl Drop for Falsifier {
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream, replaced: Option<(&[u8], &[u8])>) {
     let mut waiting = Vec::new();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
         let mut sent = waiting.len();

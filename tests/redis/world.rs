@@ -129,9 +129,18 @@ impl World {
         (missing, actual.difference(&expected).cloned().collect())
     }
 
+    pub fn agrees(&self) -> bool {
+        self.expected() == self.actual()
+    }
+
+    /// Waits until something is so.
+    pub fn settle_only(&self, is_so: impl Fn() -> bool, log: impl Fn() -> String) {
+        assert!(wait_for(|| is_so().then_some(())).is_some(), "waited in vain\n{}", log());
+    }
+
     /// Waits until the tables hold what Redis does; nobody may be writing.
     pub fn settle(&self, log: impl Fn() -> String) {
-        let settled = wait_for(|| (self.expected() == self.actual()).then_some(()));
+        let settled = wait_for(|| self.agrees().then_some(()));
         if settled.is_none() {
             let (missing, extra) = self.differences();
             panic!("missing: {missing:#?}\nextra: {extra:#?}\n{}", log());
@@ -143,7 +152,7 @@ fn rows_of(client: &mut RedisClient, database: u32, key: &str, has_expiry_times:
     let (kind, name) = key.split_once(':').expect("it is the pattern's");
     let row = |values: &[String]| format!("{kind}|{database}|{name}|{}", values.join("|"));
     let texts = |reply: Reply| reply.items().iter().map(Reply::to_string).collect::<Vec<_>>();
-    let pairs = |reply: Reply| texts(reply).chunks(2).map(|pair| row(pair)).collect();
+    let pairs = |reply: Reply| texts(reply).chunks(2).map(&row).collect();
     let reply = match kind {
         "s" => client.try_call(&["GET", key]),
         "h" => client.try_call(&["HGETALL", key]),

@@ -321,7 +321,7 @@ fn read(kind: Kind, reply: Reply) -> Read {
             pairs.sort_unstable();
             Value::Hash(pairs)
         }),
-        Kind::List | Kind::Set => reply.into_array().and_then(texts).map(|mut items| {
+        Kind::List | Kind::Set => reply.into_array().and_then(|items| texts(&items)).map(|mut items| {
             if kind == Kind::List {
                 return Value::List(items);
             }
@@ -338,7 +338,7 @@ fn read(kind: Kind, reply: Reply) -> Read {
     }
 }
 
-fn texts(items: Vec<Reply>) -> Option<Vec<Bytes>> {
+fn texts(items: &[Reply]) -> Option<Vec<Bytes>> {
     items.iter().map(|item| item.bytes().cloned()).collect()
 }
 
@@ -351,11 +351,14 @@ fn pairs(items: Vec<Reply>) -> Option<Vec<(Bytes, Bytes)>> {
             single => flat.push(single),
         }
     }
-    let flat = texts(flat)?;
+    let flat = texts(&flat)?;
     Some(flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
 }
 
-fn stream(entries: Vec<Reply>) -> Option<Vec<(Bytes, Vec<(Bytes, Bytes)>)>> {
+/// Entries as [`Value::Stream`] has them.
+type Entries = Vec<(Bytes, Vec<(Bytes, Bytes)>)>;
+
+fn stream(entries: Vec<Reply>) -> Option<Entries> {
     let entry = |entry: Reply| {
         let mut parts = entry.into_array()?.into_iter();
         let id = parts.next()?.bytes()?.clone();
