@@ -123,7 +123,8 @@ fn a_server_that_comes_back_older_takes_back_what_it_lost() {
     let run = world.pgdiode(world.redis.port(), "");
     let running = start(&run);
     world.redis.cli(&["SET", "s:kept", "before"]);
-    world.redis.cli(&["SAVE"]);
+    // The snapshot for its new replica may be under way.
+    world.redis.wait_until("its file", |client| client.try_call(&["SAVE"]).is_ok());
     world.redis.cli(&["SET", "s:kept", "after"]);
     world.redis.cli(&["SET", "s:lost", "after"]);
     world.settle(|| running.stderr());
@@ -269,7 +270,8 @@ fn without_swaps_the_difference_is_seen() {
 
 #[test]
 fn in_another_database_the_difference_is_seen() {
-    assert_ne!(wrong_rows_without("SELECT\r\n$1\r\n1\r\n", "SELECT\r\n$1\r\n0\r\n"), 0);
+    // Not one of those that are swapped at the end, which are looked at whole.
+    assert_ne!(wrong_rows_without("SELECT\r\n$1\r\n2\r\n", "SELECT\r\n$1\r\n0\r\n"), 0);
 }
 
 #[test]

@@ -24,6 +24,8 @@ use crate::source::redis::server::Server;
 
 /// With fewer known keys a mapping is being tried out.
 const GUARDED_FROM_KEYS: u64 = 100;
+/// News of what made many keys disappear, where no history says how far it was heard, comes within moments.
+const NEWS_DELAY: Duration = Duration::from_secs(3);
 /// Known keys that are asked about at once.
 const PAGE_KEYS: usize = 2000;
 /// How soon what was heard is looked at again.
@@ -181,8 +183,14 @@ impl Work<'_> {
                 let Some((last, _)) = page.last() else {
                     let (counted, is_sure) = (*counted, *is_sure);
                     if let Err(error) = self.refuse_mass_disappearance(counted) {
-                        let until = if is_sure { None } else { self.history_end().await? };
-                        survey.stage = Stage::Doubting { until: until.ok_or(error)? };
+                        if is_sure {
+                            return Err(error);
+                        }
+                        let until = self.history_end().await?;
+                        if until.is_none() {
+                            survey.pause_until = Instant::now() + NEWS_DELAY;
+                        }
+                        survey.stage = Stage::Doubting { until: until.unwrap_or(0) };
                         return Ok(Some(0));
                     }
                     if counted.gone == 0 {
