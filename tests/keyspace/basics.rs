@@ -3,7 +3,7 @@
 use pgdiode::error::Kind;
 use pgdiode::keyspace::{Gone, Layout, Why, Write};
 
-use super::{Chat, GROUPS, Ground, MESSAGES, SESSIONS, TABLES, USERS, at, chat_layout, counts, open};
+use super::{Chat, GROUPS, Ground, MESSAGES, SESSIONS, Stored, TABLES, USERS, at, chat_layout, counts, open};
 
 const EXPIRED: i64 = 1_700_000_000_123;
 
@@ -24,7 +24,7 @@ fn a_key_comes_grows_shrinks_and_goes() {
     assert_eq!(ground.messages(), "s1/m1=one s1/m2=two\tand\\half");
     let senders = "select string_agg(external_id, ',') from messages m join users u on u.id = sender_id";
     assert_eq!(ground.sql(senders), "bob");
-    assert_eq!(ground.known(&[&chat]), [Some(Some(chat.hash()))]);
+    assert_eq!(ground.known(&[&chat]), [Some(Stored(Some(chat.hash())))]);
 
     // The same again writes nothing at all.
     let written = "select string_agg(xmin::text, ',') from (select xmin from sessions union all select xmin from messages) x";
@@ -50,7 +50,7 @@ fn a_key_comes_grows_shrinks_and_goes() {
     let marks = "select expired_at, deleted_at from sessions";
     assert_eq!(ground.sql(marks), "2023-11-14 22:13:20.123+00|");
     assert_eq!(ground.messages(), "s1/m1=one s1/m3=THREE");
-    assert_eq!(ground.known(&[&chat]), [Some(None)]);
+    assert_eq!(ground.known(&[&chat]), [Some(Stored(None))]);
 
     // Gone once more, for another reason: the first mark stays.
     let applied = ground.apply(vec![chat.gone(EXPIRED + 1, Why::Deleted)]);
@@ -70,7 +70,7 @@ fn a_key_comes_grows_shrinks_and_goes() {
     assert_eq!(counts(&applied, SESSIONS), [0, 1, 0, 1]);
     let seen = "select title, expired_at, deleted_at from sessions";
     assert_eq!(ground.sql(seen), "last words||2023-11-14 22:13:20.123");
-    assert_eq!(ground.known(&[&chat]), [Some(None)]);
+    assert_eq!(ground.known(&[&chat]), [Some(Stored(None))]);
     // Nothing was ever taken from a sequence for a row that was there.
     assert_eq!(ground.sql("select last_value from sessions_id_seq"), "1");
     assert_eq!(ground.sql("select last_value from users_id_seq"), "2");

@@ -60,9 +60,7 @@ fn a_session_that_is_killed_has_done_nothing() {
     let (mut ground, holder) = locked();
     let error = interrupted(&mut ground, "pg_terminate_backend");
     assert!(error.retries(), "{error:?}");
-    ground.sql(
-        "select pg_terminate_backend(l.pid) from pg_locks l where l.mode = 'ShareLock' and relation = 'messages'::regclass",
-    );
+    ground.sql("select pg_terminate_backend(pid) from pg_locks where mode = 'ShareLock' and relation = 'messages'::regclass");
     drop(holder.wait());
     nothing_has_happened(&ground);
     ground.target = ground.runtime.block_on(open(&ground.cluster, &chat_layout())).unwrap();

@@ -235,6 +235,10 @@ pub fn at(offset: u64) -> NodePosition {
     }
 }
 
+/// The hash that is stored of a key, null where it is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stored(pub Option<ContentHash>);
+
 /// A server with the tables, and a target on it.
 pub struct Ground {
     pub cluster: Cluster,
@@ -274,12 +278,10 @@ impl Ground {
         self.runtime.block_on(self.target.position("")).expect("the position can be read")
     }
 
-    /// Of each key what is stored of it, and of that its hash.
-    #[expect(clippy::option_option, reason = "a key that is gone is known")]
-    pub fn known(&mut self, chats: &[&Chat]) -> Vec<Option<Option<ContentHash>>> {
+    pub fn known(&mut self, chats: &[&Chat]) -> Vec<Option<Stored>> {
         let ids: Vec<KeyId> = chats.iter().map(|chat| chat.key().id()).collect();
         let known = self.runtime.block_on(self.target.known(&ids)).expect("keys can be read");
-        ids.iter().map(|id| known.get(id).map(|known| known.hash)).collect()
+        ids.iter().map(|id| known.get(id).map(|known| Stored(known.hash))).collect()
     }
 
     pub fn sql(&self, sql: &str) -> String {

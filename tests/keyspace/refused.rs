@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pgdiode::keyspace::{Gone, Misfit, Observed, Why};
 
-use super::{Chat, Ground, MESSAGES, SESSIONS, TABLES, USERS, chat_layout, counts};
+use super::{Chat, Ground, MESSAGES, SESSIONS, Stored, TABLES, USERS, chat_layout, counts};
 
 /// Place and reason of all misfits.
 const MISFITS: &str =
@@ -36,7 +36,7 @@ fn one_bad_value_among_thousands_is_found() {
     let kept = "select database, convert_from(name, 'utf8'), convert_from(content, 'utf8') from pgdiode.keyspace_misfit
                  where table_name = 'public.messages' order by place limit 1";
     assert_eq!(ground.sql(kept), "0|s0617|s0617\tm1\t\\N\ta");
-    assert_eq!(ground.known(&[&chats[617]]), [Some(Some(chats[617].hash()))]);
+    assert_eq!(ground.known(&[&chats[617]]), [Some(Stored(Some(chats[617].hash())))]);
 
     // Mended at the source, it is stored, and no misfit is left.
     chats[617].since = Some("2026-01-02 03:04:05+00".to_owned());
@@ -179,7 +179,10 @@ fn rows_that_cannot_be_removed_are_tried_again() {
         assert_eq!(ground.apply(entries.clone()).misfits, 2);
         assert_eq!(ground.messages(), "s1/m1=a s2/m1=a s2/m2=b");
         assert_eq!(ground.sql("select string_agg(title, ',' order by session_key) from sessions"), "t,new");
-        assert_eq!(ground.known(&[&one, &two]), [Some(Some(one.hash())), Some(Some(two.hash()))]);
+        assert_eq!(
+            ground.known(&[&one, &two]),
+            [Some(Stored(Some(one.hash()))), Some(Stored(Some(two.hash())))]
+        );
         let places =
             "select string_agg(place || ' ' || (reason ~ 'stars.*23503'), ',') from pgdiode.keyspace_misfit";
         assert_eq!(ground.sql(places), "its rows true,its rows true");
@@ -188,7 +191,7 @@ fn rows_that_cannot_be_removed_are_tried_again() {
     let applied = ground.apply(entries);
     assert_eq!((counts(&applied, MESSAGES), applied.misfits), ([0, 0, 2, 0], 0));
     assert_eq!(ground.messages(), "s2/m2=b");
-    assert_eq!(ground.known(&[&one]), [Some(None)]);
+    assert_eq!(ground.known(&[&one]), [Some(Stored(None))]);
 }
 
 /// A unique value that belonged to a row which is lost is free for another.

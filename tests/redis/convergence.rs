@@ -186,7 +186,7 @@ impl Falsifier {
                 let (from_server, to_server) = (server.try_clone().unwrap(), server);
                 thread::spawn(move || pass_on(from_client, to_server, None));
                 thread::spawn(move || {
-                    pass_on(from_server, to_client, Some((from.as_bytes(), to.as_bytes())))
+                    pass_on(from_server, to_client, Some((from.as_bytes(), to.as_bytes())));
                 });
             }
         });

@@ -2,7 +2,7 @@
 
 use super::world::{MAPPING, World};
 use super::writer::{Sweeping, Writer};
-use crate::harness::{PgdiodeRun, RedisServer, RedisVersion, Rng, Running};
+use crate::harness::{PgdiodeRun, RedisServer, RedisVersion, Rng, Running, wait_for};
 
 const LONG_HISTORY: (&str, &str) = ("repl-backlog-size", "64mb");
 
@@ -219,7 +219,8 @@ fn one_key_is_looked_at_when_asked_for() {
     assert!(later.stderr.contains("by the pipeline's next run"), "{}", later.stderr);
     later.success();
     let running = start(&run);
-    world.settle_only(|| value("one") == "1", || running.stderr());
+    let mended = wait_for(|| (value("one") == "1").then_some(()));
+    assert!(mended.is_some(), "waited in vain\n{}", running.stderr());
     assert_eq!(value("other"), "edited", "only the key that was asked for");
     let done = run.run(&["resync", "--key", "s:other"]);
     assert!(done.stderr.contains("the key's rows are as the key is"), "{}", done.stderr);

@@ -75,8 +75,13 @@ impl World {
 
     /// A pgdiode that reads from `port` of this machine; `keys` are more keys of `[pipeline.mirror.redis]`.
     pub fn pgdiode(&self, port: u16, keys: &str) -> PgdiodeRun {
+        self.pgdiode_from(&format!("redis://127.0.0.1:{port}"), keys)
+    }
+
+    /// A pgdiode that reads from `source`.
+    pub fn pgdiode_from(&self, source: &str, keys: &str) -> PgdiodeRun {
         let config = format!(
-            "[pipeline.mirror]\nsource = \"redis://127.0.0.1:{port}\"\ntarget = \"{}\"\n\
+            "[pipeline.mirror]\nsource = \"{source}\"\ntarget = \"{}\"\n\
              [pipeline.mirror.retry]\nfirst_ms = 50\nmax_ms = 500\n\
              [pipeline.mirror.redis]\ndatabases = [0, 1, 2]\n{keys}\n{MAPPING}",
             self.postgres.conninfo("mirror")
@@ -124,14 +129,13 @@ impl World {
         (missing, actual.difference(&expected).cloned().collect())
     }
 
-    /// Waits until something is so.
-    pub fn settle_only(&self, is_so: impl Fn() -> bool, log: impl Fn() -> String) {
-        assert!(wait_for(|| is_so().then_some(())).is_some(), "waited in vain\n{}", log());
+    pub fn agrees(&self) -> bool {
+        self.expected() == self.actual()
     }
 
     /// Waits until the tables hold what Redis does; nobody may be writing.
     pub fn settle(&self, log: impl Fn() -> String) {
-        let settled = wait_for(|| (self.expected() == self.actual()).then_some(()));
+        let settled = wait_for(|| self.agrees().then_some(()));
         if settled.is_none() {
             let (missing, extra) = self.differences();
             panic!("missing: {missing:#?}\nextra: {extra:#?}\n{}", log());

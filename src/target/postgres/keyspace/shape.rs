@@ -52,13 +52,21 @@ pub struct Shape {
     pub marks: Option<(String, String)>,
     /// Texts that differ can be the same key here: `1` and `01` as numbers.
     pub is_loose: bool,
-    /// Each row that an insert tries takes a number from a sequence that ends at two thousand million, or earlier.
-    pub is_numbered: bool,
-    pub is_partitioned: bool,
+    pub kind: Kind,
     /// Another table of the layout refers to this one.
     pub is_referred: bool,
     /// Names table, key and anchor in what is stored of a key's rows, whatever the layout's order is by then.
     pub tag: [u8; 8],
+}
+
+/// What matters of a table for how rows are merged that may be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    /// Each row that an insert tries takes a number from a sequence that ends at two thousand million, or earlier.
+    Numbered,
+    /// Its rows are said without their system columns.
+    Partitioned,
 }
 
 #[derive(Debug)]
@@ -130,8 +138,11 @@ pub async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> 
     let numbered =
         session.query_with(IS_NUMBERED, &[Some(&quote::table(name)), Some(&text_array(&written))]).await?;
     Ok(Shape {
-        is_numbered: numbered.first().is_some_and(|row| row.bool(0)),
-        is_partitioned: found.target == found.target_plain,
+        kind: match numbered.first().is_some_and(|row| row.bool(0)) {
+            _ if found.target == found.target_plain => Kind::Partitioned,
+            true => Kind::Numbered,
+            false => Kind::Plain,
+        },
         target: found.target_plain,
         columns,
         key: table.key.clone(),

@@ -134,18 +134,17 @@ impl KeyspaceTarget {
         for table in 0..self.shapes.len() {
             let rows =
                 batch::part_of(item, table).filter(|_| item.has_rows()).map_or(0, |part| part.rows.len());
-            let whole = 0..rows;
-            let mut pieces = vec![whole];
-            while let Some(piece) = pieces.pop() {
-                if piece.is_empty() {
+            let mut pieces = vec![(0, rows)];
+            while let Some((start, end)) = pieces.pop() {
+                if start == end {
                     continue;
                 }
-                match self.try_range(item, table, piece.clone()).await? {
+                match self.try_range(item, table, start..end).await? {
                     Ok(done) => applied.add(&done),
-                    Err(error) if piece.len() == 1 => refused.push((table, piece.start, error)),
+                    Err(error) if end - start == 1 => refused.push((table, start, error)),
                     Err(_) => {
-                        let middle = piece.start + piece.len() / 2;
-                        pieces.extend([middle..piece.end, piece.start..middle]);
+                        let middle = start + (end - start) / 2;
+                        pieces.extend([(middle, end), (start, middle)]);
                     }
                 }
             }

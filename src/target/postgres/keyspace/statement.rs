@@ -6,7 +6,7 @@
 
 use crate::keyspace::{Gone, Write};
 use crate::pg::quote;
-use crate::target::postgres::keyspace::shape::{Lookup, Shape};
+use crate::target::postgres::keyspace::shape::{Kind, Lookup, Shape};
 
 /// Whether a row is written anew costs less to ask when it is known beforehand that it hardly is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,8 +200,12 @@ impl Staged<'_> {
             let insert = self.insert("returning 1", if is_new { Tried::All } else { Tried::Missing });
             return format!("with made as ({insert}) select count(*), 0 from made");
         }
-        // Of a partitioned table no `xmax` is told.
-        if !self.shape.is_partitioned && (is_new || !self.shape.is_numbered) {
+        let is_one_statement = match self.shape.kind {
+            Kind::Plain => true,
+            Kind::Numbered => is_new,
+            Kind::Partitioned => false,
+        };
+        if is_one_statement {
             let tried = if is_new { Tried::All } else { Tried::MissingOrDifferent };
             let insert = self.insert("returning xmax = 0 as is_new", tried);
             return format!(
