@@ -3,8 +3,10 @@
 mod chaos;
 mod connection;
 mod convergence;
+mod edge_cases;
 mod failover;
 mod harness_works;
+mod live_modes;
 mod naive_listener;
 mod sessions;
 mod transport;

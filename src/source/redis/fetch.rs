@@ -59,6 +59,9 @@ impl Kind {
     }
 }
 
+/// What a key is must be asked before it is read, and may be something else by then: as often as this in a row is not chance.
+const TYPE_ROUNDS_MAX: usize = 8;
+
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]
 pub struct Fetched {
@@ -105,38 +108,45 @@ impl Fetcher {
 
     /// The values of `keys`, each read as what it is expected to be. Keys of one database should stand together.
     pub async fn fetch(&mut self, keys: &[(Key, Kind)]) -> Result<Fetched> {
-        let (mut fetched, strange) = self.round(keys).await?;
-        if strange.is_empty() {
-            return Ok(fetched);
+        let (mut fetched, mut strange) = self.round(keys).await?;
+        for _ in 0..TYPE_ROUNDS_MAX {
+            if strange.is_empty() {
+                // What was read last is younger than the offset of the first round says: older is on the safe side.
+                return Ok(fetched);
+            }
+            strange = self.read_again(keys, &strange, &mut fetched).await?;
         }
-        // Of another type than expected: what they are must be asked, and may change before they are read.
-        let kinds = self.types(keys, &strange).await?;
-        let known: Vec<(usize, (Key, Kind))> = strange
-            .iter()
-            .zip(&kinds)
-            .filter_map(|(&index, name)| Some((index, (keys[index].0.clone(), Kind::named(name)?))))
-            .collect();
-        for (&index, name) in strange.iter().zip(kinds) {
-            if Kind::named(&name).is_none() && name != "none" {
-                fetched.values[index] = Some(Found { value: Value::Other(name), expires_at: None });
+        Err(Error::new(
+            crate::error::Kind::SourceUnreachable,
+            format!("a key changed its type while it was read, {TYPE_ROUNDS_MAX} times"),
+        ))
+    }
+
+    /// Reads the keys at these places as what they are now, and says which have become something else before that.
+    async fn read_again(
+        &mut self,
+        keys: &[(Key, Kind)],
+        places: &[usize],
+        fetched: &mut Fetched,
+    ) -> Result<Vec<usize>> {
+        let mut known = Vec::with_capacity(places.len());
+        let mut again = Vec::with_capacity(places.len());
+        for (&place, name) in places.iter().zip(self.types(keys, places).await?) {
+            if let Some(kind) = Kind::named(&name) {
+                known.push(place);
+                again.push((keys[place].0.clone(), kind));
+            } else if name != "none" {
+                fetched.values[place] = Some(Found { value: Value::Other(name), expires_at: None });
             }
         }
-        let again: Vec<(Key, Kind)> = known.iter().map(|(_, key)| key.clone()).collect();
         if again.is_empty() {
-            return Ok(fetched);
+            return Ok(Vec::new());
         }
         let (second, still) = self.round(&again).await?;
-        if !still.is_empty() {
-            return Err(Error::new(
-                crate::error::Kind::SourceUnreachable,
-                "a key changed its type while it was read, twice",
-            ));
+        for (&place, found) in known.iter().zip(second.values) {
+            fetched.values[place] = found;
         }
-        for ((index, _), found) in known.into_iter().zip(second.values) {
-            fetched.values[index] = found;
-        }
-        // What was read last is younger than the offset of the first round says: older is on the safe side.
-        Ok(fetched)
+        Ok(still.into_iter().map(|index| known[index]).collect())
     }
 
     /// One transaction; beside the values, the places of keys that have another type.
