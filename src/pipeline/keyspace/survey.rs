@@ -28,6 +28,8 @@ const GUARDED_FROM_KEYS: u64 = 100;
 const PAGE_KEYS: usize = 2000;
 /// How soon what was heard is looked at again.
 const DOUBT_PAUSE: Duration = Duration::from_millis(20);
+/// How long the word of a flush may be on its way, where no history says how far it was heard.
+const WORD_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Survey {
     /// The position counts as whole only once it is done.
@@ -181,8 +183,14 @@ impl Work<'_> {
                 let Some((last, _)) = page.last() else {
                     let (counted, is_sure) = (*counted, *is_sure);
                     if let Err(error) = self.refuse_mass_disappearance(counted) {
-                        let until = if is_sure { None } else { self.history_end().await? };
-                        survey.stage = Stage::Doubting { until: until.ok_or(error)? };
+                        if is_sure {
+                            return Err(error);
+                        }
+                        let until = self.history_end().await?;
+                        if until.is_none() {
+                            survey.pause_until = Instant::now() + WORD_PATIENCE;
+                        }
+                        survey.stage = Stage::Doubting { until: until.unwrap_or(0) };
                         return Ok(Some(0));
                     }
                     if counted.gone == 0 {
