@@ -40,6 +40,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
 use crate::status::{
     CheckReport, KeySync, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until,
@@ -199,6 +200,15 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
         Box::pin(start(pipeline, Until::Reached(at), unwatched, std::future::pending())).await.map(drop)
     };
     crate::verify::verify(pipeline, tables, &progress, catch_up).await
+}
+
+/// Compares the keys of a source of keys with the rows of the target, in both directions.
+pub async fn verify_keys(pipeline: &Pipeline) -> Result<KeysReport> {
+    if pipeline.way() != Way::FromRedis {
+        let what = format!("the source of pipeline \"{}\" has no keys but tables", pipeline.name);
+        return Err(Error::config(what).hint("Tables are compared by: pgdiode verify."));
+    }
+    keyspace::verify(pipeline).await
 }
 
 /// Has the tables copied again; of a Redis server every key looked at.

@@ -18,6 +18,7 @@ mod place;
 mod report;
 mod survey;
 pub mod verbs;
+mod verify;
 mod watch;
 mod wish;
 
@@ -31,6 +32,7 @@ use self::apply::Work;
 use self::ladder::Listening;
 pub use self::place::location;
 pub(super) use self::report::status;
+pub(super) use self::verify::verify;
 use self::wish::Wishes;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};

@@ -3,6 +3,8 @@
 //! Names come from databases and may hold anything: control characters are shown escaped, so that a table cannot
 //! steer the terminal.
 
+mod keys;
+
 use std::borrow::Cow;
 use std::fmt::Write;
 

@@ -11,5 +11,6 @@ mod naive_listener;
 mod sessions;
 mod transport;
 mod verbs;
+mod verify;
 mod world;
 mod writer;

@@ -2,14 +2,14 @@
 
 use crate::harness::{Cluster, PgdiodeRun, RedisServer, RedisVersion, Running, Version, wait_for};
 
-struct Chat {
+pub struct Chat {
     postgres: Cluster,
-    redis: RedisServer,
-    run: PgdiodeRun,
+    pub redis: RedisServer,
+    pub run: PgdiodeRun,
 }
 
 impl Chat {
-    fn new() -> Chat {
+    pub fn new() -> Chat {
         let postgres = Cluster::start(Version::V15, &[]);
         postgres.psql("postgres", "create database chat");
         let redis = RedisServer::start(RedisVersion::V7_0, &[("repl-backlog-size", "16mb")]);
@@ -29,7 +29,7 @@ impl Chat {
         running
     }
 
-    fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         self.postgres.psql("chat", sql).trim().to_owned()
     }
 
@@ -43,7 +43,7 @@ impl Chat {
     }
 }
 
-const SESSION: &str = r#"{"session_id":"a","user_id":"u1","user_name":"Ada","group_id":"g1","title":"first",
+pub const SESSION: &str = r#"{"session_id":"a","user_id":"u1","user_name":"Ada","group_id":"g1","title":"first",
 "created_at":"2026-01-02T03:04:05Z","messages":[
 {"sender_id":"u1","sender_name":"Ada","content":"hello","timestamp":1767323046},
 {"sender_id":"u2","content":"hello","timestamp":1767323046},

@@ -27,8 +27,6 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
 /// A key that is gone so shortly before its time has expired: clocks differ, and the news was on its way.
 const EXPIRY_SLACK_MS: i64 = 50;
-/// Servers before 7.0 say how long a key has left, to the millisecond: two looks differ by what they took.
-const EXPIRY_JITTER_MS: i64 = 1000;
 
 /// What a fetch may bring, and how many keys the first one asks for, when nothing is known of their size.
 const FETCH_BYTES: usize = 8 << 20;
@@ -304,22 +302,13 @@ impl<'a> Work<'a> {
     ) -> Option<Observed> {
         let hash = found.value.hash(&self.salt);
         let is_known = known.is_some_and(|known| {
-            known.hash == Some(hash) && self.expires_alike(known.expires_at, found.expires_at)
+            known.hash == Some(hash) && self.fetcher.expires_alike(known.expires_at, found.expires_at)
         });
         if is_known {
             return None;
         }
         let entry = self.mapper.map(key, &found.value, found.expires_at);
         Some(Observed { entry, state: State::Present { hash, expires_at: found.expires_at }, offset })
-    }
-
-    fn expires_alike(&self, one: Option<i64>, other: Option<i64>) -> bool {
-        match (one, other) {
-            (Some(one), Some(other)) if !self.fetcher.knows_expiry_times() => {
-                (one - other).abs() <= EXPIRY_JITTER_MS
-            }
-            _ => one == other,
-        }
     }
 
     /// The key is gone, maybe with a value that nobody has seen; nothing where it never was there.

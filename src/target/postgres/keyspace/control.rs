@@ -181,6 +181,29 @@ pub fn select_page(pipeline: &str, after: Option<KeyId>, limit: usize) -> String
     )
 }
 
+/// All keys that are there or were, in order of their ids; with whether they are there.
+pub fn select_owners(pipeline: &str, after: Option<KeyId>, limit: usize) -> String {
+    let after = after.map(|id| format!(" and id > '{id}'")).unwrap_or_default();
+    format!(
+        "select id, database, name, hash is not null from pgdiode.keyspace_key \
+         where pipeline = {}{after} order by id limit {limit}",
+        quote::literal(pipeline)
+    )
+}
+
+/// How many misfits are stored of each of these keys and each table; the last is whether they are about rows that could
+/// not be removed.
+pub fn count_misfits(pipeline: &str, ids: impl Iterator<Item = KeyId>) -> String {
+    let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    format!(
+        "select id, table_name, count(*), bool_or(place = {}) from pgdiode.keyspace_misfit \
+         where pipeline = {} and id = any ('{{{}}}'::uuid[]) group by id, table_name",
+        quote::literal(super::run::STUCK),
+        quote::literal(pipeline),
+        ids.join(",")
+    )
+}
+
 pub fn read_page(row: &Row) -> Result<(KeyId, Key)> {
     let name = bytes(row.text(2).unwrap_or_default())?;
     Ok((KeyId(half(row.text(0).unwrap_or_default())?), Key::new(row.get(1)?, name)))

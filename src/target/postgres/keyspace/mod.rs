@@ -10,6 +10,7 @@
 //! No trigger and no foreign key is switched off: what arrives has never been checked by a PostgreSQL before.
 
 mod batch;
+mod compare;
 mod control;
 mod run;
 mod shape;
@@ -20,6 +21,7 @@ mod wishes;
 
 use std::collections::HashMap;
 
+pub use self::compare::{AsOf, Comparer, Found, Strangers};
 pub use self::control::{CREATE_KEYSPACE_TABLES, Known};
 pub use self::underway::RowCounts;
 pub use self::wishes::{Wish, wishes};

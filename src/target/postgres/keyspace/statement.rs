@@ -47,7 +47,7 @@ impl Statements {
         let mut create_stages = vec![table.create_rows()];
         let replaces = shape.write == Write::Replace;
         if replaces {
-            create_stages.extend([table.create_anchors(), table.create_kept(), table.index_kept()]);
+            create_stages.extend([table.create_anchors(), table.create_kept(), table.index_keys("kept")]);
         }
         Statements {
             create_stages,
@@ -62,21 +62,21 @@ impl Statements {
     }
 }
 
-struct Staged<'a> {
-    number: usize,
-    shape: &'a Shape,
+pub(super) struct Staged<'a> {
+    pub(super) number: usize,
+    pub(super) shape: &'a Shape,
 }
 
 impl Staged<'_> {
-    fn stage(&self, what: &str) -> String {
+    pub(super) fn stage(&self, what: &str) -> String {
         format!("pg_temp.pgdiode_{what}_{}", self.number)
     }
 
-    fn lookup(&self, index: usize) -> Option<&Lookup> {
+    pub(super) fn lookup(&self, index: usize) -> Option<&Lookup> {
         self.shape.columns[index].lookup.as_ref()
     }
 
-    fn all(&self) -> std::ops::Range<usize> {
+    pub(super) fn all(&self) -> std::ops::Range<usize> {
         0..self.shape.columns.len()
     }
 
@@ -88,7 +88,12 @@ impl Staged<'_> {
     // ---- stages ----
 
     /// The types come from the catalog: a value that is looked up has the type of the column that it is looked up by.
-    fn create_as(&self, what: &str, first: &[&str], columns: impl Iterator<Item = usize>) -> String {
+    pub(super) fn create_as(
+        &self,
+        what: &str,
+        first: &[&str],
+        columns: impl Iterator<Item = usize>,
+    ) -> String {
         let mut values: Vec<String> = first.iter().map(|&column| column.to_owned()).collect();
         let mut from = vec![format!("{} as t", self.shape.target)];
         for index in columns {
@@ -121,6 +126,11 @@ impl Staged<'_> {
     }
 
     fn create_kept(&self) -> String {
+        self.create_keys("kept")
+    }
+
+    /// A stage for keys of the table's rows.
+    pub(super) fn create_keys(&self, what: &str) -> String {
         let columns: Vec<String> = self
             .shape
             .key
@@ -128,21 +138,20 @@ impl Staged<'_> {
             .map(|&index| format!("{} as c{index}", self.shape.columns[index].name))
             .collect();
         format!(
-            "create temporary table pgdiode_kept_{} as select {} from {} with no data",
+            "create temporary table pgdiode_{what}_{} as select {} from {} with no data",
             self.number,
             columns.join(", "),
             self.shape.target
         )
     }
 
-    fn index_kept(&self) -> String {
-        let columns: Vec<String> = self.shape.key.iter().map(|index| format!("c{index}")).collect();
-        format!("create index on {} ({})", self.stage("kept"), columns.join(", "))
+    pub(super) fn index_keys(&self, what: &str) -> String {
+        format!("create index on {} ({})", self.stage(what), self.key_list("c"))
     }
 
     // ---- rows ----
 
-    fn lookups(&self, columns: impl Iterator<Item = usize>, join: &str) -> String {
+    pub(super) fn lookups(&self, columns: impl Iterator<Item = usize>, join: &str) -> String {
         let one = |index| {
             let Lookup { target, by, equality, .. } = self.lookup(index)?;
             Some(format!(" {join} {target} as r{index} on r{index}.{by} {equality} s.c{index}"))
@@ -180,12 +189,12 @@ impl Staged<'_> {
         format!("select distinct on ({key}) d.* from ({rows}) as d order by {key}, d.place{order}")
     }
 
-    fn key_list(&self, prefix: &str) -> String {
+    pub(super) fn key_list(&self, prefix: &str) -> String {
         let columns: Vec<String> = self.shape.key.iter().map(|index| format!("{prefix}{index}")).collect();
         columns.join(", ")
     }
 
-    fn key_condition(&self, table: &str, stage: &str) -> String {
+    pub(super) fn key_condition(&self, table: &str, stage: &str) -> String {
         let one = |&index: &usize| {
             let column = &self.shape.columns[index];
             format!("{table}.{} {} {stage}.c{index}", column.name, column.equality)
@@ -236,7 +245,7 @@ impl Staged<'_> {
     }
 
     /// Whether a row has other values than it is to have: by their images, which every type has.
-    fn differs(&self, here: &str, value: impl Fn(usize) -> String) -> String {
+    pub(super) fn differs(&self, here: &str, value: impl Fn(usize) -> String) -> String {
         let columns = self.set_columns();
         let mut terms = Vec::new();
         if !columns.is_empty() {
@@ -307,33 +316,43 @@ impl Staged<'_> {
     // ---- what goes ----
 
     fn note_kept(&self) -> String {
-        let value = |&index: &usize| match self.lookup(index) {
-            Some(lookup) => format!("r{index}.{}", lookup.take),
-            None => format!("s.c{index}"),
-        };
-        let values: Vec<String> = self.shape.key.iter().map(value).collect();
+        self.note_keys("kept", "rows") + " where s.lost"
+    }
+
+    /// Notes in one stage the keys of another's rows, with references looked up.
+    pub(super) fn note_keys(&self, noted: &str, rows: &str) -> String {
+        let values: Vec<String> = self.shape.key.iter().map(|&index| self.taken(index)).collect();
         format!(
-            "insert into {} select {} from {} as s{} where s.lost",
-            self.stage("kept"),
+            "insert into {} select {} from {} as s{}",
+            self.stage(noted),
             values.join(", "),
-            self.stage("rows"),
+            self.stage(rows),
             self.lookups(self.shape.key.iter().copied(), "left join")
         )
     }
 
-    fn anchors(&self) -> String {
-        let lookups = self.lookups(self.shape.anchor.iter().copied(), "join");
-        format!("{} as s{lookups}", self.stage("anchors"))
+    /// A staged column's value, or what was looked up by it.
+    pub(super) fn taken(&self, index: usize) -> String {
+        match self.lookup(index) {
+            Some(lookup) => format!("r{index}.{}", lookup.take),
+            None => format!("s.c{index}"),
+        }
     }
 
-    fn anchor_condition(&self) -> String {
+    fn anchors(&self) -> String {
+        self.owners("anchors")
+    }
+
+    /// The anchors in a stage, with references looked up.
+    pub(super) fn owners(&self, stage: &str) -> String {
+        let lookups = self.lookups(self.shape.anchor.iter().copied(), "join");
+        format!("{} as s{lookups}", self.stage(stage))
+    }
+
+    pub(super) fn anchor_condition(&self) -> String {
         let one = |&index: &usize| {
             let column = &self.shape.columns[index];
-            let value = match &column.lookup {
-                Some(lookup) => format!("r{index}.{}", lookup.take),
-                None => format!("s.c{index}"),
-            };
-            format!("t.{} {} {value}", column.name, column.equality)
+            format!("t.{} {} {}", column.name, column.equality, self.taken(index))
         };
         self.shape.anchor.iter().map(one).collect::<Vec<_>>().join(" and ")
     }
