@@ -2,7 +2,7 @@
 
 use super::world::{MAPPING, World};
 use super::writer::{Sweeping, Writer};
-use crate::harness::{PgdiodeRun, RedisServer, RedisVersion, Rng, Running};
+use crate::harness::{PgdiodeRun, RedisServer, RedisVersion, Rng, Running, wait_for};
 
 const LONG_HISTORY: (&str, &str) = ("repl-backlog-size", "64mb");
 
@@ -134,37 +134,52 @@ fn setup_makes_what_is_missing() {
 }
 
 /// Under exactly the rights that are printed everything works; the server keeps a list of what it has denied.
+fn printed_rights_are_enough(version: RedisVersion, live: &str, listening: &str, sweeping: Sweeping) {
+    let world = World::new(RedisServer::start(version, &[LONG_HISTORY, ("notify-keyspace-events", "KEA")]));
+    Writer::new(Rng::with_seed(4), world.redis.client(), Sweeping::Never).write(500);
+    let config = format!(
+        "[pipeline.mirror]\ntarget = \"{}\"\n[pipeline.mirror.source]\nredis = \"redis://127.0.0.1:{}\"\n\
+         user = \"reader\"\npassword_env = \"READER_PASSWORD\"\n\
+         [pipeline.mirror.redis]\ndatabases = [0, 1, 2]\nlive = \"{live}\"\n{MAPPING}",
+        world.postgres.conninfo("mirror"),
+        world.redis.port()
+    );
+    let mut run = PgdiodeRun::new(&config);
+    run.set("READER_PASSWORD", "open sesame");
+    let printed = run.run(&["setup", "--print-sql"]).success();
+    let command = printed.lines().find_map(|line| line.strip_prefix("--   ACL SETUSER "));
+    let (before, after) = command.and_then(|command| command.split_once(">PASSWORD")).expect("it is there");
+    let words = before.split_whitespace().chain([">open sesame"]).chain(after.split_whitespace());
+    let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(words).collect();
+    world.redis.cli(&words);
+    world.redis.cli(&["ACL", "LOG", "RESET"]);
+    let mut running = run.spawn(&["start"]);
+    running.wait_for_log(listening);
+    Writer::new(Rng::with_seed(5), world.redis.client(), sweeping).write(1500);
+    world.settle(|| running.stderr());
+    world.redis.cli(&["CLIENT", "KILL", "USER", "reader"]);
+    Writer::new(Rng::with_seed(6), world.redis.client(), sweeping).write(500);
+    world.settle(|| running.stderr());
+    run.run(&["resync"]).success();
+    run.run(&["status"]).success();
+    assert_eq!(world.redis.cli(&["ACL", "LOG"]), "", "{version}");
+}
+
 #[test]
-fn the_printed_rights_are_enough() {
+fn the_printed_rights_of_a_replica_are_enough() {
     for version in [RedisVersion::V7_0, RedisVersion::V7_4] {
-        let world = World::new(RedisServer::start(version, &[LONG_HISTORY]));
-        Writer::new(Rng::with_seed(4), world.redis.client(), Sweeping::Never).write(500);
-        let config = format!(
-            "[pipeline.mirror]\ntarget = \"{}\"\n[pipeline.mirror.source]\nredis = \"redis://127.0.0.1:{}\"\n\
-             user = \"reader\"\npassword_env = \"READER_PASSWORD\"\n[pipeline.mirror.redis]\ndatabases = [0, 1, 2]\n{MAPPING}",
-            world.postgres.conninfo("mirror"),
-            world.redis.port()
-        );
-        let mut run = PgdiodeRun::new(&config);
-        run.set("READER_PASSWORD", "open sesame");
-        let printed = run.run(&["setup", "--print-sql"]).success();
-        let command = printed.lines().find_map(|line| line.strip_prefix("--   ACL SETUSER "));
-        let command = command.expect("it is there").replace("PASSWORD", "open sesame");
-        let password = ">open sesame";
-        let (before, after) = command.split_once(password).expect("it is there");
-        let words = before.split_whitespace().chain([password]).chain(after.split_whitespace());
-        let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(words).collect();
-        world.redis.cli(&words);
-        world.redis.cli(&["ACL", "LOG", "RESET"]);
-        let running = start(&run);
-        Writer::new(Rng::with_seed(5), world.redis.client(), Sweeping::Rarely).write(1500);
-        world.settle(|| running.stderr());
-        world.redis.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
-        Writer::new(Rng::with_seed(6), world.redis.client(), Sweeping::Rarely).write(500);
-        world.settle(|| running.stderr());
-        run.run(&["resync"]).success();
-        run.run(&["status"]).success();
-        assert_eq!(world.redis.cli(&["ACL", "LOG"]), "", "{version}");
+        printed_rights_are_enough(version, "auto", "listening as a replica", Sweeping::Rarely);
+    }
+}
+
+#[test]
+fn the_printed_rights_of_lesser_ways_are_enough() {
+    for (live, listening) in [
+        ("tracking", "listening, after which every key is looked at"),
+        ("notifications", "listening, after which every key is looked at"),
+        ("polling\"\npoll_seconds = 1\n#\"", "looking at every key"),
+    ] {
+        printed_rights_are_enough(RedisVersion::V7_0, live, listening, Sweeping::Never);
     }
 }
 
@@ -219,7 +234,8 @@ fn one_key_is_looked_at_when_asked_for() {
     assert!(later.stderr.contains("by the pipeline's next run"), "{}", later.stderr);
     later.success();
     let running = start(&run);
-    world.settle_only(|| value("one") == "1", || running.stderr());
+    let mended = wait_for(|| (value("one") == "1").then_some(()));
+    assert!(mended.is_some(), "waited in vain\n{}", running.stderr());
     assert_eq!(value("other"), "edited", "only the key that was asked for");
     let done = run.run(&["resync", "--key", "s:other"]);
     assert!(done.stderr.contains("the key's rows are as the key is"), "{}", done.stderr);

@@ -133,11 +133,6 @@ impl World {
         self.expected() == self.actual()
     }
 
-    /// Waits until something is so.
-    pub fn settle_only(&self, is_so: impl Fn() -> bool, log: impl Fn() -> String) {
-        assert!(wait_for(|| is_so().then_some(())).is_some(), "waited in vain\n{}", log());
-    }
-
     /// Waits until the tables hold what Redis does; nobody may be writing.
     pub fn settle(&self, log: impl Fn() -> String) {
         let settled = wait_for(|| self.agrees().then_some(()));

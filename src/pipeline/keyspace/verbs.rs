@@ -122,11 +122,12 @@ pub(in crate::pipeline) async fn rights(pipeline: &Pipeline) -> Result<Vec<Strin
     commands.push("client|setname".into());
     commands.extend(knows.expiry_times.then(|| "pexpiretime".to_owned()));
     commands.extend(knows.documents.then(|| "json.get".to_owned()));
-    if matches!(pipeline.redis.live, LiveMode::Auto | LiveMode::Replica) {
-        commands.extend([pipeline.redis.psync_command.to_lowercase(), "replconf".into()]);
-    }
+    commands.extend(listening(pipeline));
     let granted: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();
-    let patterns: Vec<String> = mapper.globs().iter().map(|glob| quoted(&pattern(glob))).collect();
+    let mut patterns: Vec<String> = mapper.globs().iter().map(|glob| quoted(&pattern(glob))).collect();
+    if pipeline.redis.live == LiveMode::Notifications {
+        patterns.extend(mapper.databases().iter().map(|database| format!("&__keyevent@{database}__:*")));
+    }
     let user = location.user.as_deref().unwrap_or("pgdiode");
     let mut text = format!(
         "-- at the source, {}, by an administrator, with redis-cli (a password in place of PASSWORD):\n\
@@ -142,6 +143,20 @@ pub(in crate::pipeline) async fn rights(pipeline: &Pipeline) -> Result<Vec<Strin
         );
     }
     Ok(vec![text])
+}
+
+/// What hears of changes.
+fn listening(pipeline: &Pipeline) -> Vec<String> {
+    let redis = &pipeline.redis;
+    match redis.live {
+        LiveMode::Auto | LiveMode::Replica => vec![redis.psync_command.to_lowercase(), "replconf".into()],
+        LiveMode::Tracking => vec!["hello".into(), "client|tracking".into()],
+        LiveMode::Notifications => {
+            let set = redis.notifications_set.then_some("config|set");
+            ["psubscribe", "config|get"].into_iter().chain(set).map(str::to_owned).collect()
+        }
+        LiveMode::Polling => Vec::new(),
+    }
 }
 
 /// What the server has, as far as it can be asked already.
