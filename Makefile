@@ -7,7 +7,7 @@ SEED ?=
 HIDDEN := $(if $(wildcard scripts/bench),,bench) $(if $(wildcard src/demo.rs src/demo/mod.rs),,demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install test chaos bench demo demo-snapshot demo-archive fmt lint check ci clean
+.PHONY: help build install test chaos bench demo demo-snapshot demo-archive demo-redis fmt lint check ci clean
 
 help: ## this list
 	@awk -F ':.*## ' -v hidden=' $(HIDDEN) ' \
@@ -45,6 +45,12 @@ demo-archive: ## production, a backup machine and two laptops; STAY=1 keeps them
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
 	target/debug/pgdiode demo archive$(if $(STAY), --stay)
+
+demo-redis: ## chat sessions of a Redis server that become rows; STAY=1 keeps them
+	@scripts/install demo-redis
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
+	$(CARGO) build --locked
+	target/debug/pgdiode demo redis$(if $(STAY), --stay)
 
 fmt: ## formats the code
 	$(CARGO) fmt

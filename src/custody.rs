@@ -5,6 +5,7 @@
 //!                             --verify.rs-----> every byte of it: file.rs change files, base.rs bases,
 //!                                               odd.rs the line that a hash cannot name
 //!                             --prune.rs------> what nobody needs any more
+//!                             --compact.rs----> many small files become few objects: layout.rs says which
 //!                             --list.rs-------> what it holds
 //!                             --show.rs-------> a file's lines
 //!
@@ -16,9 +17,12 @@
 
 mod base;
 mod catalogue;
+mod compact;
 mod file;
+mod layout;
 mod list;
 mod odd;
+mod packs;
 mod prune;
 mod pull;
 mod show;
@@ -32,8 +36,10 @@ use crate::archive::keys::ReaderKeys;
 use crate::archive::signing::Trusted;
 use crate::config::Pipeline;
 use crate::error::{Error, Result, Side};
+use crate::source::archive::Packed;
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 
+pub use compact::{CompactOptions, compact};
 pub use prune::{Plan, PruneOptions};
 pub use show::{FileHeader, ShowOptions};
 pub use verify::{Head, VerifyOptions};
@@ -41,7 +47,7 @@ pub use verify::{Head, VerifyOptions};
 /// An archive, wherever it lies.
 #[derive(Debug)]
 pub struct Archive {
-    store: AnyStore,
+    store: Packed,
     /// To look into what is encrypted, and to know who has signed; without them that stays open.
     keys: ReaderKeys,
 }
@@ -76,7 +82,8 @@ impl Archive {
     }
 
     async fn open(location: &Location, options: &StoreOptions) -> Result<Archive> {
-        Ok(Archive { store: AnyStore::open(location, options).await?, keys: ReaderKeys::default() })
+        let store = Packed::over(AnyStore::open(location, options).await?);
+        Ok(Archive { store, keys: ReaderKeys::default() })
     }
 
     /// What is given takes the place of what a configuration says.
@@ -98,6 +105,6 @@ impl Archive {
 
     /// Where it is, for people.
     pub fn display(&self) -> String {
-        self.store.display()
+        self.store.singly().display()
     }
 }

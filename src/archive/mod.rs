@@ -8,6 +8,7 @@
 //! meta/readers/NAME.json      how far a registered reader is      ([`manifest::ReaderNote`])
 //! meta/pruned/0000000001.json files up to this one are gone       ([`manifest::Pruned`])
 //! bases/0000000001/           every table as of one moment        ([`manifest::Base`])
+//! packs/, meta/packs/         many change files in two objects    ([`pack::Pack`])
 //! ```
 //!
 //! A change file is JSON lines (`docs/archive-format.md`): a header, then for each transaction its rows and a line that
@@ -25,6 +26,7 @@ pub mod keys;
 pub mod line;
 pub mod manifest;
 pub mod names;
+pub mod pack;
 pub mod reading;
 pub mod row;
 pub mod signing;

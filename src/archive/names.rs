@@ -1,5 +1,7 @@
 //! The names of an archive's objects.
 
+use crate::archive::pack::Span;
+
 /// Digits of a number in a name: so that names sort as numbers do, and `ls` shows the order.
 const DIGITS: usize = 10;
 
@@ -9,6 +11,10 @@ pub const EPOCHS: &str = "meta/epochs";
 pub const READERS: &str = "meta/readers";
 pub const PRUNED: &str = "meta/pruned";
 pub const BASES: &str = "bases";
+pub const PACKS: &str = "packs";
+pub const PACK_MANIFESTS: &str = "meta/packs";
+/// Where it is, the archive is a pipeline's spill: filled and emptied by it alone.
+pub const SPILL: &str = "meta/spill.json";
 
 /// How an object's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +107,25 @@ pub fn base_manifest(number: u64) -> String {
     format!("{}/manifest.json", base(number))
 }
 
+/// Holds these files, one after the other.
+pub fn pack(span: Span) -> String {
+    format!("{PACKS}/{:0DIGITS$}-{:0DIGITS$}.pack", span.first, span.last)
+}
+
+/// The pack counts once this is there.
+pub fn pack_manifest(span: Span) -> String {
+    format!("{PACK_MANIFESTS}/{:0DIGITS$}-{:0DIGITS$}.json", span.first, span.last)
+}
+
+/// The files of a pack, by its name or its manifest's.
+pub fn parse_pack(name: &str) -> Option<Span> {
+    let last = name.rsplit('/').next()?;
+    let stem = last.strip_suffix(".json").or_else(|| last.strip_suffix(".pack"))?;
+    let (first, last) = stem.split_once('-')?;
+    let span = Span::new(parse_number(first)?, parse_number(last)?)?;
+    [pack(span), pack_manifest(span)].iter().any(|own| own == name).then_some(span)
+}
+
 /// The number in the last part of a manifest's, a claim's or a base's name.
 pub fn parse_numbered(name: &str) -> Option<u64> {
     let last = name.rsplit('/').next()?;
@@ -127,6 +152,18 @@ mod tests {
         assert_eq!(parse_numbered(&manifest(7)), Some(7));
         assert_eq!(parse_numbered(&epoch(7)), Some(7));
         assert_eq!(parse_numbered(&base(7)), Some(7));
+        let span = Span::new(7, 42).unwrap();
+        assert_eq!(pack(span), "packs/0000000007-0000000042.pack");
+        assert_eq!(parse_pack(&pack(span)), Some(span));
+        assert_eq!(parse_pack(&pack_manifest(span)), Some(span));
+        for other in [
+            "packs/0000000042-0000000007.pack",
+            "packs/0000000007-0000000042.json",
+            "meta/packs/0000000007.json",
+            "meta/packs/0000000001-9999999999.json",
+        ] {
+            assert_eq!(parse_pack(other), None, "{other}");
+        }
         for other in [
             "42.json",
             "changes.json",

@@ -38,7 +38,7 @@ pub struct ChangeFile<R: Read> {
     name: String,
     lines: Lines<R>,
     pub header: Header,
-    relations: HashMap<(String, String), Arc<Relation>>,
+    relations: Described,
     /// What the rows' values are in, a piece for many of them.
     room: BytesMut,
     current: Option<Transaction>,
@@ -76,7 +76,7 @@ impl<R: Read> ChangeFile<R> {
             name: name.to_owned(),
             lines,
             header,
-            relations: HashMap::new(),
+            relations: Described::default(),
             room: BytesMut::with_capacity(ROOM_BYTES),
             current: None,
             waiting: None,
@@ -138,9 +138,7 @@ impl<R: Read> ChangeFile<R> {
                     }
                 }
                 Line::Relation(line) => {
-                    let relation = Relation::from(line);
-                    let key = (relation.schema.clone(), relation.name.clone());
-                    self.relations.insert(key, Arc::new(relation));
+                    self.relations.insert(Relation::from(line));
                 }
                 Line::Commit(commit) => return self.commit(&commit).map(Some),
                 Line::End(end) => return self.end(end).map(Some),
@@ -230,18 +228,39 @@ fn transaction(row: &Row<'_>) -> Result<Transaction> {
     })
 }
 
+/// The tables that a file has described so far: found by what a row says, without a copy of it.
+#[derive(Default)]
+struct Described {
+    by_schema: HashMap<String, HashMap<String, (TableName, Arc<Relation>)>>,
+}
+
+impl Described {
+    /// Takes the place of an earlier description of the table.
+    fn insert(&mut self, relation: Relation) {
+        let name = relation.table();
+        let tables = self.by_schema.entry(relation.schema.clone()).or_default();
+        tables.insert(relation.name.clone(), (name, Arc::new(relation)));
+    }
+
+    /// `None` for a table that is not wanted; an error for one that is and has not been described.
+    fn wanted(&self, schema: &str, table: &str, wanted: Wanted<'_>) -> Result<Option<&Arc<Relation>>> {
+        match self.by_schema.get(schema).and_then(|tables| tables.get(table)) {
+            Some((name, relation)) => Ok(wanted(name).then_some(relation)),
+            None if wanted(&TableName::new(schema, table)) => Err(Error::unexpected(format!(
+                "table {schema}.{table} has not been described before its rows"
+            ))),
+            None => Ok(None),
+        }
+    }
+}
+
 /// `None` for a row of a table that is not wanted.
 fn change(
     row: &Row<'_>,
-    relations: &HashMap<(String, String), Arc<Relation>>,
+    relations: &Described,
     wanted: Wanted<'_>,
     room: &mut BytesMut,
 ) -> Result<Option<Change>> {
-    let described = |schema: &str, table: &str| {
-        relations.get(&(schema.to_owned(), table.to_owned())).ok_or_else(|| {
-            Error::unexpected(format!("table {schema}.{table} has not been described before its rows"))
-        })
-    };
     let missing = |what: &str| Error::unexpected(format!("its \"{what}\" is missing"));
     if row.op == "TRUNCATE" {
         if row.tables.is_empty() {
@@ -250,8 +269,10 @@ fn change(
         let relations = row
             .tables
             .iter()
-            .filter(|(schema, table)| wanted(&TableName::new(schema, table)))
-            .map(|(schema, table)| described(schema, table).cloned())
+            .filter_map(|(schema, table)| match relations.wanted(schema, table, wanted) {
+                Ok(relation) => relation.cloned().map(Ok),
+                Err(error) => Some(Err(error)),
+            })
             .collect::<Result<Vec<_>>>()?;
         let (cascade, restart_identity) = (row.cascade, row.restart_identity);
         let is_wanted = !relations.is_empty();
@@ -259,10 +280,8 @@ fn change(
     }
     let schema = row.schema.as_deref().ok_or_else(|| missing("schema"))?;
     let table = row.table.as_deref().ok_or_else(|| missing("table"))?;
-    if !wanted(&TableName::new(schema, table)) {
-        return Ok(None);
-    }
-    decode::change(row, described(schema, table)?, room).map(Some)
+    let Some(relation) = relations.wanted(schema, table, wanted)? else { return Ok(None) };
+    decode::change(row, relation, room).map(Some)
 }
 
 /// The lines of a file, hashed as they pass.

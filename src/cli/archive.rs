@@ -1,6 +1,7 @@
 //! `pgdiode archive`: looks at an archive of change files and tends it; one file a verb in `archive/`.
 
 mod base;
+mod compact;
 mod list;
 mod prune;
 mod show;
@@ -14,7 +15,7 @@ use super::{Global, output};
 use crate::custody::Archive;
 use crate::error::Result;
 
-/// Tend an archive of change files: list, show, verify, prune, base
+/// Tend an archive of change files: list, show, verify, prune, compact, base
 ///
 /// An archive is a directory of change files with what belongs to them, on a disk, over SFTP or in S3. These verbs need no
 /// PostgreSQL, but for base: they run wherever the archive can be read. Each takes the archive's location, or without one the archive
@@ -22,13 +23,15 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: nothing, but for prune --yes, which removes what nobody needs, and base, which adds.
+Changes: nothing, but for prune --yes, which removes what nobody needs, compact, which puts files together, and base, \
+which adds.
 
 Examples:
   pgdiode archive list /srv/changes
   pgdiode archive show 12 /srv/changes
   pgdiode archive verify sftp://backup@host/srv/changes
   pgdiode archive prune s3://bucket/changes --keep-days 30
+  pgdiode archive compact /srv/changes
 
 A location is /path, sftp://user@host:port/path or s3://bucket/prefix?endpoint=https://host&region=name. Keys for SFTP \
 are those of the agent and of ~/.ssh, credentials for S3 those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; others are \
@@ -49,6 +52,7 @@ enum ArchiveVerb {
     Show(show::Show),
     Verify(verify::Verify),
     Prune(prune::Prune),
+    Compact(compact::Compact),
 }
 
 /// Which archive.
@@ -83,6 +87,7 @@ impl ArchiveVerbs {
             ArchiveVerb::Show(verb) => verb.run(global).await,
             ArchiveVerb::Verify(verb) => verb.run(global).await,
             ArchiveVerb::Prune(verb) => verb.run(global).await,
+            ArchiveVerb::Compact(verb) => verb.run(global).await,
         }
     }
 }

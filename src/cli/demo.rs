@@ -16,17 +16,21 @@ use crate::error::Result;
 ///
 /// `demo archive` has production write change files to an SSH server and two laptops replay them; one laptop is closed
 /// midway, a table is spoilt and brought again, and a bit that flips on the backup machine is found.
+///
+/// `demo redis` has a chat application keep its sessions in a Redis server, kills pgdiode and Redis while people talk, and
+/// compares what is left in Redis with its rows.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
 Changes: nothing. The servers live in a temporary directory and on loopback ports, and are gone at the end, also after \
-Ctrl-C. Needs PostgreSQL's server programs, and `demo archive` an SSH server's; root runs them as the user postgres, or nobody.
+Ctrl-C. Needs PostgreSQL's server programs, `demo archive` an SSH server's too, and `demo redis` Redis's; root runs them as the user postgres, or nobody.
 
 Examples:
   pgdiode demo
   pgdiode demo --stay       then try it by hand
   pgdiode demo snapshot
   pgdiode demo archive
+  pgdiode demo redis
 
 Ends with 0 only when both sides were found identical; `demo snapshot`, also only when every reader saw whole copies.
 
@@ -53,6 +57,8 @@ enum Shown {
     Snapshot,
     /// Change files on a backup machine, and who replays them
     Archive,
+    /// Keys of a Redis server that become rows
+    Redis,
 }
 
 impl Demo {
@@ -70,6 +76,7 @@ impl Demo {
             Shown::Archive => {
                 Box::pin(demo::archive::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
             }
+            Shown::Redis => Box::pin(demo::chat::run(afterwards, tell)).await,
         }
     }
 }

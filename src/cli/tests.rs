@@ -56,7 +56,7 @@ fn every_help_says_what_changes_with_an_example_and_the_exit_statuses() {
 
 /// A verb's help, and that of the verbs of `archive`.
 fn every_help() -> Vec<(String, String)> {
-    let of_archive = ["list", "show", "verify", "prune"].map(|verb| {
+    let of_archive = ["list", "show", "verify", "prune", "compact"].map(|verb| {
         let asked = command().try_get_matches_from(["pgdiode", "archive", verb, "--help"]);
         (format!("archive-{verb}"), asked.unwrap_err().render().to_string())
     });

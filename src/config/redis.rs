@@ -62,8 +62,9 @@ section! {
         preset: Option<RedisPreset> = None, Shape::Choice(RedisPreset::WORDS), r#""chat-sessions""#;
         /// How changes are heard of. `replica`: as one of the server's replicas, without loss, and what was missed is
         /// caught up with. `tracking`: client tracking in broadcast mode. `notifications`: keyspace notifications.
-        /// `polling`: every key is looked at again and again. `auto`: the first of these that the server allows. All but
-        /// `replica` miss what happens while they are not connected, and look at every key afterwards.
+        /// `polling`: every key is looked at again and again. `auto`: the first of these that the server allows; any other
+        /// that it does not allow is refused. All but `replica` miss what happens while they are not connected, and look at
+        /// every key afterwards.
         live: Live = Live::Auto, Shape::Choice(Live::WORDS);
         /// The numbered databases whose keys are mapped.
         databases: Vec<u64> = vec![0], Shape::Wholes(0, 65_535);
@@ -73,7 +74,8 @@ section! {
         memory_mb: u64 = 64, Shape::Whole(1, 65_536);
         /// How often `polling` looks at every key.
         poll_seconds: u64 = 60, Shape::Whole(1, 86_400);
-        /// How often every key is compared with the target while changes are heard of, to find what was missed. 0: never.
+        /// How often every key is compared with the target while changes are heard of, to find what was missed; all ways but
+        /// `polling` do so. 0: never.
         reconcile_seconds: u64 = 3600, Shape::Whole(0, 2_592_000);
         /// How many keys such a comparison reads in a second at most.
         reconcile_keys_per_second: u64 = 20_000, Shape::Whole(1, 10_000_000);
@@ -82,8 +84,8 @@ section! {
         disappearance_percent_max: u64 = 50, Shape::Whole(0, 100);
         /// What the server calls `PSYNC`: some hosted servers rename it.
         psync_command: String = "PSYNC".to_owned(), Shape::Text;
-        /// Whether pgdiode may set `notify-keyspace-events` at the server; it adds the classes that it needs, and takes none
-        /// away.
+        /// Whether pgdiode may set `notify-keyspace-events` at the server, where `notifications` is the way; it adds the
+        /// classes that it needs, and takes none away.
         notifications_set: bool = false, Shape::Switch;
         /// What keys become, a pattern each.
         key: Vec<KeyOptions> = Vec::new(), Shape::each::<KeyOptions>(), r#"[{ pattern = "user:{name}", type = "hash", table = [{ table = "public.people", key = ["name"], column = [{ name = "name", from = "{name}" }, { name = "email", from = "$.email" }] }] }]"#;

@@ -8,8 +8,11 @@ use serde::de::DeserializeOwned;
 use crate::archive::keys::ReaderKeys;
 use crate::archive::manifest::{self, Base, Claim, Identity, Manifest, Pruned, ReaderNote};
 use crate::archive::names::{self, Stored};
+use crate::archive::pack::Span;
+use crate::custody::packs::PackObjects;
 use crate::custody::signatures::Signatures;
 use crate::error::Result;
+use crate::source::archive::Packed;
 use crate::status::archive::Finding;
 use crate::status::text::several;
 use crate::store::{Object, Store};
@@ -32,6 +35,7 @@ pub struct Catalogue {
     /// The latest cannot be read: any number may be the first.
     is_beginning_unknown: bool,
     pub bases: BTreeMap<u64, BaseObjects>,
+    pub packs: BTreeMap<Span, PackObjects>,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// What need not be.
@@ -42,9 +46,15 @@ pub struct Catalogue {
 /// What there is of a number.
 #[derive(Debug, Default)]
 pub struct File {
-    /// As a rule one; more, where two have written it in different ways.
+    /// As a rule one, and none of a file in a pack; more, where two have written it in different ways.
     pub objects: Vec<(Object, Stored)>,
     pub manifest: Read<Manifest>,
+    /// Whether that lies there by itself.
+    pub has_own_manifest: bool,
+    /// As a pack has it.
+    pub packed: Option<(Object, Stored)>,
+    /// As a rule one at most; more, where two have packed at the same time.
+    pub packs: Vec<Span>,
 }
 
 #[derive(Debug, Default)]
@@ -76,16 +86,34 @@ impl<T> Read<T> {
 impl File {
     /// The object that the manifest is of; the only one, where there is no manifest.
     pub fn object(&self) -> Option<&(Object, Stored)> {
+        let mut all = self.packed.iter().chain(&self.objects);
         match &self.manifest {
-            Read::Whole(manifest) => self.objects.iter().find(|(object, _)| object.name == manifest.name),
-            Read::Absent | Read::Damaged => self.objects.first(),
+            Read::Whole(manifest) => all.find(|(object, _)| object.name == manifest.name),
+            Read::Absent | Read::Damaged => all.next(),
         }
+    }
+
+    fn take_manifest(&mut self, manifest: Read<Manifest>) {
+        self.has_own_manifest = !matches!(manifest, Read::Absent);
+        self.manifest = manifest;
+    }
+
+    /// Whether there is an object of its own.
+    pub fn is_single(&self) -> bool {
+        !self.objects.is_empty() || self.has_own_manifest
+    }
+
+    /// What is still there of it singly, though it is in a pack. What was never sealed is in none.
+    pub fn rest(&self) -> impl Iterator<Item = &Object> {
+        let packed = self.packed.as_ref().map(|(object, _)| &object.name);
+        self.objects.iter().map(|(object, _)| object).filter(move |object| Some(&object.name) == packed)
     }
 }
 
 impl Catalogue {
     /// Reads all small objects and lists the others.
-    pub async fn read(store: &impl Store, keys: &ReaderKeys) -> Result<Catalogue> {
+    pub async fn read(store: &Packed<impl Store>, keys: &ReaderKeys) -> Result<Catalogue> {
+        let store = store.singly();
         let mut catalogue = Catalogue { signatures: Signatures::of(keys), ..Catalogue::default() };
         let identity: Read<Identity> = catalogue.object(store, names::IDENTITY).await?;
         if let Read::Absent = identity {
@@ -98,9 +126,10 @@ impl Catalogue {
         catalogue.bases(store).await?;
         let manifests = catalogue.numbered(store, names::MANIFESTS, names::manifest).await?;
         for (number, manifest) in manifests {
-            catalogue.files.entry(number).or_default().manifest = manifest;
+            catalogue.files.entry(number).or_default().take_manifest(manifest);
         }
         catalogue.change_files(store).await?;
+        catalogue.read_packs(store).await?;
         catalogue.claims = catalogue.numbered(store, names::EPOCHS, names::epoch).await?;
         let pruned: BTreeMap<u64, Read<Pruned>> =
             catalogue.numbered(store, names::PRUNED, names::pruned).await?;
@@ -109,6 +138,7 @@ impl Catalogue {
         catalogue.strangers(store).await?;
         catalogue.check_signatures();
         catalogue.check_chain();
+        catalogue.check_packs();
         catalogue.check_claims();
         catalogue.check_bases();
         catalogue.check_readers();
@@ -131,15 +161,15 @@ impl Catalogue {
         self.bases.values().filter_map(|base| base.manifest.whole()).next_back()
     }
 
-    fn find(&mut self, object: &str, what: impl Into<String>) {
+    pub(super) fn find(&mut self, object: &str, what: impl Into<String>) {
         self.findings.push(Finding::of(object, what));
     }
 
-    fn note(&mut self, object: &str, what: impl Into<String>) {
+    pub(super) fn note(&mut self, object: &str, what: impl Into<String>) {
         self.notes.push(Finding::of(object, what));
     }
 
-    fn stranger(&mut self, object: &str) {
+    pub(super) fn stranger(&mut self, object: &str) {
         self.note(object, "it is none of an archive's objects");
     }
 
@@ -148,7 +178,7 @@ impl Catalogue {
         Ok(self.parsed(name, bytes.as_deref()))
     }
 
-    fn parsed<T: DeserializeOwned>(&mut self, name: &str, bytes: Option<&[u8]>) -> Read<T> {
+    pub(super) fn parsed<T: DeserializeOwned>(&mut self, name: &str, bytes: Option<&[u8]>) -> Read<T> {
         let Some(bytes) = bytes else { return Read::Absent };
         let what = match (manifest::is_whole(bytes), manifest::parse(name, bytes)) {
             (Some(true), Ok(object)) => match self.signatures.look(name, bytes) {
@@ -170,21 +200,32 @@ impl Catalogue {
         folder: &str,
         name_of: impl Fn(u64) -> String,
     ) -> Result<BTreeMap<u64, Read<T>>> {
-        let mut numbers = Vec::new();
+        let number_of = |name: &str| names::parse_numbered(name).filter(|number| name_of(*number) == name);
+        self.named(store, folder, number_of).await
+    }
+
+    /// The objects of a folder, by what their names say.
+    pub(super) async fn named<K: Ord, T: DeserializeOwned>(
+        &mut self,
+        store: &impl Store,
+        folder: &str,
+        key_of: impl Fn(&str) -> Option<K>,
+    ) -> Result<BTreeMap<K, Read<T>>> {
+        let mut keys = Vec::new();
         for object in store.list(folder, None).await? {
-            match names::parse_numbered(&object.name).filter(|number| name_of(*number) == object.name) {
-                Some(number) => numbers.push((number, object.name)),
+            match key_of(&object.name) {
+                Some(key) => keys.push((key, object.name)),
                 None => self.stranger(&object.name),
             }
         }
-        let reads = numbers.into_iter().map(|(number, name)| async move {
+        let reads = keys.into_iter().map(|(key, name)| async move {
             let bytes = store.read_all(&name, OBJECT_BYTES_MAX).await;
-            bytes.map(|bytes| (number, name, bytes))
+            bytes.map(|bytes| (key, name, bytes))
         });
         let mut reads = futures_util::stream::iter(reads).buffered(IN_FLIGHT);
         let mut objects = BTreeMap::new();
-        while let Some((number, name, bytes)) = reads.try_next().await? {
-            objects.insert(number, self.parsed(&name, bytes.as_deref()));
+        while let Some((key, name, bytes)) = reads.try_next().await? {
+            objects.insert(key, self.parsed(&name, bytes.as_deref()));
         }
         Ok(objects)
     }
@@ -204,7 +245,7 @@ impl Catalogue {
         let unsealed: Vec<u64> = self.files.iter().filter_map(without).collect();
         for number in unsealed {
             let manifest = self.object(store, &names::manifest(number)).await?;
-            self.files.entry(number).or_default().manifest = manifest;
+            self.files.entry(number).or_default().take_manifest(manifest);
         }
         Ok(())
     }
@@ -250,10 +291,9 @@ impl Catalogue {
 
     /// What lies beside the objects of an archive.
     async fn strangers(&mut self, store: &impl Store) -> Result<()> {
-        let folders = [names::MANIFESTS, names::EPOCHS, names::READERS, names::PRUNED];
-        for folder in
-            store.folders("").await?.iter().filter(|name| !["meta", names::BASES].contains(&name.as_str()))
-        {
+        let folders = [names::MANIFESTS, names::EPOCHS, names::READERS, names::PRUNED, names::PACK_MANIFESTS];
+        let is_ours = |name: &str| ["meta", names::BASES, names::PACKS].contains(&name);
+        for folder in store.folders("").await?.iter().filter(|name| !is_ours(name)) {
             self.stranger(folder);
         }
         for folder in store.folders("meta").await?.iter().filter(|name| !folders.contains(&name.as_str())) {
@@ -282,7 +322,9 @@ impl Catalogue {
         let (mut findings, mut notes) = (Vec::new(), Vec::new());
         let gone = self.gone();
         let newest = self.newest();
-        let leftovers = self.files.range(..=gone).count();
+        // A pack goes as a whole.
+        let is_held = |file: &File| !file.is_single() && file.packs.iter().all(|pack| pack.last > gone);
+        let leftovers = self.files.range(..=gone).filter(|(_, file)| !is_held(file)).count();
         if leftovers > 0 {
             let are = if leftovers == 1 { "is" } else { "are" };
             let leftovers = several(leftovers as u64, "file");
@@ -308,7 +350,7 @@ impl Catalogue {
                     Read::Absent => {
                         findings.push(Finding::of(name, "its manifest is missing, and files follow it"));
                     }
-                    _ if file.objects.is_empty() => findings.push(Finding::of(&plain, "it is missing")),
+                    _ if file.object().is_none() => findings.push(Finding::of(&plain, "it is missing")),
                     _ => {}
                 }
                 continue;

@@ -3,8 +3,9 @@
 use super::Archive;
 use super::catalogue::{Catalogue, pieces};
 use crate::archive::manifest::{Base, Manifest, ReaderNote};
+use crate::archive::pack::{Pack, PackedFile};
 use crate::error::Result;
-use crate::status::archive::{ArchiveBase, ArchiveFile, ArchiveListing, ArchiveReader};
+use crate::status::archive::{ArchiveBase, ArchiveFile, ArchiveListing, ArchivePack, ArchiveReader};
 
 impl Archive {
     /// Reads the small objects.
@@ -19,12 +20,14 @@ impl Archive {
             file.manifest.whole().map_or(unsealed, ArchiveFile::from)
         });
         let bases = catalogue.bases.values().filter_map(|base| base.manifest.whole());
+        let packs = catalogue.packs.values().filter_map(|pack| pack.manifest.whole());
         let mut listing = ArchiveListing {
             location: self.display(),
             archive: catalogue.identity.as_ref().map(|identity| identity.archive.clone()),
             created: catalogue.identity.as_ref().map(|identity| identity.created.clone()),
             pruned_to: catalogue.pruned.as_ref().map(|pruned| pruned.number),
             files: files.collect(),
+            packs: packs.map(ArchivePack::from).collect(),
             bases: bases.map(ArchiveBase::from).collect(),
             readers: catalogue.readers.iter().map(|reader| ArchiveReader::of(reader, newest)).collect(),
             findings: catalogue.findings,
@@ -55,6 +58,18 @@ impl From<&Manifest> for ArchiveFile {
             to: Some(manifest.to),
             epoch: manifest.epoch,
             tables: manifest.tables.clone(),
+        }
+    }
+}
+
+impl From<&Pack> for ArchivePack {
+    fn from(pack: &Pack) -> ArchivePack {
+        let number = |file: Option<&PackedFile>| file.map_or(0, |file| file.number);
+        ArchivePack {
+            name: pack.name.clone(),
+            first: number(pack.files.first()),
+            last: number(pack.files.last()),
+            stored_bytes: pack.stored_bytes,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! What nobody needs any more: found, told, and removed so that a crash anywhere leaves a valid archive.
 //!
 //! A record of the removal is put first; then go older bases, each beginning with its manifest, and then the files, the
-//! oldest first, each before its manifest. Whatever is left of a removal that was cut off lies before the record, where
+//! oldest first, each before its manifest; a pack goes as a whole, or not at all. Whatever is left of a removal that was cut off lies before the record, where
 //! nobody looks for it, and the next one removes it.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::Archive;
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Read};
 use crate::archive::FORMAT;
 use crate::archive::manifest::{self, Pruned};
 use crate::archive::names;
@@ -52,15 +52,15 @@ impl Archive {
     /// Does it.
     pub async fn prune(&self, plan: &mut Plan) -> Result<()> {
         for reader in &plan.report.forgotten_readers {
-            self.store.remove(&names::reader(reader)).await?;
+            self.store.singly().remove(&names::reader(reader)).await?;
         }
         if let Some(record) = &plan.record {
             let content = Content::Bytes(manifest::text(record).into());
             // Taken: another prune came as far, at the same time.
-            let _ = self.store.create(&names::pruned(record.number), content).await?;
+            let _ = self.store.singly().create(&names::pruned(record.number), content).await?;
         }
         for name in &plan.report.objects {
-            self.store.remove(name).await?;
+            self.store.singly().remove(name).await?;
         }
         plan.report.done = true;
         Ok(())
@@ -74,7 +74,8 @@ fn plan(catalogue: &Catalogue, options: &PruneOptions, location: String, now: Ti
     let is_recent = |sealed: &str| sealed.parse::<Timestamp>().map_or(true, |sealed| sealed > keep_since);
     let is_recent = |sealed: &str| options.keep_days > 0 && is_recent(sealed);
     let (gone, newest) = (catalogue.gone(), catalogue.newest());
-    let (first_kept, kept_for) = needed(catalogue, options, &is_recent);
+    let (first_kept, mut kept_for) = needed(catalogue, options, &is_recent);
+    let first_kept = whole_packs(catalogue, first_kept, &mut kept_for);
     let mut report = PrunePlan {
         location,
         first_kept,
@@ -99,7 +100,13 @@ fn plan(catalogue: &Catalogue, options: &PruneOptions, location: String, now: Ti
             report.objects.push(object.name.clone());
             report.bytes += object.size;
         }
-        report.objects.push(names::manifest(*number));
+        report.objects.extend(file.has_own_manifest.then(|| names::manifest(*number)));
+    }
+    for (span, pack) in catalogue.packs.iter().filter(|(span, _)| span.last < first_kept) {
+        let has_manifest = !matches!(pack.manifest, Read::Absent);
+        report.objects.extend(has_manifest.then(|| names::pack_manifest(*span)));
+        report.objects.extend(pack.bytes.map(|_| names::pack(*span)));
+        report.bytes += pack.bytes.unwrap_or_default();
     }
     let last = catalogue.files.get(&first_kept.saturating_sub(1)).and_then(|file| file.manifest.whole());
     let record = last.filter(|last| last.number > gone && last.number < newest).map(|last| Pruned {
@@ -111,6 +118,20 @@ fn plan(catalogue: &Catalogue, options: &PruneOptions, location: String, now: Ti
         pruned: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     });
     Plan { report, record }
+}
+
+/// The first file that stays, once nothing is taken out of a pack.
+fn whole_packs(catalogue: &Catalogue, mut first_kept: u64, kept_for: &mut Vec<String>) -> u64 {
+    let gone = catalogue.gone();
+    // The last first: what is kept for one pack may lie in another.
+    let sealed = catalogue.packs.iter().filter(|(_, pack)| pack.manifest.whole().is_some());
+    for (span, _) in sealed.rev() {
+        if span.numbers().contains(&first_kept) && span.first < first_kept {
+            kept_for.push(format!("file {first_kept} lies in {}, which goes as a whole", names::pack(*span)));
+            first_kept = span.first.max(gone + 1);
+        }
+    }
+    first_kept
 }
 
 /// The first file that must stay, and for whom.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
-use crate::store::{AnyStore, Store};
+use crate::source::archive::Packed;
 
 /// How much is asked for at once.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -15,11 +15,11 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// Pieces that wait for whoever parses them.
 const AHEAD: usize = 2;
 
-/// Gives an object to `work`, on a thread for what blocks. `passed` hears of bytes as they come.
+/// Gives a change file, or any other object, to `work`, on a thread for what blocks. `passed` hears of bytes as they come.
 ///
 /// Dropping the future ends the thread at its next piece.
 pub async fn pull<T: Send + 'static>(
-    store: &AnyStore,
+    store: &Packed,
     name: &str,
     mut passed: impl FnMut(u64),
     work: impl FnOnce(Pulled) -> T + Send + 'static,

@@ -13,12 +13,8 @@ use crate::archive::names::{self, Stored};
 use crate::archive::reading::Content;
 use crate::change::TableName;
 use crate::error::{Error, Kind, Result};
-use crate::store::Store;
 
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// A manifest has no more, unless it is none.
-const MANIFEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Which lines.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +61,7 @@ impl Archive {
 
     async fn manifest(&self, number: u64) -> Result<Option<Manifest>> {
         let own = names::manifest(number);
-        let bytes = self.store.read_all(&own, MANIFEST_BYTES_MAX).await?;
+        let bytes = self.store.manifest(number).await?;
         bytes.map(|bytes| manifest::parse(&own, &bytes)).transpose()
     }
 

@@ -14,6 +14,7 @@ use super::odd;
 use super::pull::pull;
 use crate::archive::manifest::{Base, Manifest, Piece};
 use crate::archive::names::{self, Stored};
+use crate::archive::pack::Span;
 use crate::archive::signing::PublicKey;
 use crate::error::{Error, Result};
 use crate::status::archive::{ArchiveProgress, ArchiveVerification, Finding};
@@ -74,6 +75,7 @@ enum Job<'a> {
         object: &'a Object,
         stored: Stored,
         manifest: Option<&'a Manifest>,
+        pack: Option<Span>,
     },
     /// A base's object, and which table's rows it has.
     Piece(&'a Piece, Option<(u64, usize)>, Option<usize>),
@@ -152,16 +154,17 @@ impl Archive {
         let passed = |bytes| progress.send_modify(|progress| progress.bytes_done += bytes);
         let (name, identities) = (job.name().to_owned(), self.keys.identities.clone());
         let looked = match job {
-            Job::File { number, object, stored, manifest } => {
+            Job::File { number, object, stored, manifest, pack } => {
                 let (name, stored) = (object.name.clone(), *stored);
                 let expected = Expected { name, stored, number: *number, manifest: manifest.cloned() };
                 let checked = pull(&self.store, &object.name, passed, move |from| {
                     file::check(&expected, identities.as_ref(), from)
                 });
-                match checked.await {
+                let checked = match checked.await {
                     Ok(checked) if checked.is_unexplained => self.explain(object, stored, checked).await,
-                    checked => checked.map(Done::File),
-                }
+                    checked => checked,
+                };
+                checked.map(|checked| Done::File(checked.within(*pack)))
             }
             Job::Piece(piece, table, columns) => {
                 let (piece, table, columns) = ((*piece).clone(), *table, *columns);
@@ -176,7 +179,7 @@ impl Archive {
     }
 
     /// Looks once more for the line that was changed, in a file whose hash alone tells that one was.
-    async fn explain(&self, object: &Object, stored: Stored, mut checked: Checked) -> Result<Done> {
+    async fn explain(&self, object: &Object, stored: Stored, mut checked: Checked) -> Result<Checked> {
         let (name, identities) = (object.name.clone(), self.keys.identities.clone());
         let odd = pull(
             &self.store,
@@ -188,7 +191,18 @@ impl Archive {
         if !odd.is_empty() {
             checked.findings = odd;
         }
-        Ok(Done::File(checked))
+        Ok(checked)
+    }
+}
+
+impl Checked {
+    /// Says where to look for a file that does not lie there by itself.
+    fn within(mut self, pack: Option<Span>) -> Checked {
+        for finding in self.findings.iter_mut().filter(|_| pack.is_some()) {
+            let pack = pack.map(names::pack).unwrap_or_default();
+            finding.what.push_str(&format!(" (in {pack})"));
+        }
+        self
     }
 }
 
@@ -230,7 +244,14 @@ fn jobs(catalogue: &Catalogue, from: u64) -> Vec<Job<'_>> {
         let (Some((object, stored)), false) = (file.object(), matches!(file.manifest, Read::Absent)) else {
             continue;
         };
-        jobs.push(Job::File { number: *number, object, stored: *stored, manifest: file.manifest.whole() });
+        let is_single = file.objects.iter().any(|(single, _)| single.name == object.name);
+        let pack = file.packs.iter().rfind(|span| catalogue.packs[span].whole().is_some()).copied();
+        if !is_single && pack.is_none() {
+            // Its pack has a finding.
+            continue;
+        }
+        let manifest = file.manifest.whole();
+        jobs.push(Job::File { number: *number, object, stored: *stored, manifest, pack });
     }
     for (number, found) in &catalogue.bases {
         let Some(base) = found.manifest.whole().filter(|base| base.next_file >= from) else { continue };

@@ -143,8 +143,8 @@ fn user_name(ground: &Ground) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// On `PATH`, or where servers are.
-fn find(program: &str) -> Option<PathBuf> {
+/// A program on `PATH`, or where servers are.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"].map(PathBuf::from);
     std::env::split_paths(&path)

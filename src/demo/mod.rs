@@ -5,11 +5,13 @@
 //! writers -> source server -> `pgdiode` (a child process) -> target server <- what the demo looks at
 //! ```
 //!
-//! [`stream`] shows a live pipeline, [`snapshot`] full replacement, [`archive`] change files. Everything belongs to one `Stage` and is gone when
-//! that is dropped, however a demo ends.
+//! [`stream`] shows a live pipeline, [`snapshot`] full replacement, [`archive`] change files, and [`chat`] a
+//! Redis server in the source's place. Everything belongs to one `Scene` and is gone when that is dropped, however a demo ends.
 
 pub mod archive;
 mod backup;
+mod cache;
+pub mod chat;
 mod process;
 mod readers;
 mod server;

@@ -1,6 +1,7 @@
 //! What the demos play on: two servers, a configuration, and writers that never stop.
 
 use std::io;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -16,21 +17,75 @@ use crate::pg::session::{Session, Side};
 
 const TABLES: &str = include_str!("tables.sql");
 
-/// Fields are dropped in this order: nobody loses the ground under their feet.
+/// Two servers of PostgreSQL, and writers at one of them. Fields are dropped in this order: nobody loses the ground under
+/// their feet.
 pub(super) struct Stage {
     pub(super) writers: Writers,
     pub(super) source: Server,
     pub(super) target: Server,
+    pub(super) size: Size,
+    scene: Scene,
+}
+
+/// What every demo has: a place, a clock, and an audience.
+pub(super) struct Scene {
     pub(super) ground: Ground,
     pg_dump: PathBuf,
-    pub(super) size: Size,
     started: Instant,
     pub(super) tell: Tell,
+}
+
+impl Deref for Stage {
+    type Target = Scene;
+
+    fn deref(&self) -> &Scene {
+        &self.scene
+    }
 }
 
 impl Stage {
     /// Starts both servers, fills the source, with what `more` adds to its tables, and lets the writers in.
     pub(super) async fn set(title: &str, more: &str, size: Size, tell: Tell) -> Result<Stage> {
+        let (scene, installation) = Scene::set(title, tell)?;
+        let ground = &scene.ground;
+        scene.step(&format!("Starting two servers of PostgreSQL {}.", installation.version));
+        let (source, target) = tokio::try_join!(
+            Server::start(&installation, ground, "source"),
+            Server::start(&installation, ground, "target")
+        )?;
+        scene.say(&format!("source 127.0.0.1:{}, target 127.0.0.1:{}", source.port, target.port));
+        scene.name_servers(&[("source", &source), ("target", &target)])?;
+        scene.step(&format!(
+            "Filling the source with about {} MB: accounts, wide orders, every type.",
+            size.0
+        ));
+        let mut session = source.session(Side::Source).await?;
+        session.query(&(tables(size) + more)).await?;
+        let held =
+            session.one("select pg_size_pretty(pg_database_size(current_database()))").await?.string(0);
+        scene.say(&format!("the source holds {held}"));
+        let writers = Writers::start(&source.conninfo, size).await?;
+        scene.say("six connections write to it from now on: transfers, orders, deletes, bulk updates");
+        Ok(Stage { writers, source, target, size, scene })
+    }
+
+    /// Writes the configuration of a pipeline between both servers, with these keys.
+    pub(super) fn configure_pair(&self, keys: &str) -> Result<()> {
+        self.configure(&format!(
+            "[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n{keys}"
+        ))
+    }
+
+    /// Lets the writers write again, and says how to join in: after `lines`, which may name `{program}`.
+    pub(super) async fn invite(&mut self, heading: &str, lines: &[&str]) -> Result<()> {
+        self.writers = Writers::start(&self.source.conninfo, self.size).await?;
+        self.scene.invite(heading, lines)
+    }
+}
+
+impl Scene {
+    /// Finds a place, and says what will be shown there.
+    pub(super) fn set(title: &str, tell: Tell) -> Result<(Scene, Installation)> {
         let started = Instant::now();
         let installation = Installation::find()?;
         let ground = Ground::new()?;
@@ -39,36 +94,14 @@ impl Stage {
             "Everything lives in {} and is gone at the end; nothing else of this machine is touched.",
             ground.directory.display()
         ));
-        step(&tell, started, &format!("Starting two servers of PostgreSQL {}.", installation.version));
-        let (source, target) = tokio::try_join!(
-            Server::start(&installation, &ground, "source"),
-            Server::start(&installation, &ground, "target")
-        )?;
-        tell(&format!("    source 127.0.0.1:{}, target 127.0.0.1:{}", source.port, target.port));
-        let services = server::service_entry("source", &source, &ground)
-            + &server::service_entry("target", &target, &ground);
-        ground.write(SERVICE_FILE, &services).map_err(unwritten)?;
-        step(
-            &tell,
-            started,
-            &format!("Filling the source with about {} MB: accounts, wide orders, every type.", size.0),
-        );
-        let mut session = source.session(Side::Source).await?;
-        session.query(&(tables(size) + more)).await?;
-        let held =
-            session.one("select pg_size_pretty(pg_database_size(current_database()))").await?.string(0);
-        tell(&format!("    the source holds {held}"));
-        let writers = Writers::start(&source.conninfo, size).await?;
-        tell("    six connections write to it from now on: transfers, orders, deletes, bulk updates");
         let pg_dump = installation.program("pg_dump");
-        Ok(Stage { writers, source, target, ground, pg_dump, size, started, tell })
+        Ok((Scene { ground, pg_dump, started, tell }, installation))
     }
 
-    /// Writes the configuration of a pipeline between both servers, with these keys.
-    pub(super) fn configure_pair(&self, keys: &str) -> Result<()> {
-        self.configure(&format!(
-            "[pipeline.{DATABASE}]\nsource = \"service=source\"\ntarget = \"service=target\"\n{keys}"
-        ))
+    /// Makes servers known by name, to pgdiode and to `psql`.
+    pub(super) fn name_servers(&self, servers: &[(&str, &Server)]) -> Result<()> {
+        let entries = servers.iter().map(|(name, server)| server::service_entry(name, server, &self.ground));
+        self.ground.write(SERVICE_FILE, &entries.collect::<String>()).map(drop).map_err(unwritten)
     }
 
     /// Writes the configuration: the connections in it are known by name, to `psql` too.
@@ -106,9 +139,8 @@ impl Stage {
         Pgdiode::spawn(&self.ground, arguments, &self.tell)
     }
 
-    /// Lets the writers write again, and says how to join in: after `lines`, which may name `{program}`.
-    pub(super) async fn invite(&mut self, heading: &str, lines: &[&str]) -> Result<()> {
-        self.writers = Writers::start(&self.source.conninfo, self.size).await?;
+    /// Says how to join in: after `lines`, which may name `{program}`.
+    pub(super) fn invite(&self, heading: &str, lines: &[&str]) -> Result<()> {
         self.step(heading);
         let directory = self.ground.directory.display();
         self.say(&format!(
@@ -123,16 +155,12 @@ impl Stage {
     }
 
     pub(super) fn step(&self, text: &str) {
-        step(&self.tell, self.started, text);
+        (self.tell)(&format!("[{:>3} s] {text}", self.started.elapsed().as_secs()));
     }
 
     pub(super) fn say(&self, text: &str) {
         (self.tell)(&format!("    {text}"));
     }
-}
-
-fn step(tell: &Tell, started: Instant, text: &str) {
-    tell(&format!("[{:>3} s] {text}", started.elapsed().as_secs()));
 }
 
 fn tables(size: Size) -> String {

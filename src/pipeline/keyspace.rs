@@ -13,6 +13,7 @@
 //! which database it was, and nothing else.
 
 mod apply;
+mod ladder;
 mod place;
 mod report;
 mod survey;
@@ -26,11 +27,12 @@ use tokio::sync::watch::{Sender, channel};
 use tokio::time::Instant;
 
 use self::apply::Work;
+use self::ladder::Listening;
 pub(super) use self::report::status;
 pub(super) use self::verify::verify;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::keyspace::{ContentHash, NodePosition};
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -40,10 +42,10 @@ use crate::pipeline::meter::Meter;
 use crate::pipeline::{holder, stop};
 use crate::redis::connection::Connection;
 use crate::redis::location::Location;
+use crate::source::redis::ear;
 use crate::source::redis::fetch::Fetcher;
 use crate::source::redis::live::Live;
 use crate::source::redis::mapping::Mapper;
-use crate::source::redis::psync::{self, Replica};
 use crate::source::redis::server::Server;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::keyspace::{CREATE_KEYSPACE_TABLES, KeyspaceTarget};
@@ -151,18 +153,22 @@ impl Run<'_> {
             .hint("Cluster mode is not followed yet; name a single primary or replica."));
         }
         let joined = self.join(stored.as_ref(), server.as_ref()).await?;
+        let way = joined.way();
         let (live, mut listening) = match joined {
             Listening::Replica(replica, position, is_owed) => {
                 let live = self.live(position, is_owed);
-                (Arc::clone(&live), psync::spawn(replica, live))
+                (Arc::clone(&live), ear::spawn(replica, live))
+            }
+            Listening::Told(told, _) => {
+                let live = self.live(self.nowhere(), true);
+                (Arc::clone(&live), ear::spawn(told, live))
             }
             Listening::Nobody => (self.live(self.nowhere(), true), tokio::task::JoinSet::new()),
         };
         let fetcher = Fetcher::new(reading, server.as_ref());
-        let position = live.heard().position.clone();
-        let has_history = !position.replication_id.is_empty();
+        let has_history = way == LiveMode::Replica;
         let goal = server.filter(|_| has_history).map_or(0, |server| server.offset);
-        let mut work = Work::new(self.pipeline, &self.mapper, &live, fetcher, rows, &self.meter, position);
+        let mut work = Work::new(self.pipeline, &self.mapper, &live, way, fetcher, rows, &self.meter);
         self.meter.phase(Phase::CatchingUp, "");
         self.began = Some(Instant::now());
         let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked);
@@ -239,41 +245,4 @@ impl Run<'_> {
             mapping: self.mapping(),
         }
     }
-
-    /// Begins to listen in the best way that the server allows, or in the one that is asked for.
-    async fn join(&self, stored: Option<&NodePosition>, server: Option<&Server>) -> Result<Listening> {
-        let mode = self.pipeline.redis.live;
-        if matches!(mode, LiveMode::Auto | LiveMode::Replica)
-            && (server.is_some() || mode == LiveMode::Replica)
-        {
-            let connection = self.connect_source().await?;
-            match Replica::join(connection, &self.pipeline.redis.psync_command, stored).await {
-                Ok((replica, joined)) => {
-                    let is_owed = !joined.goes_on || stored.is_none_or(|stored| !stored.is_scanned);
-                    let position = NodePosition { mapping: self.mapping(), ..joined.position };
-                    tracing::info!(
-                        history = position.replication_id,
-                        offset = position.offset,
-                        goes_on = joined.goes_on,
-                        "listening as a replica"
-                    );
-                    return Ok(Listening::Replica(replica, position, is_owed));
-                }
-                Err(error) if mode == LiveMode::Auto && error.kind() == Kind::Refused => {
-                    tracing::warn!(error = error.chain(), "the server lets nobody listen as a replica");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        tracing::info!(seconds = self.pipeline.redis.poll_seconds, "looking at every key from time to time");
-        Ok(Listening::Nobody)
-    }
-}
-
-/// Who hears of changes.
-enum Listening {
-    /// With where its stream begins, and whether every key must be looked at.
-    Replica(Replica, NodePosition, bool),
-    /// Every key is looked at, again and again.
-    Nobody,
 }

@@ -123,6 +123,8 @@ pub struct ArchiveListing {
     /// Files up to this one were removed.
     pub pruned_to: Option<u64>,
     pub files: Vec<ArchiveFile>,
+    /// Those of the files that lie in one object.
+    pub packs: Vec<ArchivePack>,
     pub bases: Vec<ArchiveBase>,
     pub readers: Vec<ArchiveReader>,
     pub records: u64,
@@ -150,6 +152,15 @@ pub struct ArchiveFile {
     pub epoch: u64,
     /// Rows by table.
     pub tables: BTreeMap<String, u64>,
+}
+
+/// Change files in one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ArchivePack {
+    pub name: String,
+    pub first: u64,
+    pub last: u64,
+    pub stored_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -188,6 +199,9 @@ impl ArchiveListing {
         }
         if !self.files.is_empty() {
             text.push_str(&format!("\n{}", self.files_text(paint)));
+        }
+        if !self.packs.is_empty() {
+            text.push_str(&format!("\n{}", self.packs_text(paint)));
         }
         if !self.bases.is_empty() {
             text.push_str(&format!("\n{}", self.bases_text(paint)));
@@ -231,6 +245,20 @@ impl ArchiveListing {
                 ratio(file.content_bytes, file.stored_bytes).unwrap_or_else(|| "no".to_owned()),
             ];
             grid.row(plain(cells));
+        }
+        grid.text(paint)
+    }
+
+    fn packs_text(&self, paint: Paint) -> String {
+        let mut grid = Grid::new(&["pack", "files", "from", "to", "size"], 1);
+        for pack in &self.packs {
+            grid.row(plain([
+                pack.name.clone(),
+                count(pack.last - pack.first + 1),
+                pack.first.to_string(),
+                pack.last.to_string(),
+                bytes(pack.stored_bytes),
+            ]));
         }
         grid.text(paint)
     }
@@ -327,6 +355,61 @@ impl PrunePlan {
         }
         lines.push(format!("keep       file {} and later ones:", self.first_kept));
         lines.extend(self.kept_for.iter().map(|why| format!("           {}", printable(why))));
+        lines.join("\n") + "\n"
+    }
+}
+
+/// What a compaction has packed, or would.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Compaction {
+    pub location: String,
+    /// Whether it has been done.
+    pub done: bool,
+    pub packs: Vec<ArchivePack>,
+    /// Change files in these packs.
+    pub files: u64,
+    pub bytes: u64,
+    /// What earlier ones that were killed have left, and what is there twice: objects that go.
+    pub rest: u64,
+    /// The newest files, which stay as they are.
+    pub newest: u64,
+    /// Others that stay as they are: too large, or without a neighbour to be packed with.
+    pub single: u64,
+}
+
+impl Compaction {
+    pub fn text(&self) -> String {
+        let verb = if self.done { "packed   " } else { "pack     " };
+        let mut lines: Vec<String> = Vec::new();
+        for pack in &self.packs {
+            lines.push(format!(
+                "{verb}  files {} to {} into {}, {}",
+                pack.first,
+                pack.last,
+                printable(&pack.name),
+                bytes(pack.stored_bytes)
+            ));
+        }
+        if self.rest > 0 {
+            let verb = if self.done { "removed  " } else { "remove   " };
+            lines.push(format!("{verb}  {} that an earlier one has left", several(self.rest, "object")));
+        }
+        if self.packs.is_empty() {
+            lines.push("nothing to pack".to_owned());
+        } else {
+            let became = if self.done { "became" } else { "become" };
+            let after = several(2 * self.packs.len() as u64, "object");
+            let of = several(self.files, "file");
+            lines.push(format!("objects    {} of {of} {became} {after}", count(2 * self.files)));
+        }
+        lines.push(match self.newest {
+            1 => "keep       the newest file as it is".to_owned(),
+            newest => format!("keep       the newest {} as they are", several(newest, "file")),
+        });
+        if self.single > 0 {
+            let single = several(self.single, "other file");
+            lines.push(format!("keep       {single}: too large, or without a neighbour to be packed with"));
+        }
         lines.join("\n") + "\n"
     }
 }

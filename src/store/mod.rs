@@ -28,6 +28,7 @@ use crate::error::{Error, Kind, Result};
 pub use crate::error::Side;
 pub use any::{AnyStore, S3Options, SftpOptions, StoreOptions};
 pub use directory::Directory;
+pub use fetch::{Stride, fetch as fetch_pieces};
 pub use location::Location;
 pub use s3::S3;
 pub use sftp::Sftp;

@@ -90,7 +90,12 @@ impl Circle {
 }
 
 fn directory() -> String {
-    format!("archive = \"{}\"", ground::fresh_directory("archive").display())
+    directory_of(&ground::fresh_directory("archive"))
+}
+
+/// The end of a pipeline that is an archive there.
+pub(super) fn directory_of(path: &Path) -> String {
+    format!("archive = \"{}\"", path.display())
 }
 
 #[test]

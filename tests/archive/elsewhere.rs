@@ -114,6 +114,53 @@ fn an_archive_in_a_bucket_is_tended() {
     tended(&Place::S3(S3Server::start()));
 }
 
+/// Files go into a pack there, are read out of it, and go with it.
+fn packed(place: &Place) {
+    let mut built = Built::small();
+    // Larger than what is read at once.
+    built.rows = 60_000;
+    built.file(Stored::Plain);
+    built.rows = 0;
+    built.file(Stored::Plain);
+    let there = There::take(&built, place);
+    let done = there.json(&["compact", "--keep-last", "1"], 0);
+    assert_eq!(
+        (&done["files"], &done["packs"][0]["last"], &done["newest"]),
+        (&json!(4), &json!(4), &json!(1))
+    );
+    let objects = run(async {
+        let single = there.store.list("", None).await.unwrap();
+        [single, there.store.list("packs", None).await.unwrap()].map(|objects| objects.len())
+    });
+    assert_eq!(objects, [1, 1]);
+    for number in ["2", "4"] {
+        let (status, out, _) = there.pgdiode(&["show", number]);
+        assert!(status == 0 && out.as_bytes() == built.read(&format!("000000000{number}.json")), "{status}");
+    }
+    let report = there.json(&["verify"], 0);
+    assert_eq!((&report["files"], &report["notes"]), (&json!(5), &json!([])));
+    assert_eq!(there.json(&["prune", "--yes"], 0)["files"], json!([]), "the reader holds the second");
+    let base = built.base(2, 5);
+    for name in built.objects().iter().filter(|name| name.starts_with("bases/0000000002/")) {
+        there.put(name, built.read(name));
+    }
+    assert_eq!(base.next_file, 5);
+    let pruned = there.json(&["prune", "--forget-reader", "laptop", "--yes"], 0);
+    assert_eq!(pruned["files"], json!([1, 2, 3, 4]));
+    let left = run(there.store.list("packs", None)).unwrap();
+    assert_eq!((left.len(), &there.json(&["verify"], 0)["files"]), (0, &json!(1)));
+}
+
+#[test]
+fn files_are_packed_behind_an_ssh_server() {
+    packed(&Place::Ssh(SshServer::start()));
+}
+
+#[test]
+fn files_are_packed_in_a_bucket() {
+    packed(&Place::S3(S3Server::start()));
+}
+
 #[test]
 fn an_archive_that_cannot_be_reached_is_not_called_damaged() {
     let place = Place::Ssh(SshServer::start());

@@ -7,10 +7,10 @@ use std::process::Command;
 use pgdiode::archive::names::Stored;
 use pgdiode::change::{Change, Old, Tuple, Value};
 
-use super::built::{Built, tuple, users};
+use super::built::{Built, pgdiode, tuple, users};
 
-/// The history that the document tells.
-fn told() -> Built {
+/// Two files of the history that the document tells.
+fn begun() -> Built {
     let mut built = Built::new("8a5fb2c6-7d0c-4f0e-9f3e-6c1b1d0f3a21");
     let unchanged: Tuple = [Value::Text(b"1"), Value::Unchanged, Value::Text(b"2.50")].into_iter().collect();
     let transactions = [
@@ -31,9 +31,24 @@ fn told() -> Built {
     ];
     built.file_of(&transactions, Stored::Plain);
     built.file(Stored::Zstd);
+    built
+}
+
+/// The same with all that stands beside them.
+fn told() -> Built {
+    let built = begun();
     built.base(1, 1);
     built.reader("laptop", 2);
     built.pruned(1);
+    built
+}
+
+/// The same in a pack, and one more.
+fn packed() -> Built {
+    let mut built = begun();
+    built.file(Stored::Plain);
+    let (status, _, err) = pgdiode(&["archive", "compact", built.root(), "--keep-last", "1"]);
+    assert_eq!(status, 0, "{err}");
     built
 }
 
@@ -49,6 +64,7 @@ fn made(built: &Built, mark: &str, old: &str) -> String {
         "rows" => text("bases/0000000001/tables/1.copy"),
         "reader" => text("meta/readers/laptop.json"),
         "commands" => commands(built, old),
+        "packs" => commands(&packed(), old),
         other => panic!("what is {other}?"),
     }
 }
@@ -81,7 +97,7 @@ fn the_document_shows_what_is_written() {
         renewed.push_str(&format!("<!-- made: {mark} -->\n{fence}\n{new}```{rest}"));
         marks.push(mark);
     }
-    assert_eq!(marks.len(), 8, "{marks:?}");
+    assert_eq!(marks.len(), 9, "{marks:?}");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         return std::fs::write(&path, &renewed).unwrap();
     }

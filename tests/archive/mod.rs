@@ -10,6 +10,8 @@ mod format;
 mod full;
 mod kills;
 mod origin;
+mod packed;
+mod packs;
 mod production;
 mod pruning;
 mod replay;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgdiode::archive::manifest::{self, Base, Claim, Manifest};
 use pgdiode::archive::names::{self, Stored};
+use pgdiode::archive::pack::Pack;
 use pgdiode::archive::signing::{self, Signer};
 use pgdiode::digest::sha256;
 use pgdiode::position::Lsn;
@@ -322,6 +323,47 @@ fn everything_arrives_encrypted_and_signed() {
     }
     let status = circle.reader.run(&["status"]).success();
     assert!(status.contains("0 behind, the last sealed at 20"), "{status}");
+}
+
+/// Whoever packs has no key; whoever reads believes what the files' writer has signed, and nothing else.
+#[test]
+fn packs_need_no_key_and_change_no_signature() {
+    let ground = Ground::new();
+    let writer = ground.writer(&ground.keys.write(&["laptop"], "production"));
+    (0..4).for_each(|_| ground.append(&writer, 3));
+    let before = ground.manifests();
+    let said = ground.archive_verb(&["compact", "--keep-last", "1"]).success();
+    assert!(said.contains("packed     files 1 to "), "{said}");
+    assert_eq!(ground.manifests(), before[before.len() - 1..]);
+    assert!(ground.verified().contains("intact"));
+    let pack = format!("meta/packs/{}", listed(&ground.path("meta/packs"))[0]);
+    let whole = fs::read(ground.path(&pack)).unwrap();
+    let mut said: Pack = manifest::parse(&pack, &whole).unwrap();
+    for file in &said.files {
+        let name = names::manifest(file.number);
+        assert!(signing::signer_of(&name, file.manifest.as_bytes()).unwrap().is_some(), "{name}");
+    }
+    let lines = ground.keys.read("laptop", &["production"]);
+    let mut reader = ground.reader(&lines);
+    once(&reader.pgdiode);
+    ground.assert_alike(&reader);
+
+    // One that nobody has signed, with a checksum that agrees.
+    let unsigned = Manifest { sealed: "2026-01-01T00:00:00Z".into(), ..before[1].clone() };
+    said.files[1].manifest = String::from_utf8(manifest::text(&unsigned)).unwrap();
+    ground.while_changed(&pack, Some(&manifest::text(&said)), || {
+        ground.refused(&lines, 4, &["meta/files/0000000002.json", "not signed"]);
+    });
+    // Its own, at another's place.
+    let mut swapped: Pack = manifest::parse(&pack, &whole).unwrap();
+    let first = swapped.files[0].manifest.clone();
+    swapped.files[1].manifest = first;
+    ground.while_changed(&pack, Some(&manifest::text(&swapped)), || {
+        ground.refused(&lines, 4, &["meta/files/0000000002.json"]);
+    });
+    reader = ground.reader(&lines);
+    once(&reader.pgdiode);
+    ground.assert_alike(&reader);
 }
 
 #[test]

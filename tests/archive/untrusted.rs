@@ -3,7 +3,7 @@
 use std::fs;
 
 use pgdiode::archive::line::Origin as Lines;
-use pgdiode::archive::manifest::{self, Base, Manifest};
+use pgdiode::archive::manifest::{self, Base, Manifest, Pruned};
 use pgdiode::archive::names::{self, Stored};
 
 use super::origin::{Laptop, Origin};
@@ -157,6 +157,45 @@ fn a_fork_stops_the_reader() {
     let said = laptop.refused(4);
     assert!(said.contains("it was written after another"), "{said}");
     assert_eq!(ids(&laptop), "101 102");
+}
+
+/// The file that was applied last is gone on purpose: the record of that has what the next one must go on from.
+#[test]
+fn what_is_left_after_a_prune_follows_what_is_gone() {
+    let mut origin = items();
+    write_files(&mut origin, 1, 2);
+    let laptop = Laptop::start(&origin, ITEMS_ONLY, "");
+    laptop.once();
+    let gone = origin.files();
+    write_files(&mut origin, 3, 1);
+    let name = names::manifest(gone);
+    let last: Manifest = manifest::parse(&name, &fs::read(origin.object(&name)).unwrap()).unwrap();
+    let record = Pruned {
+        format: 1,
+        archive: origin.archive.clone(),
+        number: gone,
+        last,
+        host: "db1".into(),
+        pruned: "2026-02-05T10:30:00Z".into(),
+    };
+    origin.put(&names::pruned(gone), &manifest::text(&record));
+    for number in 1..=gone {
+        fs::remove_file(origin.object(&file(number))).unwrap();
+        fs::remove_file(origin.object(&names::manifest(number))).unwrap();
+    }
+    let name = names::manifest(gone + 1);
+    let bytes = fs::read(origin.object(&name)).unwrap();
+    edit(&origin, gone + 1, |manifest| manifest.previous = Some("0".repeat(64)));
+    let said = laptop.refused(4);
+    assert!(said.contains("it was written after another"), "{said}");
+    assert_eq!(ids(&laptop), "101 102");
+    origin.put(&name, &bytes);
+    // Who has not applied what is gone cannot go on, whatever the record says.
+    let young = Laptop::start(&origin, ITEMS_ONLY, "");
+    let said = young.refused(4);
+    assert!(said.contains("files before it are missing or were pruned"), "{said}");
+    laptop.once();
+    laptop.assert_alike(&origin, &["items"]);
 }
 
 /// An archive that was restored from an older copy lacks what the target has.

@@ -159,6 +159,24 @@ fn two_laptops_replay_an_archive_and_a_flipped_bit_is_found() {
 }
 
 #[test]
+fn sessions_of_redis_become_rows_whatever_is_killed() {
+    let place = Place::new();
+    place.assert_tells(
+        &["redis"],
+        &[
+            "pgdiode joins as one of the server's replicas",
+            "listening as a replica",
+            "pgdiode is killed",
+            "goes_on=true",
+            "Redis is killed",
+            "sessions and their messages are identical",
+            "more have expired and",
+            "Identical: nothing was lost",
+        ],
+    );
+}
+
+#[test]
 fn an_interrupted_replacement_leaves_nothing_behind() {
     let place = Place::new();
     let mut child = Running(place.demo(&["snapshot"]).spawn().unwrap());

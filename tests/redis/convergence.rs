@@ -21,7 +21,7 @@ fn start(run: &PgdiodeRun) -> Running {
 }
 
 /// Writes in rounds; `disturb` breaks something while each is under way.
-fn rounds(
+pub fn rounds(
     world: &World,
     seed: u64,
     count: u64,
@@ -160,15 +160,22 @@ fn a_server_that_comes_back_empty_is_not_believed() {
     world.settle(|| running.stderr());
 }
 
-/// Passes bytes on, those of the server with a text replaced by one of the same length: a stream in which a command
-/// did not happen.
-struct Falsifier {
-    port: u16,
+/// Passes bytes on, those of one side with a text replaced by one of the same length: a stream in which a command did not
+/// happen.
+pub struct Falsifier {
+    pub port: u16,
     ended: Arc<AtomicBool>,
 }
 
+/// Whose bytes are falsified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Liar {
+    Server,
+    Client,
+}
+
 impl Falsifier {
-    fn start(upstream: u16, from: &'static str, to: &'static str) -> Falsifier {
+    pub fn start(upstream: u16, liar: Liar, from: &'static str, to: &'static str) -> Falsifier {
         assert_eq!(from.len(), to.len());
         let port = ground::free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -182,10 +189,9 @@ impl Falsifier {
                 let server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
                 let (from_client, to_client) = (client.try_clone().unwrap(), client);
                 let (from_server, to_server) = (server.try_clone().unwrap(), server);
-                thread::spawn(move || pass_on(from_client, to_server, None));
-                thread::spawn(move || {
-                    pass_on(from_server, to_client, Some((from.as_bytes(), to.as_bytes())))
-                });
+                let replaced = move |side| (liar == side).then_some((from.as_bytes(), to.as_bytes()));
+                thread::spawn(move || pass_on(from_client, to_server, replaced(Liar::Client)));
+                thread::spawn(move || pass_on(from_server, to_client, replaced(Liar::Server)));
             }
         });
         Falsifier { port, ended }
@@ -226,7 +232,7 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, replaced: Option<(&[u8], &[u8
 /// Runs the usual writes through a falsified stream, and says how many rows are wrong at the end.
 fn wrong_rows_without(from: &'static str, to: &'static str) -> usize {
     let world = World::new(RedisServer::start(RedisVersion::V7_0, &[LONG_HISTORY]));
-    let falsifier = Falsifier::start(world.redis.port(), from, to);
+    let falsifier = Falsifier::start(world.redis.port(), Liar::Server, from, to);
     let run = world.pgdiode(falsifier.port, "");
     let mut running = start(&run);
     running.wait_for_log("streaming");

@@ -1,9 +1,12 @@
 //! Scenarios with real Redis and Valkey servers.
 
+mod chaos;
 mod connection;
 mod convergence;
+mod edge_cases;
 mod failover;
 mod harness_works;
+mod live_modes;
 mod naive_listener;
 mod sessions;
 mod transport;

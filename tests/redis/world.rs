@@ -129,9 +129,13 @@ impl World {
         (missing, actual.difference(&expected).cloned().collect())
     }
 
+    pub fn agrees(&self) -> bool {
+        self.expected() == self.actual()
+    }
+
     /// Waits until the tables hold what Redis does; nobody may be writing.
     pub fn settle(&self, log: impl Fn() -> String) {
-        let settled = wait_for(|| (self.expected() == self.actual()).then_some(()));
+        let settled = wait_for(|| self.agrees().then_some(()));
         if settled.is_none() {
             let (missing, extra) = self.differences();
             panic!("missing: {missing:#?}\nextra: {extra:#?}\n{}", log());

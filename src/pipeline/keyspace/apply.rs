@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::survey::Survey;
-use crate::config::Pipeline;
+use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::Result;
 use crate::keyspace::{ContentHash, Key, KeyId, NodePosition, Observed, State, Why};
 use crate::pipeline::lifecycle::{self, Asked};
@@ -44,6 +44,8 @@ pub(super) struct Work<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) mapper: &'a Mapper,
     pub(super) live: &'a Live,
+    /// How changes are heard of.
+    pub(super) way: LiveMode,
     pub(super) fetcher: Fetcher,
     pub(super) target: KeyspaceTarget,
     pub(super) meter: &'a Meter,
@@ -65,17 +67,19 @@ impl<'a> Work<'a> {
         pipeline: &'a Pipeline,
         mapper: &'a Mapper,
         live: &'a Live,
+        way: LiveMode,
         fetcher: Fetcher,
         target: KeyspaceTarget,
         meter: &'a Meter,
-        position: NodePosition,
     ) -> Work<'a> {
         let now = Instant::now();
+        let position = live.heard().position.clone();
         let salt = mapper.digest();
         Work {
             pipeline,
             mapper,
             live,
+            way,
             fetcher,
             target,
             meter,
@@ -133,11 +137,8 @@ impl<'a> Work<'a> {
     /// Where nobody hears of changes, all keys are looked at all the time; otherwise once in a while, to be sure.
     fn routine_interval(&self) -> Option<Duration> {
         let redis = &self.pipeline.redis;
-        let seconds = if self.position.replication_id.is_empty() {
-            redis.poll_seconds
-        } else {
-            redis.reconcile_seconds
-        };
+        let seconds =
+            if self.way == LiveMode::Polling { redis.poll_seconds } else { redis.reconcile_seconds };
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
@@ -343,17 +344,15 @@ impl<'a> Work<'a> {
         if !is_idle {
             self.count(keys, &applied);
         }
-        if !self.is_owed() {
-            self.meter.phase(Phase::Streaming, &self.listening());
-        }
+        self.show();
         Ok(())
     }
 
-    fn listening(&self) -> String {
-        if self.position.replication_id.is_empty() {
-            return format!("looking at every key each {} s", self.pipeline.redis.poll_seconds);
+    /// Where nothing is owed: how it listens, and what that is good for.
+    pub(super) fn show(&self) {
+        if !self.is_owed() {
+            self.meter.phase(Phase::Streaming, &self.listening());
         }
-        format!("as a replica, at {}", self.position.offset)
     }
 
     fn count(&self, keys: u64, applied: &Applied) {

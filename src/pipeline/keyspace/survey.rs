@@ -123,6 +123,8 @@ impl Work<'_> {
                 if is_owed {
                     self.position.is_scanned = true;
                     self.store_idle(Duration::ZERO).await?;
+                    // It may have found nothing to store.
+                    self.show();
                 }
             }
         }

@@ -21,7 +21,7 @@ use crate::store::{AnyStore, Content, Location, Store, StoreOptions};
 use crate::target::archive::{Making, Opened, open};
 
 /// What says that the place is a spill's.
-const MARKER: &str = "meta/spill.json";
+const MARKER: &str = names::SPILL;
 const MARKER_BYTES_MAX: usize = 64 * 1024;
 
 /// Looking into a directory costs nothing; over the network each look is a request.

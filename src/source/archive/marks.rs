@@ -166,7 +166,7 @@ impl Writer {
     async fn write(&self) {
         let Some(note) = self.marks.note(&self.shelf.identity.archive, &self.reader) else { return };
         let name = names::reader(&self.reader);
-        if let Err(error) = self.shelf.store.replace(&name, manifest::text(&note).into()).await {
+        if let Err(error) = self.shelf.store.singly().replace(&name, manifest::text(&note).into()).await {
             tracing::debug!(error = error.chain(), "the reader's note could not be written");
         }
     }

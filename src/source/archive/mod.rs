@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! walk.rs    manifests one after the other, each must follow the one before; files that are wanted are fetched   (task)
+//!   |        packed.rs: one by one, or out of packs
 //!   | at most FILES_AHEAD files, in the spool directory under no name
 //! decode.rs  hashes of the whole file, then lines -> events                                                    (thread)
 //!   | bounded channel of chunks
@@ -15,6 +16,7 @@ mod decode;
 mod flow;
 pub mod foreign;
 mod marks;
+pub mod packed;
 pub mod shelf;
 mod walk;
 mod whole;
@@ -29,6 +31,7 @@ use crate::position::{Lineage, Lsn};
 use crate::source::Source;
 
 pub use marks::{Mark, Marks};
+pub use packed::Packed;
 pub use shelf::Shelf;
 
 use flow::Flow;

@@ -4,17 +4,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::archive::encryption;
 use crate::archive::keys::{ReaderKeys, speaks_for};
 use crate::archive::line::Origin;
-use crate::archive::manifest::{self, Base, Identity, Manifest, Piece};
+use crate::archive::manifest::{self, Base, Identity, Manifest, Piece, Pruned};
 use crate::archive::names::{self, Stored};
 use crate::archive::reading::Content;
 use crate::archive::signing;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Lineage, Lsn};
+use crate::source::archive::packed::Packed;
 use crate::source::archive::whole::{self, broken};
 use crate::store::{AnyStore, Location, Store, StoreOptions};
 
@@ -23,7 +25,7 @@ const MANIFEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// An archive that is there.
 pub struct Shelf {
-    pub store: AnyStore,
+    pub store: Packed,
     pub identity: Identity,
     pub keys: ReaderKeys,
     /// Whether its writer signs.
@@ -49,39 +51,47 @@ impl Shelf {
         };
         check_identity(&store, &bytes, &keys).await?;
         let identity = manifest::parse(names::IDENTITY, &bytes)?;
+        let store = Packed::over(store);
         Ok(Shelf { store, identity, keys, is_signed: signing::signed_part(&bytes).is_some() })
     }
 
     /// A manifest, once it is proven to be its writer's.
-    async fn vouched<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let Some(bytes) = self.store.read_all(name, MANIFEST_BYTES_MAX).await? else { return Ok(None) };
+    fn vouched<T: DeserializeOwned>(&self, name: &str, bytes: Option<Bytes>) -> Result<Option<T>> {
+        let Some(bytes) = bytes else { return Ok(None) };
         self.keys.check(name, &bytes)?;
         manifest::parse(name, &bytes).map(Some)
     }
 
     /// A disk that was unmounted looks like an archive to which nothing is added.
     pub(super) async fn still_there(&self) -> Result<()> {
-        if self.store.size(names::IDENTITY).await?.is_some() {
+        if self.store.singly().size(names::IDENTITY).await?.is_some() {
             return Ok(());
         }
         Err(Error::new(
             Kind::SourceUnreachable,
-            format!("{}: the archive is not there any more", self.store.display()),
+            format!("{}: the archive is not there any more", self.store.singly().display()),
         )
         .hint("Is its disk mounted? The pipeline looks again."))
     }
 
     /// The numbers of the sealed files after `after`.
     pub async fn sealed(&self, after: u64) -> Result<Vec<u64>> {
-        let after = names::manifest(after);
-        let objects = self.store.list(names::MANIFESTS, Some(&after)).await?;
-        Ok(objects.iter().filter_map(|object| names::parse_numbered(&object.name)).collect())
+        self.store.sealed(after).await
     }
 
     /// `None`: the file is not sealed, or has been pruned.
     pub async fn manifest(&self, number: u64) -> Result<Option<Manifest>> {
+        self.manifest_of(number, self.store.manifest(number).await?)
+    }
+
+    /// The same, without a look for packs that have been made since the last one.
+    pub(super) async fn manifest_where_known(&self, number: u64) -> Result<Option<Manifest>> {
+        self.manifest_of(number, self.store.manifest_where_known(number).await?)
+    }
+
+    fn manifest_of(&self, number: u64, bytes: Option<Bytes>) -> Result<Option<Manifest>> {
         let name = names::manifest(number);
-        let Some(manifest) = self.vouched::<Manifest>(&name).await? else { return Ok(None) };
+        let Some(manifest) = self.vouched::<Manifest>(&name, bytes)? else { return Ok(None) };
         if manifest.archive != self.identity.archive {
             return Err(foreign(&name, &manifest.archive, &self.identity.archive));
         }
@@ -104,11 +114,12 @@ impl Shelf {
 
     /// The newest base that is whole.
     pub async fn newest_base(&self) -> Result<Option<Base>> {
-        let folders = self.store.folders(names::BASES).await?;
+        let folders = self.store.singly().folders(names::BASES).await?;
         for number in folders.iter().rev().filter_map(|folder| names::parse_numbered(folder)) {
             let name = names::base_manifest(number);
             // One without a manifest is being made, or was left half made.
-            let Some(base) = self.vouched::<Base>(&name).await? else { continue };
+            let bytes = self.store.singly().read_all(&name, MANIFEST_BYTES_MAX).await?;
+            let Some(base) = self.vouched::<Base>(&name, bytes)? else { continue };
             if base.archive != self.identity.archive {
                 return Err(foreign(&name, &base.archive, &self.identity.archive));
             }
@@ -132,7 +143,7 @@ impl Shelf {
         }
         let before = match low.checked_sub(1) {
             Some(before) => Some(self.manifest_of_listed(sealed[before]).await?),
-            None => None,
+            None => self.pruned_before(sealed.first(), position).await?,
         };
         let reached = before.as_ref().map_or(Lsn::ZERO, |before| before.to);
         if low == sealed.len() && reached < position && copied_at < position {
@@ -153,6 +164,26 @@ impl Shelf {
         Ok(Place { next, before, last: sealed.last().copied().unwrap_or(0) })
     }
 
+    /// The file before the first that is left, as the record of its removal has it, if all of it is applied: what is left
+    /// must go on from it. Such records are not signed, so that who asks for signatures believes none.
+    async fn pruned_before(&self, first: Option<&u64>, position: Lsn) -> Result<Option<Manifest>> {
+        let Some(number) = first.and_then(|first| first.checked_sub(1)).filter(|number| *number > 0) else {
+            return Ok(None);
+        };
+        let name = names::pruned(number);
+        let asks = !self.keys.signed_by.is_empty();
+        let Some(bytes) = self.store.singly().read_all(&name, MANIFEST_BYTES_MAX).await?.filter(|_| !asks)
+        else {
+            return Ok(None);
+        };
+        // A damaged one is for `archive verify`: without it less is known, and nothing wrong.
+        let Ok(Pruned { archive, last, .. }) = manifest::parse(&name, &bytes) else { return Ok(None) };
+        if archive != self.identity.archive || last.archive != archive {
+            return Err(foreign(&name, &last.archive, &self.identity.archive));
+        }
+        Ok(Some(last).filter(|last| last.number == number && last.to <= position))
+    }
+
     /// Copies an object to a local file of no name: whatever is killed, nothing is left of it.
     pub(super) async fn fetch(&self, name: &str, stored_bytes: u64, directory: &Path) -> Result<File> {
         match self.store.size(name).await? {
@@ -162,7 +193,8 @@ impl Shelf {
             }
             None => return Err(broken(format!("{name} is missing, though its manifest is there"))),
         }
-        let path = directory.join(name.replace('/', "_"));
+        // A fetch that was dropped may still give its file its name: not to one that another removes.
+        let path = directory.join(format!("{:016x}.{}", fastrand::u64(..), name.replace('/', "_")));
         self.store.fetch(name, &path).await?;
         let opened = File::open(&path).and_then(|file| std::fs::remove_file(&path).map(|()| file));
         opened.map_err(|error| {

@@ -78,7 +78,12 @@ impl Walk {
 
     /// The next file; `None` when there is none yet.
     async fn step(&mut self) -> Result<Option<Found>> {
-        let Some(manifest) = self.shelf.manifest(self.next).await? else {
+        let manifest = match self.shelf.manifest_where_known(self.next).await? {
+            // It was sealed: then it has gone into a pack, or is lost.
+            None if self.next <= self.last => self.shelf.manifest(self.next).await?,
+            manifest => manifest,
+        };
+        let Some(manifest) = manifest else {
             return self.refuse_gap().await.map(|()| None);
         };
         self.check(&manifest)?;

@@ -2,16 +2,21 @@
 //!
 //! ```text
 //! psync.rs     every write, in order  -> commands.rs -> dirty.rs: keys that were written, each once
+//! told.rs      names of keys                               |
 //! scan.rs      every key                                   |
 //!                                        fetch.rs: values of keys, as of one moment -> value.rs
 //! ```
 
 pub mod commands;
 pub mod dirty;
+pub mod ear;
 pub mod fetch;
 pub mod live;
 pub mod mapping;
+pub mod notifications;
 pub mod psync;
 pub mod scan;
 pub mod server;
+pub mod told;
+pub mod tracking;
 pub mod value;

@@ -14,15 +14,13 @@
 //!
 //! Source: Redis' documentation of replication; what servers of versions 6.2 to 7.4 and Valkey 9 answer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::commands::{Effect, effects};
 use super::dirty::Moment;
+use super::ear::Ear;
 use super::live::Live;
 use super::server::Server;
 use crate::error::{Error, Kind, Result};
@@ -107,39 +105,18 @@ impl Replica {
         };
         Ok((Replica { connection, command: Command::default(), awaits_snapshot }, joined))
     }
+}
 
-    /// Listens until the connection breaks. What is heard goes into `live`, whose position is where the stream begins.
-    pub async fn listen(mut self, live: &Live) -> Error {
-        let mut ticks = interval(ACKNOWLEDGE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if self.awaits_snapshot
-            && let Err(error) = pass_over_snapshot(&mut self.connection).await
-        {
-            return error;
-        }
-        let mut last_heard = Instant::now();
-        loop {
-            let worked = tokio::select! {
-                received = self.connection.receive() => {
-                    last_heard = Instant::now();
-                    match received {
-                        Ok(()) => self.hear(live).await,
-                        Err(error) => Err(error),
-                    }
-                }
-                _ = ticks.tick() => {
-                    if last_heard.elapsed() > SILENCE_MAX {
-                        let seconds = SILENCE_MAX.as_secs();
-                        return unreachable(format!("nothing was heard from the Redis server for {seconds} s"));
-                    }
-                    self.acknowledge(live).await
-                }
-            };
-            if let Err(error) = worked {
-                live.heard().dirty.forget_open();
-                return error;
-            }
-        }
+impl Ear for Replica {
+    const SPEAK_INTERVAL: Duration = ACKNOWLEDGE_INTERVAL;
+    const SILENCE_MAX: Duration = SILENCE_MAX;
+
+    async fn begin(&mut self) -> Result<()> {
+        if self.awaits_snapshot { pass_over_snapshot(&mut self.connection).await } else { Ok(()) }
+    }
+
+    fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     /// Takes every whole command out of what was received.
@@ -170,20 +147,14 @@ impl Replica {
             received.advance(taken);
         }
         live.tell();
-        if is_asked { self.acknowledge(live).await } else { Ok(()) }
+        if is_asked { self.speak(live).await } else { Ok(()) }
     }
 
-    async fn acknowledge(&mut self, live: &Live) -> Result<()> {
+    /// Acknowledges what is durable.
+    async fn speak(&mut self, live: &Live) -> Result<()> {
         self.connection.send(&[b"REPLCONF", b"ACK", live.durable().to_string().as_bytes()]);
         self.connection.flush().await
     }
-}
-
-/// Listens on a task of its own, which ends with what is returned.
-pub fn spawn(replica: Replica, live: Arc<Live>) -> JoinSet<Error> {
-    let mut task = JoinSet::new();
-    task.spawn(async move { replica.listen(&live).await });
-    task
 }
 
 /// A line of the handshake; empty ones say that the server is still there.

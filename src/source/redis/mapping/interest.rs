@@ -14,6 +14,11 @@ impl Mapper {
                 .any(|plan| name.starts_with(plan.pattern.prefix()) && plan.pattern.captured(name).is_some())
     }
 
+    /// Whether documents of a module are read.
+    pub fn reads_documents(&self) -> bool {
+        self.keys.iter().any(|plan| plan.holds == ValueType::ReJson)
+    }
+
     /// As what the key is read; `None` where no mapping matches it. Of several mappings the first says it: a key that is
     /// of another type is found out when it is read.
     pub fn kind(&self, key: &Key) -> Option<Kind> {
