@@ -174,7 +174,9 @@ fn what_is_being_written_is_no_difference_and_what_was_changed_by_hand_is() {
     let (_, found) = verify(&run);
     assert_eq!(found, ["other_values s:by-hand public.strings - 1"], "{}", running.stderr());
     is_over.store(true, Ordering::SeqCst);
-    writers.into_iter().for_each(|writer| writer.join().expect("it wrote"));
+    for writer in writers {
+        writer.join().expect("it wrote");
+    }
     world.redis.cli(&["SET", "s:by-hand", "3"]);
     assert_eq!(verify(&run).1, [""; 0], "{}", running.stderr());
 }

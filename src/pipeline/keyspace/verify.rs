@@ -118,6 +118,8 @@ struct Comparison<'a> {
     target: Comparer,
     /// The server's, as it was at the beginning.
     history: String,
+    /// Whether the target stores offsets of the server's history.
+    has_offsets: bool,
     fetch_keys: usize,
     suspects: BTreeMap<Key, Suspect>,
     report: KeysReport,
@@ -156,6 +158,7 @@ impl<'a> Comparison<'a> {
             fetcher,
             target,
             history,
+            has_offsets: true,
             fetch_keys: FETCH_KEYS_FIRST,
             suspects: BTreeMap::new(),
             report,
@@ -168,8 +171,11 @@ impl<'a> Comparison<'a> {
         while self.report.is_running {
             let as_of = self.target.begin(&[]).await?;
             self.target.compare(&[], &as_of).await?;
-            if as_of.position.is_some_and(|(_, _, is_scanned)| is_scanned) {
-                break;
+            if let Some((history, _, is_scanned)) = as_of.position {
+                self.has_offsets = !history.is_empty();
+                if is_scanned {
+                    break;
+                }
             }
             if Instant::now() >= until {
                 let what = "not every key has been looked at yet: the target lacks what was not";
@@ -230,11 +236,11 @@ impl<'a> Comparison<'a> {
 
     /// Looks at suspects again until each is cleared or settled, or patience ends; what is left differs.
     async fn settle(&mut self) -> Result<()> {
-        let patience = if self.history.is_empty() {
-            // Nobody hears of changes: a key is looked at after so many seconds.
-            PATIENCE.max(Duration::from_secs(self.pipeline.redis.poll_seconds + 10))
-        } else {
+        let patience = if self.has_offsets {
             PATIENCE
+        } else {
+            // It may be that nobody hears of changes: then a key is looked at after so many seconds.
+            PATIENCE.max(Duration::from_secs(self.pipeline.redis.poll_seconds + 10))
         };
         let until = Instant::now() + patience;
         let mut pause = PAUSE_FIRST;

@@ -322,13 +322,13 @@ fn read_misfits(rows: &[Row]) -> Result<HashMap<KeyId, Misfits>> {
 /// Stages lines, those of one stage together; the indexes of those that PostgreSQL does not take, found by halving.
 async fn stage(target: &mut KeyspaceTarget, lines: &[Line<'_>]) -> Result<Vec<usize>> {
     let mut refused = Vec::new();
-    let mut pieces = vec![0..lines.len()];
-    while let Some(piece) = pieces.pop() {
-        if piece.is_empty() {
+    let mut pieces = vec![(0, lines.len())];
+    while let Some((start, end)) = pieces.pop() {
+        if start == end {
             continue;
         }
         target.underway.send("savepoint stage", Counts::Nothing)?;
-        for of in lines[piece.clone()].chunk_by(|one, other| one.0 == other.0) {
+        for of in lines[start..end].chunk_by(|one, other| one.0 == other.0) {
             let sql = format!("copy {} from stdin", of[0].0);
             let write = |copy: &mut CopyRows<'_>, (_, number, line): &Line<'_>| {
                 let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -340,11 +340,11 @@ async fn stage(target: &mut KeyspaceTarget, lines: &[Line<'_>]) -> Result<Vec<us
             Ok(_) => drop(target.underway.session.query("release savepoint stage").await?),
             Err(error) if is_about_data(&error) => {
                 target.underway.session.query("rollback to savepoint stage; release savepoint stage").await?;
-                if piece.len() == 1 {
-                    refused.push(piece.start);
+                if end - start == 1 {
+                    refused.push(start);
                 } else {
-                    let middle = piece.start + piece.len() / 2;
-                    pieces.extend([middle..piece.end, piece.start..middle]);
+                    let middle = start + (end - start) / 2;
+                    pieces.extend([(middle, end), (start, middle)]);
                 }
             }
             Err(error) => return Err(error),
