@@ -13,7 +13,7 @@
 use bytes::Bytes;
 
 use super::server::Server;
-use super::value::Value;
+use super::value::{Pairs, Value};
 use crate::error::{Error, Result};
 use crate::keyspace::Key;
 use crate::redis::connection::Connection;
@@ -327,7 +327,7 @@ fn read(kind: Kind, reply: Reply) -> Read {
             pairs.sort_unstable();
             Value::Hash(pairs)
         }),
-        Kind::List | Kind::Set => reply.into_array().and_then(texts).map(|mut items| {
+        Kind::List | Kind::Set => reply.into_array().and_then(|items| texts(&items)).map(|mut items| {
             if kind == Kind::List {
                 return Value::List(items);
             }
@@ -344,12 +344,12 @@ fn read(kind: Kind, reply: Reply) -> Read {
     }
 }
 
-fn texts(items: Vec<Reply>) -> Option<Vec<Bytes>> {
+fn texts(items: &[Reply]) -> Option<Vec<Bytes>> {
     items.iter().map(|item| item.bytes().cloned()).collect()
 }
 
 /// One after the other, or in pairs, as version 3 of the protocol has them.
-fn pairs(items: Vec<Reply>) -> Option<Vec<(Bytes, Bytes)>> {
+fn pairs(items: Vec<Reply>) -> Option<Pairs> {
     let mut flat = Vec::with_capacity(items.len());
     for item in items {
         match item {
@@ -357,11 +357,11 @@ fn pairs(items: Vec<Reply>) -> Option<Vec<(Bytes, Bytes)>> {
             single => flat.push(single),
         }
     }
-    let flat = texts(flat)?;
+    let flat = texts(&flat)?;
     Some(flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
 }
 
-fn stream(entries: Vec<Reply>) -> Option<Vec<(Bytes, Vec<(Bytes, Bytes)>)>> {
+fn stream(entries: Vec<Reply>) -> Option<Vec<(Bytes, Pairs)>> {
     let entry = |entry: Reply| {
         let mut parts = entry.into_array()?.into_iter();
         let id = parts.next()?.bytes()?.clone();

@@ -5,21 +5,24 @@ use bytes::Bytes;
 use crate::digest::Sha256;
 use crate::keyspace::ContentHash;
 
+/// Fields and values, or members and scores.
+pub type Pairs = Vec<(Bytes, Bytes)>;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// A string: text, JSON, or any bytes.
     Text(Bytes),
-    /// RedisJSON: the whole document as its module writes it.
+    /// `RedisJSON`: the whole document as its module writes it.
     Json(Bytes),
     /// Fields and their values, in order of the fields.
-    Hash(Vec<(Bytes, Bytes)>),
+    Hash(Pairs),
     List(Vec<Bytes>),
     /// In order of the members' bytes.
     Set(Vec<Bytes>),
     /// Members with their scores as the server writes them, in the server's order.
-    SortedSet(Vec<(Bytes, Bytes)>),
+    SortedSet(Pairs),
     /// Entries: their id, and fields with values in the order in which they were added.
-    Stream(Vec<(Bytes, Vec<(Bytes, Bytes)>)>),
+    Stream(Vec<(Bytes, Pairs)>),
     /// A type that nothing is known of, by the name that the server has for it.
     Other(String),
 }
