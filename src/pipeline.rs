@@ -43,7 +43,8 @@ use crate::snapshot;
 use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
 use crate::status::{
-    CheckReport, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until, VerifyReport,
+    CheckReport, KeySync, PipelineStatus, Progress, Reset, RunningOn, Stopped, TableListing, Until,
+    VerifyReport,
 };
 
 pub use production::{Production, SlotWork};
@@ -53,9 +54,7 @@ pub async fn check(pipeline: &Pipeline) -> Result<CheckReport> {
     match pipeline.way() {
         Way::ToArchive => return preflight::check_writer(pipeline).await,
         Way::FromArchive => return preflight::check_reader(pipeline).await,
-        Way::FromRedis => {
-            pipeline.refuse_redis("check", "The mapping itself has been checked: it is sound.")?;
-        }
+        Way::FromRedis => return preflight::check_keys(pipeline).await,
         Way::Direct => {}
     }
     match pipeline.mode {
@@ -73,7 +72,15 @@ pub async fn setup_plan(pipeline: &Pipeline, production: &Production) -> Result<
         return production::plan(pipeline, production).await;
     }
     production.refuse(pipeline)?;
+    if pipeline.way() == Way::FromRedis {
+        return keyspace::verbs::setup_plan(pipeline).await;
+    }
     setup::plan(pipeline).await
+}
+
+/// What somebody else has to do before a start, where pgdiode itself has no right to; nothing for most pipelines.
+pub async fn setup_by_others(pipeline: &Pipeline) -> Result<Vec<String>> {
+    if pipeline.way() == Way::FromRedis { keyspace::verbs::rights(pipeline).await } else { Ok(Vec::new()) }
 }
 
 /// The SQL that was run at each side; `reason` is for the audit log, here and below.
@@ -87,6 +94,9 @@ pub async fn setup(
         return production::setup(pipeline, production).await;
     }
     production.refuse(pipeline)?;
+    if pipeline.way() == Way::FromRedis {
+        return keyspace::verbs::setup(pipeline, reason).await;
+    }
     setup::setup(pipeline, reason).await
 }
 
@@ -163,7 +173,7 @@ fn refuse_clear(pipeline: &Pipeline) -> Result<()> {
         return Ok(());
     }
     let what = format!("pipeline \"{}\" is not filled from an archive, and cannot be cleared", pipeline.name);
-    Err(Error::config(what).hint("to have its tables copied anew: pgdiode resync, or pgdiode reset"))
+    Err(Error::config(what).hint("to have its tables filled anew: pgdiode resync, or pgdiode reset"))
 }
 
 /// The SQL that would be run at the target.
@@ -201,13 +211,29 @@ pub async fn verify_keys(pipeline: &Pipeline) -> Result<KeysReport> {
     keyspace::verify(pipeline).await
 }
 
-/// Has the tables copied again.
+/// Has the tables copied again; of a Redis server every key looked at.
 pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&str>) -> Result<()> {
     pipeline.refuse_snapshot("resync", "Run pgdiode sync: it copies every table.")?;
-    if pipeline.way() == Way::FromArchive {
+    if pipeline.way() == Way::FromArchive && !tables.is_empty() {
         return replay::resync(pipeline, tables, reason).await;
     }
+    if pipeline.way() == Way::FromRedis {
+        return keyspace::verbs::resync(pipeline, tables, reason).await;
+    }
+    if tables.is_empty() {
+        return Err(Error::config("no table is named").hint("pgdiode resync SCHEMA.TABLE"));
+    }
     membership::resync(pipeline, tables, reason).await
+}
+
+/// Has one key of a Redis server looked at.
+pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<KeySync> {
+    if pipeline.way() != Way::FromRedis {
+        let what =
+            format!("the source of pipeline \"{}\" is no Redis server, and has no keys", pipeline.name);
+        return Err(Error::config(what).hint("name tables: pgdiode resync SCHEMA.TABLE"));
+    }
+    keyspace::verbs::sync_key(pipeline, database, key).await
 }
 
 /// The SQL that was run at the source.
@@ -220,6 +246,7 @@ pub async fn add_tables(
     if pipeline.way() == Way::FromArchive {
         return replay::add(pipeline, tables, reason).await;
     }
+    keyspace::verbs::refuse_tables(pipeline, "add-tables")?;
     membership::add(pipeline, tables, reason).await
 }
 
@@ -233,6 +260,7 @@ pub async fn remove_tables(
     if pipeline.way() == Way::FromArchive {
         return replay::remove(pipeline, tables, reason).await;
     }
+    keyspace::verbs::refuse_tables(pipeline, "remove-tables")?;
     membership::remove(pipeline, tables, reason).await
 }
 
@@ -242,6 +270,9 @@ pub async fn list_tables(pipeline: &Pipeline) -> Result<Vec<TableListing>> {
     if pipeline.way() == Way::FromArchive {
         return replay::list(pipeline).await;
     }
+    if pipeline.way() == Way::FromRedis {
+        return keyspace::verbs::list(pipeline).await;
+    }
     membership::list(pipeline).await
 }
 
@@ -250,6 +281,9 @@ pub async fn reset_plan(pipeline: &Pipeline, reset: Reset) -> Result<Vec<String>
     match pipeline.mode {
         Mode::Snapshot => Err(no_reset(pipeline)),
         Mode::Stream if pipeline.way() == Way::FromArchive => replay::reset_plan(pipeline, reset).await,
+        Mode::Stream if pipeline.way() == Way::FromRedis => {
+            keyspace::verbs::reset_plan(pipeline, reset).await
+        }
         Mode::Stream => reset::plan(pipeline, reset).await,
         Mode::Subscription => subscription::reset_plan(pipeline, reset).await,
     }
@@ -260,6 +294,9 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
     match pipeline.mode {
         Mode::Snapshot => Err(no_reset(pipeline)),
         Mode::Stream if pipeline.way() == Way::FromArchive => replay::reset(pipeline, reset, reason).await,
+        Mode::Stream if pipeline.way() == Way::FromRedis => {
+            keyspace::verbs::reset(pipeline, reset, reason).await
+        }
         Mode::Stream => reset::reset(pipeline, reset, reason).await,
         Mode::Subscription => subscription::reset(pipeline, reset, reason).await,
     }

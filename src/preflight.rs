@@ -6,6 +6,7 @@
 mod archive;
 mod between;
 mod publication;
+mod redis;
 mod server;
 mod tables;
 mod target;
@@ -22,6 +23,7 @@ use crate::status::{CheckReport, Level};
 use crate::target::postgres::progress::{self, Stored};
 
 pub use archive::{check_reader, check_writer};
+pub use redis::check_keys;
 pub use tables::refuse_unsafe_tables;
 
 /// What is about to be done.

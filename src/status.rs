@@ -299,6 +299,15 @@ pub struct TableListing {
     pub note: Option<String>,
 }
 
+/// What became of a key that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySync {
+    /// Its rows are as the key is.
+    Done,
+    /// Nobody runs the pipeline, or is busy: the next run does it.
+    Later,
+}
+
 /// Where a run of a pipeline is, told while it works.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Progress {

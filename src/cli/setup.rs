@@ -15,6 +15,8 @@ Changes: the source gets a publication; the target gets the schema pgdiode. Run 
 Of a pipeline into an archive only what is asked for is made beside the publication: with --create-user the role that
 `source` names, which may stream and read the tables that are carried; with --create-slot the slot, which the archive
 then knows as its own. Run that as the user that will run the writer.
+Of a Redis server nothing is changed: the target gets the tables that the mapping fills and that are not there; the rights that
+pgdiode needs at the server are printed with --print-sql, for an administrator to give.
 
 Examples:
   pgdiode setup
@@ -71,7 +73,8 @@ impl Setup {
         let production = self.production();
         let plan = pipeline::setup_plan(&pipeline, &production).await?;
         if self.print_sql {
-            return output::statements(&plan, global.json);
+            let by_others = pipeline::setup_by_others(&pipeline).await?;
+            return output::statements(&[by_others, plan].concat(), global.json);
         }
         if plan.is_empty() {
             output::note("everything is set up already");

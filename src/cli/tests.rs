@@ -109,7 +109,8 @@ fn exit_statuses_are_complete() {
 fn wrong_usage_ends_with_2() {
     for typed in [
         &["pgdiode", "unknown"][..],
-        &["pgdiode", "resync"],
+        &["pgdiode", "resync", "public.a", "--key", "a"],
+        &["pgdiode", "resync", "--database", "1"],
         &["pgdiode", "resync", "public.a.b"],
         &["pgdiode", "resync", "public.*"],
         &["pgdiode", "start", "--until-lsn", "x"],

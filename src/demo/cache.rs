@@ -4,7 +4,7 @@
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ fn cannot(error: io::Error) -> Error {
     Error::unexpected("cannot run a Redis server").because(error)
 }
 
-fn spawn(ground: &Ground, program: &PathBuf, directory: &PathBuf, port: u16) -> Result<Child> {
+fn spawn(ground: &Ground, program: &Path, directory: &Path, port: u16) -> Result<Child> {
     let log = File::create(ground.directory.join("cache.log")).map_err(cannot)?;
     let port = port.to_string();
     ground

@@ -17,8 +17,10 @@ mod ladder;
 mod place;
 mod report;
 mod survey;
+pub mod verbs;
 mod verify;
 mod watch;
+mod wish;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +30,10 @@ use tokio::time::Instant;
 
 use self::apply::Work;
 use self::ladder::Listening;
+pub use self::place::location;
 pub(super) use self::report::status;
 pub(super) use self::verify::verify;
+use self::wish::Wishes;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::{Error, Result};
@@ -48,7 +52,7 @@ use crate::source::redis::live::Live;
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::server::Server;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
-use crate::target::postgres::keyspace::{CREATE_KEYSPACE_TABLES, KeyspaceTarget};
+use crate::target::postgres::keyspace::{CREATE_KEYSPACE_TABLES, KeyspaceTarget, wishes};
 use crate::target::postgres::progress;
 
 /// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
@@ -71,11 +75,12 @@ pub(super) async fn run(
     let mut run = Run {
         pipeline,
         end: end.clone(),
-        location: place::location(pipeline)?,
+        location: location(pipeline)?,
         mapper: mapper(pipeline)?,
         meter: Arc::clone(&meter),
         until,
         asked: asked.clone(),
+        resyncs: 0,
         began: None,
     };
     let work = lifecycle::until_ended(&mut run);
@@ -83,7 +88,8 @@ pub(super) async fn run(
     lifecycle::conclude(journal, ended, async || end.session().await).await
 }
 
-fn mapper(pipeline: &Pipeline) -> Result<Arc<Mapper>> {
+/// What becomes of its keys.
+pub fn mapper(pipeline: &Pipeline) -> Result<Arc<Mapper>> {
     let missing = || Error::unexpected(format!("pipeline \"{}\" has no mapping of keys", pipeline.name));
     pipeline.mapper.clone().ok_or_else(missing)
 }
@@ -96,6 +102,8 @@ struct Run<'a> {
     meter: Arc<Meter>,
     until: Until,
     asked: Asked,
+    /// How often everything was asked to be looked at anew.
+    resyncs: u64,
     /// When the current attempt began to listen.
     began: Option<Instant>,
 }
@@ -141,9 +149,14 @@ impl Run<'_> {
         self.create_tables(&mut target).await?;
         self.register_tables(&mut target).await?;
         let mut rows = KeyspaceTarget::open(rows, &self.pipeline.name, self.mapper.layout()).await?;
+        self.resyncs = wishes(&mut target, &self.pipeline.name).await?.0;
+        rows.begin_resync(self.resyncs);
         let mapping = self.mapping();
-        let stored = rows.position("").await?;
-        let stored = stored.filter(|stored| stored.mapping == mapping);
+        // By another mapping, or since a resync was asked for, every key has yet to be looked at.
+        let stored = rows.position("").await?.map(|stored| NodePosition {
+            is_scanned: stored.is_scanned && stored.mapping == mapping,
+            ..stored
+        });
         let mut reading = self.connect_source().await?;
         let server = Server::ask(&mut reading).await?;
         if server.as_ref().is_some_and(|server| server.is_cluster) {
@@ -171,11 +184,12 @@ impl Run<'_> {
         let mut work = Work::new(self.pipeline, &self.mapper, &live, way, fetcher, rows, &self.meter);
         self.meter.phase(Phase::CatchingUp, "");
         self.began = Some(Instant::now());
-        let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked);
+        let asked = Wishes::new(self.resyncs);
+        let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked, &asked, &live);
         let until = (self.until == Until::CaughtUp).then_some(goal);
         let worked = tokio::select! {
             // Asked to stop, it sees what it does to its end; when the source is lost, it is dropped: as in a crash.
-            worked = work.run(until, &self.asked) => worked,
+            worked = work.run(until, &self.asked, &asked) => worked,
             Some(ended) = listening.join_next() => Err(ended.unwrap_or_else(|error| {
                 Error::unexpected("whoever listened to the source is gone").because(error)
             })),
@@ -216,7 +230,7 @@ impl Run<'_> {
     }
 
     fn mapping(&self) -> ContentHash {
-        ContentHash(self.mapper.digest())
+        wish::salt(&self.mapper, self.resyncs)
     }
 
     async fn connect_source(&self) -> Result<Connection> {

@@ -28,7 +28,7 @@ mod report;
 mod schema;
 mod shapes;
 mod stored;
-mod verbs;
+pub(super) mod verbs;
 mod watch;
 mod whitelist;
 
@@ -123,7 +123,7 @@ impl Attempts for Replay<'_> {
 
     async fn attempt(&mut self, retries: u64) -> Result<Attempted> {
         self.reached_files = None;
-        self.one_attempt(retries).await
+        Box::pin(self.one_attempt(retries)).await
     }
 
     fn streamed(&self) -> Option<Duration> {

@@ -115,7 +115,7 @@ impl Attempts for Run<'_> {
 
     async fn attempt(&mut self, retries: u64) -> Result<Attempted> {
         self.reached_streaming = None;
-        self.one_attempt(retries).await
+        Box::pin(self.one_attempt(retries)).await
     }
 
     fn streamed(&self) -> Option<Duration> {

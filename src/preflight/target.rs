@@ -84,7 +84,7 @@ impl Survey<'_> {
         }
     }
 
-    fn target_version(&mut self, session: &Session) {
+    pub(super) fn target_version(&mut self, session: &Session) {
         let version = session.parameter("server_version").unwrap_or("of unknown version").to_owned();
         let what = format!("target {} is PostgreSQL {version}", session.place());
         if session.server_major() < MAJOR_MIN {
@@ -97,7 +97,7 @@ impl Survey<'_> {
         }
     }
 
-    async fn target_privileges(&mut self, session: &mut Session) -> Result<()> {
+    pub(super) async fn target_privileges(&mut self, session: &mut Session) -> Result<()> {
         let row = session.one(PRIVILEGES).await?;
         let (user, database) = (quote::identifier(&row.string(0)), quote::identifier(&row.string(7)));
         if row.bool(1) {

@@ -91,7 +91,7 @@ fn put_length(out: &mut BytesMut, kind: u8, length: usize) {
     let mut rest = length;
     loop {
         first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
+        digits[first] = b"0123456789"[rest % 10];
         rest /= 10;
         if rest == 0 {
             break;

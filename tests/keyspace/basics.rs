@@ -209,7 +209,7 @@ fn a_layout_that_does_not_fit_is_refused() {
         let error = ground.runtime.block_on(open(&ground.cluster, &layout)).err().expect("it is refused");
         assert_eq!(error.kind(), Kind::Refused, "{error:?}");
         assert!(error.what().contains(what), "{error:?}");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("create table")), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("makes one that fits")), "{error:?}");
     };
     refused(&|layout| layout.tables[SESSIONS].name.name = "nothing".to_owned(), "there is no such table");
     refused(

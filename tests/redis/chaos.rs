@@ -43,7 +43,9 @@ fn bad_day(rng: &mut Rng, length: Duration) {
             running = trouble(&world, &proxy, &run, running, rng);
         }
         // A writer whose server is gone has ended.
-        writers.into_iter().for_each(|writer| drop(writer.join()));
+        for writer in writers {
+            drop(writer.join());
+        }
         proxy.heal();
         let settled = wait_for(|| {
             // A run that lost a server before anything had worked has ended, and said so.

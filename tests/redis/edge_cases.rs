@@ -6,7 +6,7 @@ use crate::harness::{Cluster, PgdiodeRun, RedisServer, RedisVersion, Version, wa
 fn becomes(postgres: &Cluster, sql: &str, wanted: &str, log: impl Fn() -> String) {
     let mut last = String::new();
     let became = wait_for(|| {
-        last = postgres.try_psql("mirror", sql).unwrap_or_default().trim().to_owned();
+        postgres.try_psql("mirror", sql).unwrap_or_default().trim().clone_into(&mut last);
         (last == wanted).then_some(())
     });
     assert!(became.is_some(), "{sql}: {last:?} and not {wanted:?}\n{}", log());

@@ -10,6 +10,7 @@ mod live_modes;
 mod naive_listener;
 mod sessions;
 mod transport;
+mod verbs;
 mod verify;
 mod world;
 mod writer;

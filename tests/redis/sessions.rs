@@ -36,7 +36,7 @@ impl Chat {
     fn becomes(&self, sql: &str, wanted: &str, running: &Running) {
         let mut last = String::new();
         let became = wait_for(|| {
-            last = self.postgres.try_psql("chat", sql).unwrap_or_default().trim().to_owned();
+            self.postgres.try_psql("chat", sql).unwrap_or_default().trim().clone_into(&mut last);
             (last == wanted).then_some(())
         });
         assert!(became.is_some(), "{sql}: {last:?} and not {wanted:?}\n{}", running.stderr());

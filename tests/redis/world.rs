@@ -147,7 +147,7 @@ fn rows_of(client: &mut RedisClient, database: u32, key: &str, has_expiry_times:
     let (kind, name) = key.split_once(':').expect("it is the pattern's");
     let row = |values: &[String]| format!("{kind}|{database}|{name}|{}", values.join("|"));
     let texts = |reply: Reply| reply.items().iter().map(Reply::to_string).collect::<Vec<_>>();
-    let pairs = |reply: Reply| texts(reply).chunks(2).map(|pair| row(pair)).collect();
+    let pairs = |reply: Reply| texts(reply).chunks(2).map(&row).collect();
     let reply = match kind {
         "s" => client.try_call(&["GET", key]),
         "h" => client.try_call(&["HGETALL", key]),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::survey::Survey;
+use super::wish::Wishes;
 use crate::config::{Live as LiveMode, Pipeline};
 use crate::error::Result;
 use crate::keyspace::{ContentHash, Key, KeyId, NodePosition, Observed, State, Why};
@@ -74,7 +75,7 @@ impl<'a> Work<'a> {
     ) -> Work<'a> {
         let now = Instant::now();
         let position = live.heard().position.clone();
-        let salt = mapper.digest();
+        let salt = position.mapping.0;
         Work {
             pipeline,
             mapper,
@@ -95,12 +96,18 @@ impl<'a> Work<'a> {
     }
 
     /// Works until it is asked to stop, or holds everything up to `goal` of the history.
-    pub(super) async fn run(&mut self, goal: Option<u64>, asked: &Asked) -> Result<StopReason> {
+    pub(super) async fn run(
+        &mut self,
+        goal: Option<u64>,
+        asked: &Asked,
+        wishes: &Wishes,
+    ) -> Result<StopReason> {
         loop {
             if let Some(reason) = *asked.borrow() {
                 self.store_idle(Duration::ZERO).await?;
                 return Ok(reason);
             }
+            self.fulfil(wishes).await?;
             self.read_clock().await?;
             self.store_idle(IDLE_INTERVAL).await?;
             let mut has_worked = self.take().await?;
@@ -147,6 +154,14 @@ impl<'a> Work<'a> {
         if is_due && self.survey.is_none() {
             self.survey = Some(Survey::routine(self.mapper));
         }
+    }
+
+    /// Owes a look at every key, by which each value is news.
+    pub(super) async fn begin_anew(&mut self, mapping: ContentHash) -> Result<()> {
+        self.salt = mapping.0;
+        self.position = NodePosition { mapping, is_scanned: false, ..self.position.clone() };
+        self.live.heard().dirty.rescan_all();
+        self.store_idle(Duration::ZERO).await
     }
 
     pub(super) fn end_survey(&mut self) {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::redis::location::Location;
 
 /// With the password looked up.
-pub(super) fn location(pipeline: &Pipeline) -> Result<Location> {
+pub fn location(pipeline: &Pipeline) -> Result<Location> {
     let Some(end) = pipeline.source.redis()? else {
         return Err(Error::unexpected(format!(
             "the source of pipeline \"{}\" is no Redis server",

@@ -6,7 +6,8 @@
 //!
 //! A primary that was restarted without its data looks like one where everything was deleted. Nobody but an operator can
 //! tell these apart, so nothing is removed where more is gone than expected. Keys whose time has come do not count, nor
-//! those of a database that somebody emptied while we listened.
+//! those of a database that somebody emptied while we listened: what was done before the keys were counted is heard first,
+//! and then they are counted again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,11 +20,16 @@ use crate::keyspace::{Key, KeyId};
 use crate::source::redis::dirty::{Pending, What};
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::scan::Scan;
+use crate::source::redis::server::Server;
 
 /// With fewer known keys a mapping is being tried out.
 const GUARDED_FROM_KEYS: u64 = 100;
+/// News of what made many keys disappear, where no history says how far it was heard, comes within moments.
+const NEWS_DELAY: Duration = Duration::from_secs(3);
 /// Known keys that are asked about at once.
 const PAGE_KEYS: usize = 2000;
+/// How soon what was heard is looked at again.
+const DOUBT_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) struct Survey {
     /// The position counts as whole only once it is done.
@@ -46,10 +52,22 @@ enum Stage {
     Counting {
         after: Option<KeyId>,
         counted: Counted,
+        /// Everything was heard that happened before a first count.
+        is_sure: bool,
+    },
+    /// Too many are gone: until everything up to this offset was heard.
+    Doubting {
+        until: u64,
     },
     Removing {
         after: Option<KeyId>,
     },
+}
+
+impl Stage {
+    fn counting(is_sure: bool) -> Stage {
+        Stage::Counting { after: None, counted: Counted::default(), is_sure }
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -85,7 +103,7 @@ impl Survey {
         let mut then: Vec<u32> = databases.iter().rev().copied().collect();
         let stage = match then.pop() {
             Some(first) => Stage::Scanning { scan: Scan::new(first, &globs), then },
-            None => Stage::Counting { after: None, counted: Counted::default() },
+            None => Stage::counting(false),
         };
         Survey { is_owed, databases, emptied, globs, stage, pause_until: Instant::now() }
     }
@@ -114,7 +132,7 @@ impl Work<'_> {
         match looked {
             Some(keys) => {
                 if !is_owed {
-                    survey.pause_until = Instant::now() + self.pace(keys);
+                    survey.pause_until = survey.pause_until.max(Instant::now() + self.pace(keys));
                 }
                 self.survey = Some(survey);
             }
@@ -148,15 +166,33 @@ impl Work<'_> {
                     Some(next) => {
                         Stage::Scanning { scan: Scan::new(next, &survey.globs), then: std::mem::take(then) }
                     }
-                    None => Stage::Counting { after: None, counted: Counted::default() },
+                    None => Stage::counting(false),
                 };
                 Ok(Some(0))
             }
-            Stage::Counting { after, counted } => {
+            Stage::Doubting { until } => {
+                if self.position.offset < *until {
+                    survey.pause_until = Instant::now() + DOUBT_PAUSE;
+                } else {
+                    survey.stage = Stage::counting(true);
+                }
+                Ok(Some(0))
+            }
+            Stage::Counting { after, counted, is_sure } => {
                 let page = self.target.page(*after, PAGE_KEYS).await?;
                 let Some((last, _)) = page.last() else {
-                    let counted = *counted;
-                    self.refuse_mass_disappearance(counted)?;
+                    let (counted, is_sure) = (*counted, *is_sure);
+                    if let Err(error) = self.refuse_mass_disappearance(counted) {
+                        if is_sure {
+                            return Err(error);
+                        }
+                        let until = self.history_end().await?;
+                        if until.is_none() {
+                            survey.pause_until = Instant::now() + NEWS_DELAY;
+                        }
+                        survey.stage = Stage::Doubting { until: until.unwrap_or(0) };
+                        return Ok(Some(0));
+                    }
                     if counted.gone == 0 {
                         return Ok(None);
                     }
@@ -216,6 +252,13 @@ impl Work<'_> {
             self.look(batch, &position).await?;
         }
         Ok(looked_at)
+    }
+
+    /// How far the history goes that is listened to.
+    async fn history_end(&mut self) -> Result<Option<u64>> {
+        let server = Server::ask(self.fetcher.connection()).await?;
+        let is_heard = |server: &Server| server.replication_id == self.position.replication_id;
+        Ok(server.filter(is_heard).map(|server| server.offset))
     }
 
     fn refuse_mass_disappearance(&self, counted: Counted) -> Result<()> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::wish::Wishes;
 use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::session::Session;
@@ -13,7 +14,9 @@ use crate::pipeline::lifecycle::Asked;
 use crate::pipeline::meter::Meter;
 use crate::pipeline::monitor::store_status;
 use crate::pipeline::stop;
+use crate::source::redis::live::Live;
 use crate::status::StopReason;
+use crate::target::postgres::keyspace;
 
 /// How soon a wish is heard.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
@@ -25,6 +28,8 @@ pub(super) struct Watch<'a> {
     pipeline: &'a Pipeline,
     meter: &'a Arc<Meter>,
     asked: &'a Asked,
+    wishes: &'a Wishes,
+    live: &'a Live,
     target: Option<Session>,
 }
 
@@ -34,8 +39,10 @@ impl<'a> Watch<'a> {
         pipeline: &'a Pipeline,
         meter: &'a Arc<Meter>,
         asked: &'a Asked,
+        wishes: &'a Wishes,
+        live: &'a Live,
     ) -> Watch<'a> {
-        Watch { end, pipeline, meter, asked, target: None }
+        Watch { end, pipeline, meter, asked, wishes, live, target: None }
     }
 
     /// Watches until dropped.
@@ -70,6 +77,10 @@ impl<'a> Watch<'a> {
         if stop::is_requested(target, &self.pipeline.name).await? {
             self.asked
                 .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+        }
+        let (resyncs, keys) = keyspace::wishes(target, &self.pipeline.name).await?;
+        if self.wishes.hear(resyncs, keys) {
+            self.live.tell();
         }
         if stores {
             store_status(target, &self.pipeline.name, self.meter).await?;

@@ -303,11 +303,11 @@ async fn reset_steps(target: &mut Session, pipeline: &Pipeline, reset: Reset) ->
     Ok(steps)
 }
 
-pub(super) async fn run(steps: &[Step], target: &mut Session) -> Result<()> {
+pub(in crate::pipeline) async fn run(steps: &[Step], target: &mut Session) -> Result<()> {
     of_target::run(steps, None, target).await
 }
 
-pub(super) fn texts(steps: &[Step], end: &TargetEnd) -> Vec<String> {
+pub(in crate::pipeline) fn texts(steps: &[Step], end: &TargetEnd) -> Vec<String> {
     let place = end.conninfo.display();
     let text =
         |step: &Step| format!("-- at the target, {place}:\n{};", step.sql.trim().trim_end_matches(';'));

@@ -153,7 +153,9 @@ impl Dirty {
             Effect::Begin => self.open = Some((Vec::new(), 0)),
             Effect::End => {
                 let (steps, _) = self.open.take().unwrap_or_default();
-                steps.into_iter().for_each(|step| self.step(step));
+                for step in steps {
+                    self.step(step);
+                }
             }
             Effect::Selected(_) | Effect::Asked => {}
             Effect::Flushed { all } => self.rescan(if all { None } else { moment.database }, true),
@@ -166,7 +168,7 @@ impl Dirty {
                 self.enter(key, moment.database, moment, |set| set.act_of(value, expiry, moment.now));
             }
             Effect::Gone { key } => {
-                self.enter(key, moment.database, moment, |_| Act::Gone { at: moment.now })
+                self.enter(key, moment.database, moment, |_| Act::Gone { at: moment.now });
             }
             Effect::Expires { key, at } => self.enter(key, moment.database, moment, |_| Act::Expires(at)),
             Effect::Touched { database, key } => {

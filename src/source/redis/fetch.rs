@@ -19,6 +19,9 @@ use crate::keyspace::Key;
 use crate::redis::connection::Connection;
 use crate::redis::resp::Reply;
 
+/// How often keys are asked for their type that change it all the time.
+const TYPE_ROUNDS_MAX: usize = 20;
+
 /// Servers before 7.0 say how long a key has left, to the millisecond: two looks differ by what they took.
 const EXPIRY_JITTER_MS: i64 = 1000;
 
@@ -61,9 +64,6 @@ impl Kind {
         }
     }
 }
-
-/// What a key is must be asked before it is read, and may be something else by then: as often as this in a row is not chance.
-const TYPE_ROUNDS_MAX: usize = 8;
 
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]
@@ -120,39 +120,30 @@ impl Fetcher {
                 // What was read last is younger than the offset of the first round says: older is on the safe side.
                 return Ok(fetched);
             }
-            strange = self.read_again(keys, &strange, &mut fetched).await?;
+            // Of another type than expected: what they are must be asked, and may change before they are read.
+            let kinds = self.types(keys, &strange).await?;
+            let mut known = Vec::with_capacity(strange.len());
+            for (index, name) in strange.into_iter().zip(kinds) {
+                match Kind::named(&name) {
+                    Some(kind) => known.push((index, (keys[index].0.clone(), kind))),
+                    None if name == "none" => {}
+                    None => {
+                        fetched.values[index] = Some(Found { value: Value::Other(name), expires_at: None });
+                    }
+                }
+            }
+            let again: Vec<(Key, Kind)> = known.iter().map(|(_, key)| key.clone()).collect();
+            let (more, still) =
+                if again.is_empty() { Default::default() } else { self.round(&again).await? };
+            for ((index, _), found) in known.iter().zip(more.values) {
+                fetched.values[*index] = found;
+            }
+            strange = still.into_iter().map(|place| known[place].0).collect();
         }
         Err(Error::new(
             crate::error::Kind::SourceUnreachable,
             format!("a key changed its type while it was read, {TYPE_ROUNDS_MAX} times"),
         ))
-    }
-
-    /// Reads the keys at these places as what they are now, and says which have become something else before that.
-    async fn read_again(
-        &mut self,
-        keys: &[(Key, Kind)],
-        places: &[usize],
-        fetched: &mut Fetched,
-    ) -> Result<Vec<usize>> {
-        let mut known = Vec::with_capacity(places.len());
-        let mut again = Vec::with_capacity(places.len());
-        for (&place, name) in places.iter().zip(self.types(keys, places).await?) {
-            if let Some(kind) = Kind::named(&name) {
-                known.push(place);
-                again.push((keys[place].0.clone(), kind));
-            } else if name != "none" {
-                fetched.values[place] = Some(Found { value: Value::Other(name), expires_at: None });
-            }
-        }
-        if again.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (second, still) = self.round(&again).await?;
-        for (&place, found) in known.iter().zip(second.values) {
-            fetched.values[place] = found;
-        }
-        Ok(still.into_iter().map(|index| known[index]).collect())
     }
 
     /// One transaction; beside the values, the places of keys that have another type.

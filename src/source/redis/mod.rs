@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod live;
 pub mod mapping;
 pub mod notifications;
+pub mod probe;
 pub mod psync;
 pub mod scan;
 pub mod server;

@@ -13,6 +13,7 @@
 
 mod canonical;
 mod create;
+mod explain;
 mod interest;
 mod json;
 mod misfit;

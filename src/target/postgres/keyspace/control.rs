@@ -3,6 +3,8 @@
 //! - `keyspace_key`: a row for each key that the target holds, or held, rows of: what its value was when it was applied.
 //! - `keyspace_position`: how far each node's history has been applied; moves only with the rows.
 //! - `keyspace_misfit`: what became no row, with the reason, until its key's value is another.
+//! - `keyspace_resync`, `keyspace_wish`: what a run has been asked to look at anew: everything, or a key
+//!   ([`super::wishes`]).
 
 use crate::error::{Error, Result};
 use crate::keyspace::{ContentHash, Key, KeyId, NodePosition};
@@ -47,6 +49,18 @@ create table if not exists pgdiode.keyspace_misfit (
     at timestamptz not null default now()
 );
 create index if not exists keyspace_misfit_key on pgdiode.keyspace_misfit (id);
+create table if not exists pgdiode.keyspace_resync (
+    pipeline text primary key,
+    number int8 not null,
+    at timestamptz not null default now()
+);
+create table if not exists pgdiode.keyspace_wish (
+    number int8 generated always as identity primary key,
+    pipeline text not null,
+    database int4 not null,
+    name bytea not null,
+    at timestamptz not null default now()
+);
 do $$
 begin
     if pg_catalog.to_regprocedure('pgdiode.missing_reference(anyelement, text)') is null then
@@ -212,7 +226,7 @@ pub fn half(text: &str) -> Result<[u8; 16]> {
 }
 
 /// A `bytea` as `bytea_output = hex` shows it.
-fn bytes(text: &str) -> Result<Vec<u8>> {
+pub fn bytes(text: &str) -> Result<Vec<u8>> {
     let digits = text.strip_prefix("\\x").unwrap_or(text);
     data_encoding::HEXLOWER
         .decode(digits.as_bytes())

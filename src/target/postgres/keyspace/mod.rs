@@ -17,12 +17,14 @@ mod shape;
 mod sieve;
 mod statement;
 mod underway;
+mod wishes;
 
 use std::collections::HashMap;
 
 pub use self::compare::{AsOf, Comparer, Found, Strangers};
 pub use self::control::{CREATE_KEYSPACE_TABLES, Known};
 pub use self::underway::RowCounts;
+pub use self::wishes::{Wish, wishes};
 
 use crate::change::TableName;
 use crate::error::{Error, Result};
@@ -43,6 +45,8 @@ pub struct KeyspaceTarget {
     pipeline: String,
     shapes: Vec<Shape>,
     statements: Vec<Statements>,
+    /// How often everything was asked to be written anew.
+    resyncs: u64,
 }
 
 /// What a batch has done.
@@ -95,7 +99,12 @@ impl KeyspaceTarget {
             session.query(create).await?;
         }
         let underway = Underway::new(session, shapes.len());
-        Ok(KeyspaceTarget { underway, pipeline: pipeline.to_owned(), shapes, statements })
+        Ok(KeyspaceTarget { underway, pipeline: pipeline.to_owned(), shapes, statements, resyncs: 0 })
+    }
+
+    /// Whether the table of that index is fit for the layout; it is there, as are those that it refers to.
+    pub async fn check_table(session: &mut Session, layout: &Layout, index: usize) -> Result<()> {
+        shape::load_one(session, layout, &layout.tables[index]).await.map(drop)
     }
 
     /// How far a node's history has been applied; `None` before its first batch.

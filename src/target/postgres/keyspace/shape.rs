@@ -39,6 +39,7 @@ const IS_NUMBERED: &str = "
 
 /// One table of the layout. Names are quoted.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Shape {
     pub name: TableName,
     pub target: String,
@@ -102,7 +103,7 @@ pub async fn load(session: &mut Session, layout: &Layout) -> Result<Vec<Shape>> 
     Ok(shapes)
 }
 
-async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> Result<Shape> {
+pub async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> Result<Shape> {
     let name = &table.name;
     let marks: Vec<&str> = match &table.gone {
         Gone::Mark { expired_at, deleted_at } => vec![expired_at, deleted_at],
@@ -265,7 +266,7 @@ fn text_array(texts: &[&str]) -> String {
 
 fn unfit(name: &TableName, why: &str) -> Error {
     Error::refused(format!("{name} cannot take the rows that the mapping makes: {why}"))
-        .hint("`pgdiode check` prints the create table statements that the mapping needs.")
+        .hint("Change the table or the mapping; where the table is moved out of the way, pgdiode makes one that fits.")
 }
 
 fn tag(name: &TableName, key: &[&str], anchor: &[&str]) -> [u8; 8] {
