@@ -65,6 +65,9 @@ impl Kind {
     }
 }
 
+/// What a key is must be asked before it is read, and may be something else by then: as often as this in a row is not chance.
+const TYPE_ROUNDS_MAX: usize = 8;
+
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]
 pub struct Fetched {
@@ -144,6 +147,33 @@ impl Fetcher {
             crate::error::Kind::SourceUnreachable,
             format!("a key changed its type while it was read, {TYPE_ROUNDS_MAX} times"),
         ))
+    }
+
+    /// Reads the keys at these places as what they are now, and says which have become something else before that.
+    async fn read_again(
+        &mut self,
+        keys: &[(Key, Kind)],
+        places: &[usize],
+        fetched: &mut Fetched,
+    ) -> Result<Vec<usize>> {
+        let mut known = Vec::with_capacity(places.len());
+        let mut again = Vec::with_capacity(places.len());
+        for (&place, name) in places.iter().zip(self.types(keys, places).await?) {
+            if let Some(kind) = Kind::named(&name) {
+                known.push(place);
+                again.push((keys[place].0.clone(), kind));
+            } else if name != "none" {
+                fetched.values[place] = Some(Found { value: Value::Other(name), expires_at: None });
+            }
+        }
+        if again.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (second, still) = self.round(&again).await?;
+        for (&place, found) in known.iter().zip(second.values) {
+            fetched.values[place] = found;
+        }
+        Ok(still.into_iter().map(|index| known[index]).collect())
     }
 
     /// One transaction; beside the values, the places of keys that have another type.
