@@ -19,9 +19,6 @@ use crate::keyspace::Key;
 use crate::redis::connection::Connection;
 use crate::redis::resp::Reply;
 
-/// How often keys are asked for their type that change it all the time.
-const TYPE_ROUNDS_MAX: usize = 20;
-
 /// Servers before 7.0 say how long a key has left, to the millisecond: two looks differ by what they took.
 const EXPIRY_JITTER_MS: i64 = 1000;
 
@@ -123,25 +120,7 @@ impl Fetcher {
                 // What was read last is younger than the offset of the first round says: older is on the safe side.
                 return Ok(fetched);
             }
-            // Of another type than expected: what they are must be asked, and may change before they are read.
-            let kinds = self.types(keys, &strange).await?;
-            let mut known = Vec::with_capacity(strange.len());
-            for (index, name) in strange.into_iter().zip(kinds) {
-                match Kind::named(&name) {
-                    Some(kind) => known.push((index, (keys[index].0.clone(), kind))),
-                    None if name == "none" => {}
-                    None => {
-                        fetched.values[index] = Some(Found { value: Value::Other(name), expires_at: None });
-                    }
-                }
-            }
-            let again: Vec<(Key, Kind)> = known.iter().map(|(_, key)| key.clone()).collect();
-            let (more, still) =
-                if again.is_empty() { Default::default() } else { self.round(&again).await? };
-            for ((index, _), found) in known.iter().zip(more.values) {
-                fetched.values[*index] = found;
-            }
-            strange = still.into_iter().map(|place| known[place].0).collect();
+            strange = self.read_again(keys, &strange, &mut fetched).await?;
         }
         Err(Error::new(
             crate::error::Kind::SourceUnreachable,
