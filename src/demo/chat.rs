@@ -134,6 +134,7 @@ impl Play {
             row.string(1),
             row.string(2)
         ));
+        self.scene.run(&["verify"]).await?;
         self.scene.run(&["status"]).await?;
         self.scene.step("Identical: nothing was lost, and nothing is there that Redis took back.");
         Ok(())

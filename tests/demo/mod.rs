@@ -171,6 +171,7 @@ fn sessions_of_redis_become_rows_whatever_is_killed() {
             "Redis is killed",
             "sessions and their messages are identical",
             "more have expired and",
+            "$ pgdiode verify",
             "Identical: nothing was lost",
         ],
     );
