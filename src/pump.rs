@@ -378,7 +378,9 @@ impl<'a, S: Source, T: Target, C: Control> Pump<'a, S, T, C> {
         let interval = if urgent { URGENT_COMMIT_INTERVAL.min(self.limits.idle) } else { self.limits.idle };
         // Until all tables are of one moment, every step counts.
         let is_due = self.idle_stored.elapsed() >= interval || self.gathered < self.plan.consistent_from();
-        if position > self.gathered && self.limit == Limit::None && is_due {
+        // Before a limit it moves as ever: who waits for the limit may be waiting for this.
+        let is_free = self.limit.at().is_none_or(|at| position < at);
+        if position > self.gathered && is_free && is_due {
             self.idle_stored = Instant::now();
             self.urgent |= urgent;
             self.advance(position, 0);

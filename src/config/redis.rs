@@ -69,7 +69,7 @@ section! {
         /// The numbered databases whose keys are mapped.
         databases: Vec<u64> = vec![0], Shape::Wholes(0, 65_535);
         /// How many keys one commit at the target holds at most.
-        batch_keys: u64 = 2000, Shape::Whole(1, 100_000);
+        batch_keys: u64 = 5000, Shape::Whole(1, 100_000);
         /// Memory for names of keys that have changed and wait to be read; beyond it the whole database is looked at again.
         memory_mb: u64 = 64, Shape::Whole(1, 65_536);
         /// How often `polling` looks at every key.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use pgdiode::archive::line::Row;
@@ -408,8 +409,15 @@ fn a_number_that_another_has_taken_is_not_written_over() {
     let ground = Ground::new();
     let pgdiode = ground.pgdiode("");
     let mut running = ground.start(&pgdiode);
-    let next = ground.archive.join(names::change_file(ground.manifests().len() as u64 + 1, Stored::Plain));
-    fs::write(&next, "not ours\n").unwrap();
+    // The run may be about to take that number itself: whoever is first has it.
+    let next = loop {
+        let number = ground.manifests().len() as u64 + 1;
+        let next = ground.archive.join(names::change_file(number, Stored::Plain));
+        if let Ok(mut file) = File::create_new(&next) {
+            file.write_all(b"not ours\n").unwrap();
+            break next;
+        }
+    };
     ground.work(1);
     assert_eq!(running.wait().code(), Some(5), "{}", running.stderr());
     assert_eq!(fs::read_to_string(&next).unwrap(), "not ours\n");

@@ -26,6 +26,8 @@ use crate::source::redis::server::Server;
 const GUARDED_FROM_KEYS: u64 = 100;
 /// News of what made many keys disappear, where no history says how far it was heard, comes within moments.
 const NEWS_DELAY: Duration = Duration::from_secs(3);
+/// So many answers of `SCAN` make one batch, if they have keys for it: meanwhile nobody applies what is heard.
+const SCANS_A_STEP: usize = 16;
 /// Known keys that are asked about at once.
 const PAGE_KEYS: usize = 2000;
 /// How soon what was heard is looked at again.
@@ -159,7 +161,15 @@ impl Work<'_> {
     async fn advance(&mut self, survey: &mut Survey) -> Result<Option<usize>> {
         match &mut survey.stage {
             Stage::Scanning { scan, then } => {
-                if let Some(keys) = scan.next(self.fetcher.connection()).await? {
+                let mut keys = Vec::new();
+                for _ in 0..SCANS_A_STEP {
+                    let Some(more) = scan.next(self.fetcher.connection()).await? else { break };
+                    keys.extend(more.into_iter().filter(|key| self.mapper.wants(key.database, &key.name)));
+                    if keys.len() >= self.batch_keys() {
+                        break;
+                    }
+                }
+                if !keys.is_empty() || !scan.is_over() {
                     return self.look_at_all(keys, survey.is_owed).await.map(Some);
                 }
                 survey.stage = match then.pop() {

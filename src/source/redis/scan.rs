@@ -28,6 +28,11 @@ impl Scan {
         Scan { database, glob, cursor: Some(Bytes::from_static(b"0")) }
     }
 
+    /// Whether all keys were there.
+    pub fn is_over(&self) -> bool {
+        self.cursor.is_none()
+    }
+
     /// Some more keys, maybe none; nothing once all were there.
     pub async fn next(&mut self, connection: &mut Connection) -> Result<Option<Vec<Key>>> {
         let Some(cursor) = self.cursor.clone() else { return Ok(None) };
