@@ -1,16 +1,13 @@
 //! What an operator gets wrong, each with its message, its remedy and its exit status.
 
 use super::*;
-use crate::harness::Proxy;
 
 #[test]
 fn an_end_that_cannot_be_used_is_named() {
     let ground = Ground::new();
     ground.source.add_scram_user("reader", "right", "superuser");
     let (source, target) = (ground.source.conninfo("postgres"), ground.target.conninfo("postgres"));
-    let nobody = Proxy::start(ground.source.port());
-    let closed = nobody.port();
-    drop(nobody);
+    let closed = crate::harness::ground::free_port();
     for (source, target, status, what, hint) in [
         (
             format!("postgresql://postgres@127.0.0.1:{closed}/postgres"),

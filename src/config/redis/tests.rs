@@ -24,7 +24,7 @@ fn a_redis_server_is_told_by_its_location() {
         assert_eq!(pipeline.mapper.as_ref().unwrap().layout().tables.len(), 4);
         assert_eq!(
             (pipeline.redis.live, pipeline.redis.batch_keys, &pipeline.redis.databases),
-            (Live::Auto, 2000, &vec![0])
+            (Live::Auto, 5000, &vec![0])
         );
     }
     let other = parse("source = \"host=a\"\ntarget = \"host=b\"").unwrap();
