@@ -90,6 +90,9 @@ impl KeyspaceTarget {
         session.leave_out_details();
         session.query(&APPLY_SETTINGS.replace(REPLICA_ROLE, "")).await?;
         session.query("set client_min_messages = error").await?;
+        // A foreign key's check is planned once a session, most likely while its table is empty: it must not be a scan of
+        // what grows meanwhile.
+        session.query("set enable_seqscan = off").await?;
         session.query(&search_path(layout)).await?;
         let shapes = shape::load(&mut session, layout).await?;
         let statements: Vec<Statements> =
