@@ -201,13 +201,11 @@ impl Run<'_> {
 
     /// Creates the tables that are not there, in schemas that are: what is there is the user's.
     async fn create_tables(&self, target: &mut Session) -> Result<()> {
-        for (index, table) in self.mapper.layout().tables.iter().enumerate() {
-            let name = quote::literal(&quote::table(&table.name));
+        for index in verbs::missing_tables(target, &self.mapper).await? {
+            let table = &self.mapper.layout().tables[index];
             let schema = quote::literal(&quote::identifier(&table.name.schema));
-            let is_missing = format!(
-                "select pg_catalog.to_regclass({name}) is null and pg_catalog.to_regnamespace({schema}) is not null"
-            );
-            if target.one(&is_missing).await?.bool(0) {
+            let has_schema = format!("select pg_catalog.to_regnamespace({schema}) is not null");
+            if target.one(&has_schema).await?.bool(0) {
                 target.query(&self.mapper.create_table(index)).await?;
                 tracing::info!(table = %table.name, "created the table");
             }

@@ -181,6 +181,11 @@ pub(super) async fn register(target: &mut Session, pipeline: &Pipeline, retries:
     target.query(&sql).await.map(drop)
 }
 
+/// `pgdiode stop` was heard: the run is to end, unless it is to anyway.
+pub(super) fn ask_to_stop(asked: &Asked) {
+    asked.send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+}
+
 /// Waits until somebody wants the run to end.
 pub(super) async fn asked_to_stop(asked: &Asked) -> StopReason {
     let mut asked = asked.subscribe();

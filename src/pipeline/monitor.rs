@@ -23,6 +23,7 @@ use crate::pg::session::Session;
 use crate::pipeline::continuity;
 use crate::pipeline::copy;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
 use crate::position::Lsn;
 use crate::pump::{Command, Control};
@@ -216,8 +217,7 @@ impl Monitor {
         let (stop, hold, hold_at, pending) = (row.bool(0), row.text(1), row.optional(2)?, row.bool(3));
         let hold = hold.map(str::to_owned);
         if stop {
-            self.stop
-                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+            lifecycle::ask_to_stop(&self.stop);
         }
         if pending && self.ending == Ending::Unasked && self.streams() && !self.meter.is_spilled() {
             self.ending = Ending::Pause;
@@ -510,7 +510,7 @@ pub fn phase_word(phase: Phase) -> &'static str {
 }
 
 /// The session, opened if there is none.
-async fn connected(
+pub(super) async fn connected(
     session: &mut Option<Session>,
     connect: impl Future<Output = Result<Session>>,
 ) -> Result<&mut Session> {

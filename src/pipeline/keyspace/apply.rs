@@ -117,8 +117,7 @@ impl<'a> Work<'a> {
             if has_worked {
                 continue;
             }
-            let owes = self.survey.as_ref().is_some_and(|survey| survey.is_owed);
-            if goal.is_some_and(|goal| !owes && self.position.offset >= goal) {
+            if goal.is_some_and(|goal| !self.is_owed() && self.position.offset >= goal) {
                 self.store_idle(Duration::ZERO).await?;
                 return Ok(StopReason::Reached);
             }

@@ -1,6 +1,7 @@
 //! The status of a pipeline out of Redis: what the target has stored of it, and how far the server's history reaches.
 
 use super::place;
+use super::verbs::has_keyspace_tables;
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::pg::session::Session;
@@ -36,7 +37,7 @@ pub(in crate::pipeline) async fn status(pipeline: &Pipeline) -> Result<PipelineS
 
 /// What the target knows of keys; `None` before the first start.
 async fn of_keys(target: &mut Session, pipeline: &str) -> Result<Option<KeysStatus>> {
-    if target.one("select pg_catalog.to_regclass('pgdiode.keyspace_position') is null").await?.bool(0) {
+    if !has_keyspace_tables(target).await? {
         return Ok(None);
     }
     let sql = "select p.replication_id, p.read_offset, p.is_scanned,

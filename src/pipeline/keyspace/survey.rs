@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::apply::Work;
 use crate::error::{Error, Result};
 use crate::keyspace::{Key, KeyId};
-use crate::source::redis::dirty::{Pending, What};
+use crate::source::redis::dirty::Pending;
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::scan::Scan;
 use crate::source::redis::server::Server;
@@ -253,9 +253,7 @@ impl Work<'_> {
         let looked_at = keys.len();
         let mut position = self.position.clone();
         position.is_scanned &= !is_owed;
-        // Nothing that is stored of a key is younger than a look at it now.
-        let pending = Pending { value: None, what: What::Touched, first: u64::MAX, last: u64::MAX };
-        let mut rest = keys.into_iter().map(|key| (key, pending.clone())).peekable();
+        let mut rest = keys.into_iter().map(|key| (key, Pending::look())).peekable();
         while rest.peek().is_some() {
             let batch = self.batch_keys();
             let batch: Vec<_> = rest.by_ref().take(batch).collect();

@@ -32,10 +32,10 @@ use crate::target::postgres::progress;
 const KEY_PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
-/// What every run sends, and what reads a key of any type.
+/// What every run and `verify` send, and what reads a key of any type.
 const READING: &[&str] = &[
-    "auth", "ping", "info", "select", "scan", "multi", "exec", "time", "exists", "type", "get", "hgetall",
-    "lrange", "smembers", "zrange", "xrange", "pttl",
+    "auth", "ping", "info", "select", "scan", "multi", "exec", "watch", "time", "exists", "type", "get",
+    "hgetall", "lrange", "smembers", "zrange", "xrange", "pttl",
 ];
 
 // ---- setup ----
@@ -108,7 +108,8 @@ pub fn refers_to_none(mapper: &Mapper, index: usize, missing: &[usize]) -> bool 
     !missing.contains(&index) && references.into_iter().all(|to| !missing.contains(&to.table))
 }
 
-async fn has_keyspace_tables(target: &mut Session) -> Result<bool> {
+/// Whether a pipeline out of Redis was ever set up or started here.
+pub(super) async fn has_keyspace_tables(target: &mut Session) -> Result<bool> {
     let row = target.one("select pg_catalog.to_regclass('pgdiode.keyspace_wish') is not null").await?;
     Ok(row.bool(0))
 }

@@ -9,18 +9,20 @@
 //! then: rows under no known key, all in one more snapshot of the target
 //! ```
 //!
-//! The pipeline may run meanwhile, so that a value read and the rows read may be of different moments. A key differs only
-//! if its value was the same each time that it was looked at, and the target has applied a later offset than that of the
-//! second look: what made the value is then applied, and the rows are what they will be. The first look may itself be what
-//! makes an expired key go. Where no offset can be compared, patience stands for it. A key whose value was another one at
-//! the last look than before, or which the target has not come to in all that time, is left unsettled, and counted. Rows of no key need none of this: rows and what is stored
-//! of their key commit together, so one snapshot of the target says it all.
+//! The pipeline may run meanwhile, so that a value read and the rows read may be of different moments. A key that differs
+//! is looked at again while the server watches it: the target must have applied an offset from after the watch began, and
+//! at the end nobody must have touched the key. Then what made the value is applied, and the rows are what they will be;
+//! that a value was the same at two looks would not do, since it may have been another one between. Where no offset can
+//! be compared, the same value for long enough stands for it. A key that is written to all the time, or which the target
+//! does not come to, is left unsettled, and counted. Rows of no key need none of this: rows and what is stored of their
+//! key commit together, so one snapshot of the target says it all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::verbs::has_keyspace_tables;
 use super::{mapper, place};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
@@ -32,6 +34,7 @@ use crate::source::redis::fetch::{Fetcher, Found as Value};
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::scan::Scan;
 use crate::source::redis::server::Server;
+use crate::source::redis::untouched::Watcher;
 use crate::status::keys::{ComparedTable, KeyDifference, KeyDifferenceKind as Kind, KeysReport};
 use crate::target::postgres::keyspace::{AsOf, Comparer, Known};
 
@@ -49,8 +52,10 @@ const FETCH_KEYS_FIRST: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(25);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// So many looks at the same value, at least.
+/// Where there is no offset: so many looks at the same value, at least.
 const LOOKS_MIN: u32 = 3;
+/// Keys that are watched together; one that is touched spoils the look at all of them.
+const WATCHED_KEYS: usize = 256;
 
 /// Compares all keys and rows of a pipeline out of Redis; whether or not it runs.
 pub(in crate::pipeline) async fn verify(pipeline: &Pipeline) -> Result<KeysReport> {
@@ -58,8 +63,7 @@ pub(in crate::pipeline) async fn verify(pipeline: &Pipeline) -> Result<KeysRepor
     let mapper = mapper(pipeline)?;
     let end = TargetEnd::resolve(pipeline)?;
     let mut target = end.session().await?;
-    let sql = "select pg_catalog.to_regclass('pgdiode.keyspace_position') is null";
-    if target.one(sql).await?.bool(0) {
+    if !has_keyspace_tables(&mut target).await? {
         let what = format!("pipeline \"{}\" was never started: there is nothing to compare", pipeline.name);
         return Err(Error::refused(what).hint("Start it first: pgdiode start."));
     }
@@ -69,8 +73,9 @@ pub(in crate::pipeline) async fn verify(pipeline: &Pipeline) -> Result<KeysRepor
     let mut source = Connection::open(&place::location(pipeline)?, &name).await?;
     let server = Server::ask(&mut source).await?;
     let fetcher = Fetcher::new(source, server.as_ref());
+    let watcher = Watcher::new(Connection::open(&place::location(pipeline)?, &name).await?);
     let history = server.map(|server| server.replication_id).unwrap_or_default();
-    let mut comparison = Comparison::new(pipeline, &mapper, fetcher, target, history, is_running);
+    let mut comparison = Comparison::new(pipeline, &mapper, (fetcher, watcher), target, history, is_running);
     comparison.wait_for_survey().await?;
     comparison.keys_of_server().await?;
     comparison.known_keys().await?;
@@ -94,20 +99,15 @@ struct Suspect {
     seen: Seen,
     /// Looks at this very value.
     looks: u32,
-    /// At the second of them.
-    offset: Option<u64>,
     findings: Vec<Finding>,
-    /// The target has applied what made the value, and more.
+    /// The target has applied what made the value, and nobody wrote to the key until that was seen.
     is_settled: bool,
-    /// It is known not to have come so far.
-    is_early: bool,
 }
 
 /// A key that was looked at; without findings nothing differs.
 struct Looked {
     key: Key,
     seen: Seen,
-    offset: Option<u64>,
     findings: Vec<Finding>,
 }
 
@@ -115,6 +115,7 @@ struct Comparison<'a> {
     pipeline: &'a Pipeline,
     mapper: &'a Mapper,
     fetcher: Fetcher,
+    watcher: Watcher,
     target: Comparer,
     /// The server's, as it was at the beginning.
     history: String,
@@ -129,7 +130,7 @@ impl<'a> Comparison<'a> {
     fn new(
         pipeline: &'a Pipeline,
         mapper: &'a Mapper,
-        fetcher: Fetcher,
+        (fetcher, watcher): (Fetcher, Watcher),
         target: Comparer,
         history: String,
         is_running: bool,
@@ -156,6 +157,7 @@ impl<'a> Comparison<'a> {
             pipeline,
             mapper,
             fetcher,
+            watcher,
             target,
             history,
             has_offsets: true,
@@ -225,9 +227,7 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             let Looked { key, seen, findings, .. } = looked;
-            let suspect =
-                Suspect { seen, looks: 1, offset: None, findings, is_settled: false, is_early: false };
-            self.suspects.insert(key, suspect);
+            self.suspects.insert(key, Suspect { seen, looks: 1, findings, is_settled: false });
         }
         if self.suspects.len() >= SUSPECTS_MAX { self.settle().await } else { Ok(()) }
     }
@@ -255,13 +255,15 @@ impl<'a> Comparison<'a> {
                 pause = (pause * 2).min(PAUSE_MAX);
             }
             is_first = false;
-            self.round().await?;
+            if self.report.is_running && self.has_offsets {
+                self.watched_round(until).await?;
+            } else {
+                self.round().await?;
+            }
         }
         for (key, suspect) in std::mem::take(&mut self.suspects) {
-            if self.report.is_running
-                && !suspect.is_settled
-                && (suspect.looks < LOOKS_MIN || suspect.is_early)
-            {
+            let is_certain = suspect.is_settled || !self.has_offsets && suspect.looks >= LOOKS_MIN;
+            if self.report.is_running && !is_certain {
                 self.report.unsettled += 1;
                 continue;
             }
@@ -272,31 +274,75 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    async fn round(&mut self) -> Result<()> {
+    fn open(&self) -> Vec<Key> {
         let open = self.suspects.iter().filter(|(_, suspect)| !suspect.is_settled);
-        let keys: Vec<Key> = open.map(|(key, _)| key.clone()).collect();
-        let (looked, positions) = self.look(keys, false).await?;
-        for (looked, applied) in looked.into_iter().zip(positions) {
-            if looked.findings.is_empty() {
-                self.suspects.remove(&looked.key);
+        open.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// One look at each suspect.
+    async fn round(&mut self) -> Result<()> {
+        for looked in self.look(self.open(), false).await?.0 {
+            let Some((before, looks)) = self.clear(&looked).map(|suspect| (suspect.seen, suspect.looks))
+            else {
                 continue;
-            }
-            let Some(suspect) = self.suspects.get_mut(&looked.key) else { continue };
-            let is_same = match (suspect.seen, looked.seen) {
+            };
+            let is_same = match (before, looked.seen) {
                 (Some(one), Some(other)) => one.0 == other.0 && self.fetcher.expires_alike(one.1, other.1),
                 (one, other) => one.is_none() && other.is_none(),
             };
-            suspect.looks = if is_same { suspect.looks + 1 } else { 1 };
-            if suspect.looks == 2 {
-                suspect.offset = looked.offset;
-            }
-            suspect.seen = looked.seen;
-            suspect.findings = looked.findings;
-            let ahead = applied.zip(suspect.offset).map(|(applied, offset)| applied >= offset);
-            suspect.is_settled = suspect.looks >= LOOKS_MIN && ahead == Some(true);
-            suspect.is_early = ahead == Some(false);
+            let looks = if is_same { looks + 1 } else { 1 };
+            let Looked { key, seen, findings } = looked;
+            self.suspects.insert(key, Suspect { seen, looks, findings, is_settled: false });
         }
         Ok(())
+    }
+
+    /// Looks at each suspect while the server watches it; keys that were touched, in halves again.
+    async fn watched_round(&mut self, until: Instant) -> Result<()> {
+        let mut groups: Vec<Vec<Key>> = self.open().chunks(WATCHED_KEYS).map(<[Key]>::to_vec).collect();
+        while let Some(group) = groups.pop() {
+            let mut touched = self.look_watched(group, until).await?;
+            if touched.len() > 1 {
+                groups.push(touched.split_off(touched.len() / 2));
+                groups.push(touched);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at keys until the target has applied all from before they were watched. Returns which differ, where
+    /// somebody has touched one of them since: nothing is said of these.
+    async fn look_watched(&mut self, keys: Vec<Key>, until: Instant) -> Result<Vec<Key>> {
+        let offset = self.watcher.watch(&keys).await?;
+        let mut differing = Vec::new();
+        loop {
+            let (looked, applied) = self.look(keys.clone(), false).await?;
+            let has_come = applied.iter().all(|applied| applied.is_some_and(|applied| applied >= offset));
+            for looked in looked {
+                if self.clear(&looked).is_some() && has_come {
+                    differing.push(looked);
+                }
+            }
+            if has_come || Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(PAUSE_FIRST).await;
+        }
+        if !self.watcher.are_untouched().await? {
+            return Ok(differing.into_iter().map(|looked| looked.key).collect());
+        }
+        for Looked { key, seen, findings } in differing {
+            self.suspects.insert(key, Suspect { seen, looks: 1, findings, is_settled: true });
+        }
+        Ok(Vec::new())
+    }
+
+    /// A suspect that differs no more is none.
+    fn clear(&mut self, looked: &Looked) -> Option<&Suspect> {
+        if looked.findings.is_empty() {
+            self.suspects.remove(&looked.key);
+        }
+        self.suspects.get(&looked.key)
     }
 
     // ---- one look ----
@@ -344,7 +390,7 @@ impl<'a> Comparison<'a> {
                 None if is_known => findings.push((None, Kind::KeyExtra, 0)),
                 None => {}
             }
-            looked.push(Looked { key, seen, offset: fetched.offset, findings });
+            looked.push(Looked { key, seen, findings });
         }
         self.compare(&entries, &as_of, &mut looked, counts).await?;
         let a_key = (bytes / looked.len().max(1)).max(1);

@@ -10,12 +10,11 @@ use crate::config::Pipeline;
 use crate::error::Result;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
-use crate::pipeline::lifecycle::Asked;
+use crate::pipeline::lifecycle::{self, Asked};
 use crate::pipeline::meter::Meter;
-use crate::pipeline::monitor::store_status;
+use crate::pipeline::monitor::{connected, store_status};
 use crate::pipeline::stop;
 use crate::source::redis::live::Live;
-use crate::status::StopReason;
 use crate::target::postgres::keyspace;
 
 /// How soon a wish is heard.
@@ -70,13 +69,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn listen(&mut self, stores: bool) -> Result<()> {
-        let target = match &mut self.target {
-            Some(session) => session,
-            none => none.insert(self.end.session().await?),
-        };
+        let target = connected(&mut self.target, self.end.session()).await?;
         if stop::is_requested(target, &self.pipeline.name).await? {
-            self.asked
-                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+            lifecycle::ask_to_stop(self.asked);
         }
         let (resyncs, keys) = keyspace::wishes(target, &self.pipeline.name).await?;
         if self.wishes.hear(resyncs, keys) {

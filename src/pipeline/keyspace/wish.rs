@@ -6,7 +6,7 @@ use super::apply::Work;
 use crate::digest::Sha256;
 use crate::error::Result;
 use crate::keyspace::{ContentHash, Key};
-use crate::source::redis::dirty::{Pending, What};
+use crate::source::redis::dirty::Pending;
 use crate::source::redis::mapping::Mapper;
 use crate::target::postgres::keyspace::Wish;
 
@@ -63,8 +63,6 @@ impl Work<'_> {
         if keys.is_empty() {
             return Ok(());
         }
-        // Nothing that is stored of a key is younger than a look at it now.
-        let pending = Pending { value: None, what: What::Touched, first: u64::MAX, last: u64::MAX };
         let mut asked: Vec<Key> = keys.iter().map(|wish| wish.key.clone()).collect();
         asked.sort_unstable();
         asked.dedup();
@@ -72,7 +70,7 @@ impl Work<'_> {
         self.target.forget_values(asked.iter().map(Key::id)).await?;
         let position = self.position.clone();
         for key in asked {
-            self.look(vec![(key, pending.clone())], &position).await?;
+            self.look(vec![(key, Pending::look())], &position).await?;
         }
         self.target.fulfilled(keys.iter().map(|wish| wish.number)).await
     }

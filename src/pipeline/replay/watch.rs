@@ -12,8 +12,9 @@ use crate::error::Result;
 use crate::pg::quote;
 use crate::pg::session::Session;
 use crate::pipeline::ends::TargetEnd;
+use crate::pipeline::lifecycle;
 use crate::pipeline::meter::Meter;
-use crate::pipeline::monitor::{Link, store_status};
+use crate::pipeline::monitor::{Link, connected, store_status};
 use crate::pipeline::replay::ledger::Ledger;
 use crate::pipeline::replay::{stored, whitelist};
 use crate::pump::Command;
@@ -125,8 +126,7 @@ impl Watch {
         let Some(row) = rows.first() else { return Ok(()) };
         let (stop, pending, tables) = (row.bool(0), row.bool(1), row.get::<usize>(2)?);
         if stop {
-            self.stop
-                .send_if_modified(|reason| reason.is_none() && reason.replace(StopReason::Asked).is_none());
+            lifecycle::ask_to_stop(&self.stop);
         }
         // Not while tables are being filled: those are pending too, and known.
         let applies = matches!(self.meter.progress(0).phase, Phase::CatchingUp | Phase::Streaming);
@@ -154,10 +154,7 @@ impl Watch {
         if let Some((_, to)) = marks.and_then(|marks| marks.last_sealed()) {
             meter.source_reaches(to);
         }
-        let target = match &mut self.target {
-            Some(session) => session,
-            none => none.insert(self.end.session().await?),
-        };
+        let target = connected(&mut self.target, self.end.session()).await?;
         store_status(target, &pipeline, &meter).await?;
         let Some(Applied { marks, shelf, .. }) = applied.get() else { return Ok(()) };
         stored::store_marks(target, &pipeline, marks).await?;
@@ -165,10 +162,7 @@ impl Watch {
     }
 
     async fn target(&mut self) -> Result<&mut Session> {
-        match &mut self.target {
-            Some(session) => Ok(session),
-            none => Ok(none.insert(self.end.session().await?)),
-        }
+        connected(&mut self.target, self.end.session()).await
     }
 }
 

@@ -29,6 +29,13 @@ pub struct Pending {
     pub last: u64,
 }
 
+impl Pending {
+    /// Nothing was heard of the key, and it is to be looked at now: nothing that is stored of it is younger than that.
+    pub fn look() -> Pending {
+        Pending { value: None, what: What::Touched, first: u64::MAX, last: u64::MAX }
+    }
+}
+
 /// A string's value that came with the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inline {

@@ -20,4 +20,5 @@ pub mod scan;
 pub mod server;
 pub mod told;
 pub mod tracking;
+pub mod untouched;
 pub mod value;
