@@ -30,6 +30,7 @@ pub mod custody;
 pub mod demo;
 pub mod digest;
 pub mod error;
+pub mod http;
 pub mod keyspace;
 pub mod lock;
 pub mod nearest;
