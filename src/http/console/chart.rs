@@ -247,15 +247,11 @@ pub fn line(line: &Line, pick: Pick, clock: Clock) -> Option<Chart> {
     let until = line.forecast.map_or(last.at, |(at, _)| at).max(line.until);
     let scale = Scale { from: first.at, until, top: ticks.last().copied().unwrap_or(1.0) };
     let span = text::duration(u64::try_from(last.at - first.at).unwrap_or(0) / 60 * 60);
-    let mut summary = format!(
-        "{}: now {}, at most {} in the last {span}.",
-        line.title,
-        line.unit.words(latest),
-        line.unit.words(largest)
-    );
+    let mut summary =
+        format!("now {}, at most {} in the last {span}", line.unit.words(latest), line.unit.words(largest));
     if let Some((at, value)) = line.forecast {
         let when = rough_date(at);
-        summary.push_str(&format!(" At this slope {} on {when}.", line.unit.words(value)));
+        summary.push_str(&format!("; if it goes on like this, {} on {when}", line.unit.words(value)));
     }
     let mut body = paper(line.unit, &ticks, &scale);
     body.push_str(&marks(&line.marks, &scale));
@@ -322,7 +318,7 @@ fn marks(marks: &[Mark], scale: &Scale) -> String {
     for mark in marks {
         let y = scale.y(mark.value);
         body.push_str(&format!(
-            r#"<line class="mark tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="100%" y="{1:.1}" text-anchor="end">{2}</text>"#,
+            r#"<line class="level tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="100%" y="{1:.1}" text-anchor="end">{2}</text>"#,
             mark.tone.name(),
             y - 4.0,
             escaped(&mark.label),
@@ -390,7 +386,7 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         let y = scale.y(bar.seconds).min(HEIGHT - BOTTOM - 1.0);
         let height = HEIGHT - BOTTOM - y;
         let tip = escaped(&format!("{}: {}, {}", bar.label, Unit::Seconds.words(bar.seconds), bar.word));
-        let class = if bar.tone == Tone::Good { "bar" } else { "bar hollow" };
+        let class = if bar.tone == Tone::Good { "stick" } else { "stick hollow" };
         body.push_str(&format!(
             r#"<rect class="{class} tone-{}" x="{x:.2}%" y="{y:.1}" width="{width:.2}%" height="{height:.1}"><title>{tip}</title></rect>"#,
             bar.tone.name()
@@ -405,11 +401,8 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         }
     }
     let well = bars.iter().filter(|bar| bar.tone == Tone::Good).count();
-    let summary = format!(
-        "{title}: {} runs, {well} of them well, the longest {}.",
-        bars.len(),
-        Unit::Seconds.words(largest)
-    );
+    let summary =
+        format!("{} runs, {well} of them well, the longest {}", bars.len(), Unit::Seconds.words(largest));
     let rows = bars.iter().rev().map(|bar| {
         vec![
             Markup(escaped(&bar.label)),
