@@ -27,6 +27,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod custody;
+pub mod daemon;
 pub mod demo;
 pub mod digest;
 pub mod error;

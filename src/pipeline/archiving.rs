@@ -47,7 +47,7 @@ use crate::target::archive::{
     ArchiveTarget, Claimed, Making, Opened, claim, head, identity, look, open, spool_failed,
 };
 
-pub(super) use report::{status, stop};
+pub(super) use report::{running, status, stop};
 
 /// How often the source is asked how far its log reaches.
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);

@@ -19,14 +19,19 @@ use crate::target::archive::newest;
 
 const POLL: Duration = Duration::from_millis(100);
 
-fn running(holder: Holder) -> RunningOn {
+/// Who runs it, as far as this host knows.
+pub(in crate::pipeline) fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    Ok(lock::holder(&lock_path(pipeline)?)?.map(told))
+}
+
+fn told(holder: Holder) -> RunningOn {
     RunningOn { host: holder.host, process_id: holder.pid, since: holder.since }
 }
 
 /// Either side may be down; then the rest is shown, and a note says what is missing.
 pub(in crate::pipeline) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     let mut notes = Vec::new();
-    let running_on = lock::holder(&lock_path(pipeline)?)?.map(running);
+    let running_on = running(pipeline)?;
     let head = match async { newest(&open_store(pipeline).await?).await }.await {
         Ok(head) => head,
         Err(error) => {
@@ -107,5 +112,5 @@ pub(in crate::pipeline) async fn stop(pipeline: &Pipeline) -> Result<Option<Runn
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Some(running(holder)))
+    Ok(Some(told(holder)))
 }
