@@ -4,6 +4,8 @@
 //! A handler returns a [`Problem`], or any [`Error`] by `?`; programs are answered in JSON, and browsers with a page
 //! that [`secure`](super::access::secure) makes of it.
 
+use std::ops::Deref;
+
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,8 +16,14 @@ use crate::error::{Error, Kind};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
+/// Boxed, since it is mostly what does not happen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Problem(Box<Details>);
+
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
-pub struct Problem {
+#[schema(as = Problem)]
+pub struct Details {
     /// Which problem it is, for programs: `/problems/` and a word that stays, relative to this server.
     #[serde(rename = "type")]
     pub kind: String,
@@ -42,7 +50,7 @@ pub struct Problem {
 impl Problem {
     /// `word` names the kind of problem and never changes: `locked`, `no-such-pipeline`.
     pub fn new(status: StatusCode, word: &str, title: &str, detail: impl Into<String>) -> Self {
-        Problem {
+        Problem(Box::new(Details {
             kind: format!("/problems/{word}"),
             title: title.to_owned(),
             status: status.as_u16(),
@@ -51,45 +59,53 @@ impl Problem {
             instance: None,
             members: Map::new(),
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// What the command line would have said, and ended with that error's exit status.
     pub fn of(error: &Error) -> Self {
         let (status, word, title) = named(error.kind());
         let mut problem = Problem::new(status, word, title, error.chain());
-        problem.hint = error.hint_text().map(ToOwned::to_owned);
+        problem.0.hint = error.hint_text().map(ToOwned::to_owned);
         problem.with("exit_status", error.kind().exit_status())
     }
 
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
-        self.instance = Some(instance.into());
+        self.0.instance = Some(instance.into());
         self
     }
 
     /// A member of its own, beside those that every problem has.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(name.to_owned(), value.into());
+        self.0.members.insert(name.to_owned(), value.into());
         self
     }
 
     /// A header of the answer, such as `retry-after`.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.0.headers.push((name, value.into()));
         self
     }
 
     pub fn status_code(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl Deref for Problem {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
     }
 }
 
