@@ -17,6 +17,7 @@ mod alone;
 mod judgement;
 mod keeper;
 mod member;
+mod orders;
 mod runs;
 pub mod sampling;
 
@@ -26,12 +27,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Effective, Pipeline};
 use crate::error::{Error, Result};
 use crate::status::fleet::{Fleet, Instance};
 use member::{Member, Wish};
 
 pub use alone::on_its_own;
+pub use orders::{Answer, Order, Orderer};
 pub use runs::{Asked, Begun, Runs, Scope};
 
 /// How often those who watch are told, at most.
@@ -45,7 +47,12 @@ const END_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Daemon(Arc<Shared>);
 
+/// Reads the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
+
 struct Shared {
+    config: Mutex<Arc<Config>>,
+    reread: Reread,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
     runs: Runs,
     fleet: watch::Sender<Arc<Fleet>>,
@@ -77,16 +84,16 @@ pub struct Reloaded {
 
 impl Daemon {
     /// Runs all pipelines.
-    pub fn start(config: &Config) -> Daemon {
-        Daemon::new(config, true)
+    pub fn start(config: Config, reread: Reread) -> Daemon {
+        Daemon::new(config, reread, true)
     }
 
     /// Looks at all pipelines and runs none.
-    pub fn observe(config: &Config) -> Daemon {
-        Daemon::new(config, false)
+    pub fn observe(config: Config, reread: Reread) -> Daemon {
+        Daemon::new(config, reread, false)
     }
 
-    fn new(config: &Config, keeps: bool) -> Daemon {
+    fn new(config: Config, reread: Reread, keeps: bool) -> Daemon {
         let instance = Instance {
             host: crate::lock::host_name(),
             process_id: std::process::id(),
@@ -96,7 +103,10 @@ impl Daemon {
             configured_at: now(),
         };
         let fleet = watch::Sender::new(Arc::new(Fleet { instance: instance.clone(), pipelines: Vec::new() }));
+        let config = Arc::new(config);
         let shared = Shared {
+            config: Mutex::new(Arc::clone(&config)),
+            reread,
             members: Mutex::default(),
             runs: Runs::default(),
             fleet,
@@ -118,24 +128,24 @@ impl Daemon {
         locked(&self.0.members).insert(pipeline.name.clone(), Arc::clone(&member));
         tokio::spawn(sampling::sample(Arc::clone(&member), count));
         if self.0.keeps {
-            let name = pipeline.name.clone();
-            tokio::spawn(async move {
-                while alone::alone(&name, {
-                    let member = Arc::clone(&member);
-                    move || keeper::keep(member)
-                })
-                .await
-                .is_err()
-                {
-                    tracing::error!(pipeline = name, "its keeper has panicked, and begins again");
-                    tokio::time::sleep(PANIC_PAUSE).await;
-                }
-            });
+            tokio::spawn(keep(member));
         }
     }
 
-    /// Takes another configuration: pipelines that it does not change go on undisturbed.
-    pub async fn reload(&self, config: &Config) -> Reloaded {
+    /// What counts now, after every default.
+    pub fn configuration(&self) -> Vec<Effective> {
+        locked(&self.0.config).effective()
+    }
+
+    /// Reads the configuration again: pipelines that it does not change go on undisturbed. One that is wrong changes
+    /// nothing.
+    pub async fn reload(&self) -> Result<Reloaded> {
+        let config = Arc::new((self.0.reread)()?);
+        *locked(&self.0.config) = Arc::clone(&config);
+        Ok(self.takes(&config).await)
+    }
+
+    async fn takes(&self, config: &Config) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let wanted: BTreeMap<&str, &Pipeline> =
             config.pipelines.iter().map(|pipeline| (pipeline.name.as_str(), pipeline)).collect();
@@ -266,5 +276,17 @@ async fn end(members: &[Arc<Member>]) {
     }
     for member in members {
         member.until_idle(END_MAX).await;
+    }
+}
+
+/// Keeps it on a thread of its own, and again after a panic.
+async fn keep(member: Arc<Member>) {
+    loop {
+        let kept = Arc::clone(&member);
+        if alone::alone(&member.pipeline.name, move || keeper::keep(kept)).await.is_ok() {
+            return;
+        }
+        tracing::error!(pipeline = member.pipeline.name, "its keeper has panicked, and begins again");
+        tokio::time::sleep(PANIC_PAUSE).await;
     }
 }

@@ -263,6 +263,21 @@ pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<
     keyspace::verbs::sync_key(pipeline, database, key).await
 }
 
+/// The key of a Redis server that stands for an id, such as a session's: its database and name.
+pub fn key_of(pipeline: &Pipeline, id: &str) -> Result<(u32, Vec<u8>)> {
+    let key = pipeline.mapper.as_ref().and_then(|mapper| mapper.key_of(id.as_bytes()));
+    key.map(|key| (key.database, key.name.to_vec())).ok_or_else(|| {
+        let what = format!("no keys of pipeline \"{}\" are told apart by one id", pipeline.name);
+        Error::config(what).hint("name the key itself: pgdiode resync --key")
+    })
+}
+
+/// The id that a key stands for, the other way round.
+pub fn id_of(pipeline: &Pipeline, key: &str) -> Option<String> {
+    let id = pipeline.mapper.as_ref()?.id_of(key.as_bytes())?;
+    String::from_utf8(id.to_vec()).ok()
+}
+
 /// The SQL that was run at the source.
 pub async fn add_tables(
     pipeline: &Pipeline,

@@ -35,6 +35,8 @@ pub(super) struct Member {
     pub(super) nudge: Notify,
     /// The sampler asks at once.
     pub(super) look: Notify,
+    /// It measures at once, too.
+    pub(super) measure: Notify,
     known: Mutex<Known>,
     duty: watch::Sender<Duty>,
     paused: watch::Sender<Option<Pause>>,
@@ -65,6 +67,7 @@ impl Member {
             wish: watch::Sender::new(Wish::Run),
             nudge: Notify::new(),
             look: Notify::new(),
+            measure: Notify::new(),
             known: Mutex::default(),
             duty: watch::Sender::new(Duty::Idle),
             paused: watch::Sender::new(None),
