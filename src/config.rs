@@ -33,6 +33,7 @@ pub use endpoint::{Conninfo, Endpoint, RedisEnd};
 pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use redis::{KeyOptions, Live, RedisOptions, RedisPreset};
+pub use server::{PublicUrl, ServerOptions};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
@@ -44,6 +45,8 @@ pub struct Config {
     /// In the order of their names.
     pub pipelines: Vec<Pipeline>,
     pub log: Log,
+    /// The HTTP door; `None` where it stays shut.
+    pub server: Option<ServerOptions>,
 }
 
 /// One source, one target and a mode.
@@ -154,6 +157,7 @@ macro_rules! shown {
 
 // Below the macros that they use.
 mod redis;
+mod server;
 mod syncdata;
 
 choice! {
@@ -570,6 +574,8 @@ section! {
         log: Log = Log::default(), Shape::of::<Log>();
         /// The audit log.
         audit: Audit = Audit::default(), Shape::of::<Audit>();
+        /// The HTTP door: console, API and metrics.
+        server: Option<ServerOptions> = None, Shape::of::<ServerOptions>();
         /// The `pg_dump` that prints the source's schema; it must not be older than the source. Left out: the newest
         /// that is found on `PATH` and in the usual places.
         pg_dump: Option<PathBuf> = None, Shape::Path, r#""/usr/lib/postgresql/17/bin/pg_dump""#;
@@ -773,6 +779,9 @@ impl Config {
         for pipeline in &mut self.pipelines {
             pipeline.anchor(directory);
         }
+        if let Some(server) = &mut self.server {
+            server.anchor(directory);
+        }
         self
     }
 
@@ -862,7 +871,10 @@ impl Config {
             }
             pipelines.push(pipeline);
         }
-        Ok(Config { file: None, pipelines, log: document.log })
+        if let Some(server) = &document.server {
+            server.check(place)?;
+        }
+        Ok(Config { file: None, pipelines, log: document.log, server: document.server })
     }
 
     /// The pipeline called `name`, or the only one.
