@@ -15,6 +15,7 @@ pub mod meter;
 pub mod monitor;
 mod production;
 pub mod queue;
+pub mod record;
 pub mod replay;
 mod report;
 mod reset;
@@ -26,6 +27,7 @@ pub mod spill;
 pub mod statistics;
 mod step;
 mod stop;
+mod storage;
 mod streaming;
 mod subscription;
 
@@ -40,6 +42,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::fleet::Storage;
 use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
 use crate::status::{
@@ -142,6 +145,19 @@ pub async fn archive_base(pipeline: &Pipeline, progress: watch::Sender<Progress>
     archiving::take_base(pipeline, progress).await
 }
 
+/// Who runs the pipeline now. A schedule may be kept by several, and a sync holds a lock of its own.
+pub async fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    if pipeline.way() == Way::ToArchive {
+        return archiving::running(pipeline);
+    }
+    holder::holder(&mut TargetEnd::resolve(pipeline)?.session().await?, &pipeline.name).await
+}
+
+/// What the replica takes, and may take; `None` where it is an archive, or not there yet.
+pub async fn storage(pipeline: &Pipeline, growth: Option<f64>) -> Result<Option<Storage>> {
+    storage::measure(pipeline, growth).await
+}
+
 /// Asks the running process to stop and waits until it has; `None` when none was running.
 pub async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     match pipeline.mode {
@@ -199,7 +215,16 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
         let unwatched = watch::channel(Progress::default()).0;
         Box::pin(start(pipeline, Until::Reached(at), unwatched, std::future::pending())).await.map(drop)
     };
-    crate::verify::verify(pipeline, tables, &progress, catch_up).await
+    let report = crate::verify::verify(pipeline, tables, &progress, catch_up).await?;
+    noted(record::verified(pipeline, &report, tables.is_empty()).await);
+    Ok(report)
+}
+
+/// What is only told later of a comparison must not be what it fails with.
+fn noted(kept: Result<()>) {
+    if let Err(error) = kept {
+        tracing::warn!(error = error.chain(), "how the comparison ended is not recorded");
+    }
 }
 
 /// Compares the keys of a source of keys with the rows of the target, in both directions.
@@ -208,7 +233,9 @@ pub async fn verify_keys(pipeline: &Pipeline) -> Result<KeysReport> {
         let what = format!("the source of pipeline \"{}\" has no keys but tables", pipeline.name);
         return Err(Error::config(what).hint("Tables are compared by: pgdiode verify."));
     }
-    keyspace::verify(pipeline).await
+    let report = keyspace::verify(pipeline).await?;
+    noted(record::keys_verified(pipeline, &report).await);
+    Ok(report)
 }
 
 /// Has the tables copied again; of a Redis server every key looked at.
@@ -303,7 +330,7 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
 }
 
 /// A session with the database that holds the log.
-async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
+pub(crate) async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     match pipeline.mode {
         Mode::Snapshot => snapshot::audit_session(pipeline).await,
         Mode::Stream | Mode::Subscription if matches!(pipeline.way(), Way::FromArchive | Way::FromRedis) => {

@@ -52,6 +52,7 @@ use crate::status::Progress;
 use crate::status::snapshot::Promoted;
 
 pub use audited::audit_session;
+pub use capacity::{Volume, volume};
 pub use preparation::check;
 pub use presence::stop;
 pub use report::{generations, status};
@@ -74,6 +75,12 @@ pub struct SyncOptions {
     pub accept_losses: bool,
     /// Only if no sync that began since has succeeded, by the schedule that has it run.
     pub due: Option<jiff::Timestamp>,
+}
+
+/// A session with the replica that serves; `None` where there is none yet.
+pub async fn replica_session(pipeline: &Pipeline) -> Result<Option<Session>> {
+    let place = Place::resolve(pipeline)?;
+    place.session_if_there(&place.database).await
 }
 
 /// Makes a fresh copy serve; `None` when `stop` was ready before it did.

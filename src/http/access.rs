@@ -1,1 +1,6 @@
-//! Who may do what.
+//! Who may do what through the HTTP door.
+
+mod visitor;
+
+pub use crate::credentials::{Right, Role};
+pub use visitor::{By, Visitor};
