@@ -12,6 +12,7 @@ mod cli;
 mod demo;
 mod harness_works;
 mod keyspace;
+mod metrics;
 mod packaging;
 mod readme;
 mod redis;
