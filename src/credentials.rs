@@ -8,7 +8,7 @@ mod tokens;
 mod users;
 
 pub use file::Kept;
-pub use tokens::{Grant, Token, Tokens};
+pub use tokens::{Grant, TOKEN_PREFIX, Token, Tokens};
 pub use users::{Password, Users};
 
 /// The longest name of a user or of a token.

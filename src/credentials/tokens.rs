@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::secret::Secret;
 
 /// How each token begins, so that it is known for what it is where it lies about.
-pub const PREFIX: &str = "pgd_";
+pub const TOKEN_PREFIX: &str = "pgd_";
 
 /// The tokens of a file, by their hashes.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Token {
         let mut bytes = [0; 32];
         aws_lc_rs::rand::fill(&mut bytes)
             .map_err(|_| Error::unexpected("the system has no random numbers"))?;
-        let secret = format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes));
+        let secret = format!("{TOKEN_PREFIX}{}", BASE64URL_NOPAD.encode(&bytes));
         let line = grant.line(&sha256(secret.as_bytes()));
         Ok(Token { secret: Secret::new(secret), line })
     }
