@@ -10,6 +10,7 @@ mod effective;
 mod endpoint;
 mod file;
 mod keys;
+mod listener;
 mod preserve;
 mod preset;
 mod redaction;

@@ -22,6 +22,7 @@ mod runs;
 pub mod sampling;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Effective, Pipeline};
 use crate::error::{Error, Result};
+use crate::schedule::utc;
 use crate::status::fleet::{Fleet, Instance};
 use member::{Member, Wish};
 
@@ -65,13 +67,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A moment as text, RFC 3339 to the second.
-fn told(at: jiff::Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
+/// This moment, RFC 3339 to the second.
 fn now() -> String {
-    told(jiff::Timestamp::now())
+    utc(jiff::Timestamp::now())
 }
 
 /// What a reloaded configuration changed, by the names of pipelines.
@@ -135,6 +133,11 @@ impl Daemon {
     /// What counts now, after every default.
     pub fn configuration(&self) -> Vec<Effective> {
         locked(&self.0.config).effective()
+    }
+
+    /// The file that it came from; `None` where it came from the environment.
+    pub fn configured_by(&self) -> Option<PathBuf> {
+        locked(&self.0.config).file.clone()
     }
 
     /// Reads the configuration again: pipelines that it does not change go on undisturbed. One that is wrong changes

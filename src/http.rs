@@ -10,7 +10,10 @@
 pub mod access;
 pub mod api;
 pub mod console;
+mod entrance;
 pub mod metrics;
 mod pages;
 pub mod problem;
 pub mod server;
+
+pub use entrance::Entrance;

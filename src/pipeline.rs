@@ -37,7 +37,7 @@ use crate::archive::manifest::Base;
 use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
@@ -120,6 +120,7 @@ pub async fn start(
     progress: watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
+    refuse_paused(pipeline).await?;
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => {
             archiving::run(pipeline, until, progress, stop).await
@@ -133,6 +134,14 @@ pub async fn start(
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
+    }
+}
+
+/// A target that cannot be asked is the run's to tell of.
+async fn refuse_paused(pipeline: &Pipeline) -> Result<()> {
+    match Box::pin(record::refuse_paused(pipeline)).await {
+        Err(error) if error.kind() == Kind::Refused => Err(error),
+        _ => Ok(()),
     }
 }
 

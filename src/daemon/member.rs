@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::runs::Runs;
-use super::{judgement, locked, now, told};
+use super::{judgement, locked, now};
 use crate::config::Pipeline;
 use crate::error::Error;
 use crate::pipeline::ends::TargetEnd;
+use crate::schedule::utc;
 use crate::status::Progress;
 use crate::status::fleet::{Duty, Health, Overview, Pause, Problem, Sample, State, Storage, Verification};
 
@@ -228,7 +229,7 @@ impl Known {
 }
 
 fn problem(error: &Error, retry_in: Option<Duration>) -> Problem {
-    let retry_at = retry_in.and_then(|wait| jiff::Timestamp::now().checked_add(wait).ok()).map(told);
+    let retry_at = retry_in.and_then(|wait| jiff::Timestamp::now().checked_add(wait).ok()).map(utc);
     Problem {
         what: error.chain(),
         hint: error.hint_text().map(str::to_owned),

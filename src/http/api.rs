@@ -27,7 +27,11 @@ use crate::daemon::{Answer, Order, Orderer};
 use crate::error::Error;
 use crate::status::fleet::Overview;
 
+pub(super) use audit::{latest as audit_latest, verified as audit_verified};
+pub(super) use events::of_fleet;
 pub use openapi::document;
+pub(super) use pipelines::set_paused;
+pub(super) use runs::{cancelled, seen as run_seen};
 
 const KEY_BYTES_MAX: usize = 200;
 const REASON_BYTES_MAX: usize = 2000;

@@ -1,13 +1,14 @@
 //! The listener: connections with TLS or without, bounded in number, time and size; and what every handler is handed.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper::Request;
@@ -22,11 +23,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tower_service::Service;
 
-use super::{api, pages};
+use super::access::Visitor;
+use super::{api, metrics, pages};
+use crate::audit::Report;
 use crate::config::Effective;
 use crate::daemon::{Daemon, Reloaded};
 use crate::error::{Error, Result};
-use crate::status::fleet::Fleet;
+use crate::status::fleet::{Fleet, Overview};
 
 /// What no request's body is longer than.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -43,17 +46,46 @@ pub struct Door {
     pub daemon: Daemon,
     fleet: watch::Receiver<Arc<Fleet>>,
     ending: watch::Receiver<bool>,
+    checks: Arc<Mutex<BTreeMap<String, Checked>>>,
 }
+
+/// What a check of an audit log found, and when it was made.
+pub(super) type Checked = (Arc<Report>, String);
 
 impl Door {
     pub fn new(daemon: Daemon, ending: watch::Receiver<bool>) -> Door {
         let fleet = daemon.fleet();
-        Door { daemon, fleet, ending }
+        Door { daemon, fleet, ending, checks: Arc::default() }
     }
 
     /// All there is to know, as it was published last.
     pub fn fleet(&self) -> Arc<Fleet> {
         Arc::clone(&self.fleet.borrow())
+    }
+
+    /// The part of it that a visitor may see.
+    pub(super) fn fleet_of(&self, visitor: &Visitor) -> Arc<Fleet> {
+        let fleet = self.fleet();
+        if visitor.pipelines.is_none() {
+            return fleet;
+        }
+        let pipelines = fleet.pipelines.iter().filter(|one| visitor.sees(&one.name)).cloned().collect();
+        Arc::new(Fleet { instance: fleet.instance.clone(), pipelines })
+    }
+
+    /// A pipeline with what was asked for lately too, not only with what is under way.
+    pub(super) fn with_ended_runs(&self, one: &Overview) -> Overview {
+        Overview { runs: self.daemon.runs().list(Some(&one.name)), ..one.clone() }
+    }
+
+    /// The last check of a pipeline's audit log.
+    pub(super) fn checked(&self, pipeline: &str) -> Option<Checked> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).cloned()
+    }
+
+    pub(super) fn was_checked(&self, pipeline: &str, report: Report) {
+        let checked = (Arc::new(report), crate::schedule::utc(jiff::Timestamp::now()));
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.to_owned(), checked);
     }
 
     /// Holds true once the daemon ends.
@@ -83,6 +115,11 @@ pub fn probes() -> Router<Door> {
         .route("/startupz", get(started))
 }
 
+/// What Prometheus scrapes.
+pub fn scraped() -> Router<Door> {
+    Router::new().route("/metrics", get(scrape))
+}
+
 async fn ready(State(door): State<Door>) -> impl IntoResponse {
     if *door.ending.borrow() {
         (StatusCode::SERVICE_UNAVAILABLE, "ending\n")
@@ -100,6 +137,12 @@ async fn started(State(door): State<Door>) -> impl IntoResponse {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{waits} pipelines have not been asked yet\n"))
     }
+}
+
+async fn scrape(State(door): State<Door>, headers: axum::http::HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = metrics::Format::accepted(accepted);
+    ([(header::CONTENT_TYPE, format.content_type())], metrics::render(&door.fleet(), format))
 }
 
 // ---- connections ----

@@ -101,10 +101,8 @@ pub(super) async fn list(
 
 /// Everything that is known, of all pipelines
 #[utoipa::path(get, path = "/api/v1/fleet", tag = "pipelines", responses((status = 200, body = Object)))]
-pub(super) async fn fleet(State(door): State<Door>, visitor: Visitor) -> Json<Fleet> {
-    let fleet = door.fleet();
-    let pipelines = fleet.pipelines.iter().filter(|one| visitor.sees(&one.name)).cloned().collect();
-    Json(Fleet { instance: fleet.instance.clone(), pipelines })
+pub(super) async fn fleet(State(door): State<Door>, visitor: Visitor) -> Json<Arc<Fleet>> {
+    Json(door.fleet_of(&visitor))
 }
 
 /// Everything that is known of a pipeline
