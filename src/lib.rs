@@ -15,8 +15,8 @@
 //!   below them [`wire`], what they have in common
 //! - ends: [`source`] and [`target`], ignorant of each other
 //! - heart: [`plan`], [`pump`], generic over both ends, no I/O of their own
-//! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`demo`]
-//! - doors: [`cli`]
+//! - house: [`config`], [`pipeline`], [`snapshot`], [`schedule`], [`verify`], [`status`], [`audit`], [`lock`], [`checkpoint`], [`custody`], [`credentials`], [`demo`]
+//! - doors: [`cli`], [`http`]
 //!
 //! `ARCHITECTURE.md` tells the way of one change through these rooms.
 
@@ -26,7 +26,9 @@ pub mod change;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod custody;
+pub mod daemon;
 pub mod demo;
 pub mod digest;
 pub mod error;

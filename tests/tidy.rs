@@ -40,6 +40,7 @@ const FLOORS: &[(Floor, &[&str])] = &[
             "lock",
             "checkpoint",
             "custody",
+            "credentials",
             "daemon",
             "demo",
             "subscription",
