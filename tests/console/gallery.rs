@@ -1,7 +1,8 @@
-//! Every page of the made-up fleet: the other tests look at them, and they are left in `target/console/` for people.
+//! Every page of the made-up fleet: the other tests look at them, and those with a browser leave them in `target/console/`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use pgdiode::http::console::{
     AuditPage, AuditQuery, Flash, ProblemPage, Query, Tab, Viewer, asset, audit, overview, pipeline, problem,
@@ -18,7 +19,7 @@ pub fn pages() -> Vec<(String, String)> {
     for name in ["orders", "billing", "synapse", "analytics", "sessions", "ledger", "warehouse", "reports"] {
         pages.extend(of_pipeline(&fleet::rich(), name, name, &viewer));
     }
-    pages.extend(of_pipeline(&fleet::rich(), fleet::HOSTILE, "hostile", &viewer));
+    pages.extend(of_pipeline(&fleet::with_hostile(), fleet::HOSTILE, "hostile", &viewer));
     pages.extend(others(&viewer));
     pages
 }
@@ -37,6 +38,7 @@ fn lists(viewer: &Viewer) -> Vec<(String, String)> {
     let nothing = Query { q: "no such name".into(), ..Query::default() };
     vec![
         of("overview", &rich, &all, viewer),
+        of("overview-hostile", &fleet::with_hostile(), &all, viewer),
         of("overview-healthy", &fleet::healthy(), &all, viewer),
         of("overview-200", &fleet::large(), &all, viewer),
         of("overview-200-page-2", &fleet::large(), &second, viewer),
@@ -99,16 +101,20 @@ fn others(viewer: &Viewer) -> Vec<(String, String)> {
     ]
 }
 
-/// For eyes and for screenshots: the pages as files, with the assets beside them.
-#[test]
-fn the_pages_are_left_for_people() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/console");
-    fs::create_dir_all(&directory).unwrap();
-    for name in ["console.css", "console.js", "icon.svg"] {
-        fs::write(directory.join(name), asset(name).unwrap().body).unwrap();
-    }
-    for (name, page) in pages() {
-        let page = page.replace("\"/assets/", "\"").replace("?v=", "#");
-        fs::write(directory.join(format!("{name}.html")), page).unwrap();
-    }
+/// For eyes and for browsers: the pages as files, with the assets beside them.
+pub fn leave() -> PathBuf {
+    static LEFT: OnceLock<PathBuf> = OnceLock::new();
+    LEFT.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/console");
+        fs::create_dir_all(&directory).unwrap();
+        for name in ["console.css", "console.js", "icon.svg"] {
+            fs::write(directory.join(name), asset(name).unwrap().body).unwrap();
+        }
+        for (name, page) in pages() {
+            let page = page.replace("\"/assets/", "\"").replace("?v=", "#");
+            fs::write(directory.join(format!("{name}.html")), page).unwrap();
+        }
+        directory
+    })
+    .clone()
 }

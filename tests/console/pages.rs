@@ -102,7 +102,7 @@ fn forms_name_the_servers_routes() {
 
 #[test]
 fn what_data_says_is_never_markup_and_is_sent_back_as_it_is() {
-    let rich = fleet::rich();
+    let rich = fleet::with_hostile();
     let one = fleet::named(&rich, fleet::HOSTILE);
     for (name, page) in pages() {
         let root = parse(&page).root;

@@ -373,11 +373,13 @@ fn slot_view(slot: &SlotStatus) -> SlotView {
     };
     let mut detail = vec![if slot.active { "active".to_owned() } else { "inactive".to_owned() }];
     detail.extend(slot.wal_status.clone());
-    detail.extend(slot.safe_wal_bytes.map(|left| {
+    detail.extend(slot.safe_wal_bytes.filter(|_| !lost).map(|left| {
         format!("{} until the server invalidates it", text::bytes(u64::try_from(left).unwrap_or(0)))
     }));
     detail.extend(
-        slot.budget_reached_in_seconds.map(|left| format!("over budget in {}", text::duration(left))),
+        slot.budget_reached_in_seconds
+            .filter(|_| held <= budget)
+            .map(|left| format!("over budget in {}", text::duration(left))),
     );
     SlotView {
         name: slot.name.clone(),
