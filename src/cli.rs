@@ -52,6 +52,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod token;
 mod verify;
 
 use std::path::PathBuf;
@@ -180,6 +181,8 @@ pub enum Verb {
     Sync(sync::Sync),
     Generations(generations::Generations),
     Rollback(rollback::Rollback),
+    Token(token::Token),
+    Password(token::Password),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -230,6 +233,8 @@ impl Cli {
         let verb = match verb {
             Verb::Start(start) => return Box::pin(start.run(&self.global)).await,
             Verb::Sync(sync) => return Box::pin(sync.run(&self.global)).await,
+            // It waits for somebody who types, and a signal ends it there.
+            Verb::Password(password) => return password.run(&self.global).map(|()| Outcome::Done),
             verb => verb,
         };
         let mut signals = signals::Signals::listen()?;
@@ -261,6 +266,8 @@ impl Verb {
             Verb::Sync(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Generations(verb) => verb.run(global).await,
             Verb::Rollback(verb) => verb.run(global).await,
+            Verb::Token(verb) => verb.run(global),
+            Verb::Password(verb) => verb.run(global),
             Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

@@ -11,6 +11,7 @@ mod chaos;
 mod cli;
 mod demo;
 mod harness_works;
+mod http;
 mod keyspace;
 mod packaging;
 mod readme;

@@ -43,11 +43,9 @@ impl Access {
         let peer = peer.ok_or_else(|| not_connected().into_response())?;
         let client = self.0.client(peer, &parts.headers);
         parts.extensions.insert(Client(client));
-        let path = parts.uri.path();
-        if is_open(path) || (path == "/metrics" && self.0.metrics_are_public) {
-            return Ok(Request::from_parts(parts, body));
-        }
-        let found = self.0.identify(&parts, peer, client).await;
+        let path = parts.uri.path().to_owned();
+        let is_open = is_open(&path) || (path == "/metrics" && self.0.metrics_are_public);
+        let found = if is_open { Ok(None) } else { self.0.identify(&parts, peer, client).await };
         // Whoever signs in may have shown something that no longer counts.
         let found = if path == "/login" { Ok(found.ok().flatten()) } else { found };
         let visitor = found.map_err(|problem| self.challenge(&parts.headers, problem).into_response())?;
@@ -55,7 +53,8 @@ impl Access {
             parts.headers.remove(name);
         }
         match visitor {
-            _ if parts.uri.path() == "/login" => {
+            None if is_open => Ok(Request::from_parts(parts, body)),
+            _ if path == "/login" => {
                 parts.extensions.extend(visitor.map(with_visitor).unwrap_or_default());
                 Ok(Request::from_parts(parts, body))
             }
