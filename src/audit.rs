@@ -91,6 +91,8 @@ pub enum Action {
     Swap,
     Rollback,
     DropGeneration,
+    Pause,
+    Resume,
 }
 
 impl Action {
@@ -108,8 +110,31 @@ impl Action {
             Action::Swap => "swap",
             Action::Rollback => "rollback",
             Action::DropGeneration => "drop-generation",
+            Action::Pause => "pause",
+            Action::Resume => "resume",
         }
     }
+}
+
+tokio::task_local! {
+    /// Who asked for what this task does, where that is not whoever started the process.
+    static ACTOR: String;
+}
+
+/// Does `work` in the name of somebody: `alice (console, 127.0.0.1)`. Entries and runs that it writes say so.
+pub async fn acting_as<T>(actor: String, work: impl Future<Output = T>) -> T {
+    ACTOR.scope(actor, work).await
+}
+
+/// Who acts: in whose name it is done, else the process by user, host and number.
+pub fn actor() -> String {
+    ACTOR
+        .try_with(String::clone)
+        .unwrap_or_else(|_| format!("{} on {}, process {}", os_user(), host_name(), std::process::id()))
+}
+
+fn in_the_name_of() -> Option<String> {
+    ACTOR.try_with(String::clone).ok()
 }
 
 /// What an entry says beside what is the same for all of a process.

@@ -41,11 +41,14 @@ mod list_tables;
 mod man;
 mod named;
 mod output;
+mod pause;
 mod progress;
 mod remove_tables;
 mod reset;
+mod resume;
 mod resync;
 mod rollback;
+mod service;
 mod setup;
 mod signals;
 mod start;
@@ -168,6 +171,8 @@ pub enum Verb {
     Setup(setup::Setup),
     Start(start::Start),
     Stop(stop::Stop),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     Status(status::Status),
     Verify(verify::Verify),
     Resync(resync::Resync),
@@ -253,6 +258,8 @@ impl Verb {
             Verb::Setup(verb) => verb.run(global).await,
             Verb::Start(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Stop(verb) => verb.run(global).await,
+            Verb::Pause(verb) => verb.run(global).await,
+            Verb::Resume(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
             Verb::Verify(verb) => verb.run(global).await,
             Verb::Resync(verb) => verb.run(global).await,

@@ -6,9 +6,11 @@
 //!
 //! Nothing secret is in `Debug`: connection texts and passwords are [`Secret`](crate::secret::Secret)s.
 
+mod effective;
 mod endpoint;
 mod file;
 mod keys;
+mod listener;
 mod preserve;
 mod preset;
 mod redaction;
@@ -27,6 +29,7 @@ use crate::schedule::Schedule;
 use crate::source::redis::mapping::Mapper;
 
 pub use crate::nearest::nearest;
+pub use effective::{Effective, Setting};
 pub use endpoint::{Conninfo, Endpoint, RedisEnd};
 pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
@@ -123,6 +126,10 @@ macro_rules! section {
 
         impl Section for $name {
             const ABOUT: &'static str = concat!($($about, "\n"),+);
+
+            fn values(&self) -> Vec<(&'static str, Option<String>)> {
+                vec![$((stringify!($key).trim_start_matches("r#"), self.$key.toml())),+]
+            }
 
             fn keys() -> Vec<Key> {
                 let default = Self::default();
@@ -624,6 +631,8 @@ impl Shape {
 trait Section {
     const ABOUT: &'static str;
     fn keys() -> Vec<Key>;
+    /// What each key has, as TOML; `None` for what is left out, and for what has keys of its own.
+    fn values(&self) -> Vec<(&'static str, Option<String>)>;
 }
 
 /// A default as TOML.
@@ -638,8 +647,8 @@ shown! {
     bool: |switch| Some(switch.to_string()),
     String: |text| serde_json::to_string(text).ok(),
     Vec<String>: |texts| serde_json::to_string(texts).ok(),
-    Option<String>: |_| None,
-    Option<PathBuf>: |_| None,
+    Option<String>: |text| text.as_ref().and_then(Shown::toml),
+    Option<PathBuf>: |path| path.as_ref().and_then(|path| serde_json::to_string(path).ok()),
     Option<Endpoint>: |_| None,
     Option<Preset>: |_| None,
     BTreeMap<String, String>: |_| None,

@@ -28,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod custody;
+pub mod daemon;
 pub mod demo;
 pub mod digest;
 pub mod error;

@@ -15,6 +15,7 @@ pub mod meter;
 pub mod monitor;
 mod production;
 pub mod queue;
+pub mod record;
 pub mod replay;
 mod report;
 mod reset;
@@ -26,6 +27,7 @@ pub mod spill;
 pub mod statistics;
 mod step;
 mod stop;
+mod storage;
 mod streaming;
 mod subscription;
 
@@ -35,11 +37,12 @@ use crate::archive::manifest::Base;
 use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::fleet::Storage;
 use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
 use crate::status::{
@@ -117,6 +120,7 @@ pub async fn start(
     progress: watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
+    refuse_paused(pipeline).await?;
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => {
             archiving::run(pipeline, until, progress, stop).await
@@ -133,6 +137,14 @@ pub async fn start(
     }
 }
 
+/// A target that cannot be asked is the run's to tell of.
+async fn refuse_paused(pipeline: &Pipeline) -> Result<()> {
+    match Box::pin(record::refuse_paused(pipeline)).await {
+        Err(error) if error.kind() == Kind::Refused => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Puts a base snapshot into the archive that the pipeline writes.
 pub async fn archive_base(pipeline: &Pipeline, progress: watch::Sender<Progress>) -> Result<Base> {
     if pipeline.way() != Way::ToArchive {
@@ -140,6 +152,19 @@ pub async fn archive_base(pipeline: &Pipeline, progress: watch::Sender<Progress>
         return Err(Error::config(what).hint("a base is taken by the pipeline whose target is the archive"));
     }
     archiving::take_base(pipeline, progress).await
+}
+
+/// Who runs the pipeline now. A schedule may be kept by several, and a sync holds a lock of its own.
+pub async fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    if pipeline.way() == Way::ToArchive {
+        return archiving::running(pipeline);
+    }
+    holder::holder(&mut TargetEnd::resolve(pipeline)?.session().await?, &pipeline.name).await
+}
+
+/// What the replica takes, and may take; `None` where it is an archive, or not there yet.
+pub async fn storage(pipeline: &Pipeline, growth: Option<f64>) -> Result<Option<Storage>> {
+    storage::measure(pipeline, growth).await
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.
@@ -199,7 +224,16 @@ pub async fn verify(pipeline: &Pipeline, tables: &[TableName]) -> Result<VerifyR
         let unwatched = watch::channel(Progress::default()).0;
         Box::pin(start(pipeline, Until::Reached(at), unwatched, std::future::pending())).await.map(drop)
     };
-    crate::verify::verify(pipeline, tables, &progress, catch_up).await
+    let report = crate::verify::verify(pipeline, tables, &progress, catch_up).await?;
+    noted(record::verified(pipeline, &report, tables.is_empty()).await);
+    Ok(report)
+}
+
+/// What is only told later of a comparison must not be what it fails with.
+fn noted(kept: Result<()>) {
+    if let Err(error) = kept {
+        tracing::warn!(error = error.chain(), "how the comparison ended is not recorded");
+    }
 }
 
 /// Compares the keys of a source of keys with the rows of the target, in both directions.
@@ -208,7 +242,9 @@ pub async fn verify_keys(pipeline: &Pipeline) -> Result<KeysReport> {
         let what = format!("the source of pipeline \"{}\" has no keys but tables", pipeline.name);
         return Err(Error::config(what).hint("Tables are compared by: pgdiode verify."));
     }
-    keyspace::verify(pipeline).await
+    let report = keyspace::verify(pipeline).await?;
+    noted(record::keys_verified(pipeline, &report).await);
+    Ok(report)
 }
 
 /// Has the tables copied again; of a Redis server every key looked at.
@@ -234,6 +270,21 @@ pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<
         return Err(Error::config(what).hint("name tables: pgdiode resync SCHEMA.TABLE"));
     }
     keyspace::verbs::sync_key(pipeline, database, key).await
+}
+
+/// The key of a Redis server that stands for an id, such as a session's: its database and name.
+pub fn key_of(pipeline: &Pipeline, id: &str) -> Result<(u32, Vec<u8>)> {
+    let key = pipeline.mapper.as_ref().and_then(|mapper| mapper.key_of(id.as_bytes()));
+    key.map(|key| (key.database, key.name.to_vec())).ok_or_else(|| {
+        let what = format!("no keys of pipeline \"{}\" are told apart by one id", pipeline.name);
+        Error::config(what).hint("name the key itself: pgdiode resync --key")
+    })
+}
+
+/// The id that a key stands for, the other way round.
+pub fn id_of(pipeline: &Pipeline, key: &str) -> Option<String> {
+    let id = pipeline.mapper.as_ref()?.id_of(key.as_bytes())?;
+    String::from_utf8(id.to_vec()).ok()
 }
 
 /// The SQL that was run at the source.
@@ -303,7 +354,7 @@ pub async fn reset(pipeline: &Pipeline, reset: Reset, reason: Option<&str>) -> R
 }
 
 /// A session with the database that holds the log.
-async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
+pub(crate) async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     match pipeline.mode {
         Mode::Snapshot => snapshot::audit_session(pipeline).await,
         Mode::Stream | Mode::Subscription if matches!(pipeline.way(), Way::FromArchive | Way::FromRedis) => {

@@ -52,6 +52,7 @@ use crate::status::Progress;
 use crate::status::snapshot::Promoted;
 
 pub use audited::audit_session;
+pub use capacity::{Volume, volume};
 pub use preparation::check;
 pub use presence::stop;
 pub use report::{generations, status};
@@ -76,6 +77,12 @@ pub struct SyncOptions {
     pub due: Option<jiff::Timestamp>,
 }
 
+/// A session with the replica that serves; `None` where there is none yet.
+pub async fn replica_session(pipeline: &Pipeline) -> Result<Option<Session>> {
+    let place = Place::resolve(pipeline)?;
+    place.session_if_there(&place.database).await
+}
+
 /// Makes a fresh copy serve; `None` when `stop` was ready before it did.
 pub async fn sync(
     pipeline: &Pipeline,
@@ -94,6 +101,7 @@ async fn sync_alone(
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Promoted>> {
     let mut stop = std::pin::pin!(stop);
+    crate::pipeline::record::refuse_paused(pipeline).await?;
     let place = Place::resolve(pipeline)?;
     let opened = tokio::select! {
         opened = begin(&place, options) => opened?,

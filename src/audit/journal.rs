@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Action, Entry, append, create_if_missing};
+use super::{Action, Entry, append, create_if_missing, in_the_name_of};
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
@@ -27,9 +27,12 @@ impl Journal {
         pipeline: &Pipeline,
         action: Action,
         reason: Option<&str>,
-        details: Map<String, Value>,
+        mut details: Map<String, Value>,
     ) -> Result<Journal> {
         create_if_missing(session).await?;
+        if let Some(actor) = in_the_name_of() {
+            details.insert("actor".into(), actor.into());
+        }
         let entry = Entry {
             pipeline: pipeline.name.clone(),
             action,

@@ -204,14 +204,14 @@ fn wrapped(words: &str, width: usize) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
     use crate::config::Config;
 
     /// Compares with the committed file; `UPDATE_DOCS=1` renews it.
-    fn golden(name: &str, text: &str) {
+    pub(crate) fn golden(name: &str, text: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -47,12 +47,14 @@ use crate::target::archive::{
     ArchiveTarget, Claimed, Making, Opened, claim, head, identity, look, open, spool_failed,
 };
 
-pub(super) use report::{status, stop};
+pub(super) use report::{running, status, stop};
 
 /// How often the source is asked how far its log reaches.
 const SOURCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the slot is looked at for how much log it holds.
 const SLOT_INTERVAL: Duration = Duration::from_mins(1);
+/// How soon a wish to stop is heard.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(250);
 /// A run that was asked to stop seals what it has within this time, or leaves it to the next one.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,8 +77,28 @@ pub(super) async fn run(
         archive: None,
         streaming: None,
     };
-    let work = run.until_ended();
+    let wish = stop_path(pipeline)?;
+    // One of before was heard by whoever ran it then.
+    let _ = std::fs::remove_file(&wish);
+    let listening = async {
+        while !wish.exists() {
+            tokio::time::sleep(LISTEN_INTERVAL).await;
+        }
+        lifecycle::ask_to_stop(&asked);
+        std::future::pending().await
+    };
+    let work = async {
+        tokio::select! {
+            ended = run.until_ended() => ended,
+            never = listening => never,
+        }
+    };
     lifecycle::watched(work, &meter, progress, &asked, stop).await
+}
+
+/// A file that asks the run to stop; nobody else than its user may make it.
+fn stop_path(pipeline: &Pipeline) -> Result<PathBuf> {
+    Ok(spool_dir(pipeline)?.join("stop"))
 }
 
 /// The lock file of a pipeline that fills an archive.

@@ -109,7 +109,7 @@ impl<C: Clock, W: AsyncFnMut(Timestamp) -> Result<()>> Keeper<'_, C, W> {
         tokio::select! {
             () = self.clock.sleep(duration) => {}
             // Nobody is left who could ask: then the sleep is all there is.
-            stopped = self.stop.wait_for(|stop| *stop) => if stopped.is_err() { self.clock.sleep(duration).await },
+            is_gone = async { self.stop.wait_for(|stop| *stop).await.is_err() } => if is_gone { self.clock.sleep(duration).await },
         }
     }
 

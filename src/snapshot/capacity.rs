@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -95,8 +96,32 @@ async fn stored(server: &mut Session) -> Result<u64> {
     Ok(databases + server.one(log).await?.get::<u64>(0)?)
 }
 
+/// Where the server stores what it has: how much that holds, and what of it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Volume {
+    pub bytes: u64,
+    pub used: u64,
+}
+
+/// The volume of the target's server, where it is on this host or its capacity was stated.
+pub async fn volume(pipeline: &Pipeline, server: &mut Session) -> Result<Option<Volume>> {
+    if pipeline.snapshot.disk_mb > 0 {
+        let used = stored(server).await?;
+        return Ok(Some(Volume { bytes: pipeline.snapshot.disk_mb << 20, used }));
+    }
+    let volume = local_volume(server).await?;
+    Ok(volume.map(|volume| {
+        let bytes = volume.f_blocks.saturating_mul(volume.f_frsize);
+        Volume { bytes, used: bytes.saturating_sub(volume.f_bfree.saturating_mul(volume.f_frsize)) }
+    }))
+}
+
 /// Free on the volume of the data directory; `None` when that is not known to be on this host.
 async fn free_on_volume(server: &mut Session) -> Result<Option<u64>> {
+    Ok(local_volume(server).await?.map(|volume| volume.f_bavail.saturating_mul(volume.f_frsize)))
+}
+
+async fn local_volume(server: &mut Session) -> Result<Option<rustix::fs::StatVfs>> {
     // No row for a user who may not know it.
     let sql = "select setting, (select system_identifier from pg_catalog.pg_control_system())
                  from pg_catalog.pg_settings where name = 'data_directory'";
@@ -107,8 +132,7 @@ async fn free_on_volume(server: &mut Session) -> Result<Option<u64>> {
     if system_identifier(&directory) != Some(identifier.cast_unsigned()) {
         return Ok(None);
     }
-    let volume = rustix::fs::statvfs(&directory).ok();
-    Ok(volume.map(|volume| volume.f_bavail.saturating_mul(volume.f_frsize)))
+    Ok(rustix::fs::statvfs(&directory).ok())
 }
 
 /// Whose data directory it is: `pg_control` begins with it, in the machine's own byte order.

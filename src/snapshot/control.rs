@@ -142,12 +142,7 @@ pub(super) async fn begin(
     verb: &str,
     reason: Option<&str>,
 ) -> Result<i64> {
-    let actor = format!(
-        "{} on {}, process {}",
-        crate::audit::os_user(),
-        crate::lock::host_name(),
-        std::process::id()
-    );
+    let actor = crate::audit::actor();
     let rows = session
         .query_with(
             "insert into pgdiode.run (target, pipeline, verb, actor, reason, source, phase)

@@ -154,7 +154,7 @@ async fn rows(
     made: &Made,
     preserve: &Preserve,
     younger: Younger,
-    is_replaced: &dyn Fn(&str) -> bool,
+    is_replaced: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<Vec<Discarded>> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();

@@ -27,7 +27,7 @@ const ALWAYS: [(HeaderName, &str); 6] = [
 ];
 
 #[derive(Template)]
-#[template(path = "problem.html")]
+#[template(path = "refusal.html")]
 struct ProblemPage<'a> {
     problem: &'a Problem,
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use crate::config::Pipeline;
 use crate::error::{Error, Kind, Result};
 use crate::lock::{self, Holder};
-use crate::pipeline::archiving::{lock_path, open_store, place};
+use crate::pipeline::archiving::{lock_path, open_store, place, stop_path};
 use crate::pipeline::ends::Origin;
 use crate::pipeline::report::slot_status;
 use crate::pipeline::stop::PATIENCE;
@@ -19,14 +18,19 @@ use crate::target::archive::newest;
 
 const POLL: Duration = Duration::from_millis(100);
 
-fn running(holder: Holder) -> RunningOn {
+/// Who runs it, as far as this host knows.
+pub(in crate::pipeline) fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
+    Ok(lock::holder(&lock_path(pipeline)?)?.map(told))
+}
+
+fn told(holder: Holder) -> RunningOn {
     RunningOn { host: holder.host, process_id: holder.pid, since: holder.since }
 }
 
 /// Either side may be down; then the rest is shown, and a note says what is missing.
 pub(in crate::pipeline) async fn status(pipeline: &Pipeline) -> Result<PipelineStatus> {
     let mut notes = Vec::new();
-    let running_on = lock::holder(&lock_path(pipeline)?)?.map(running);
+    let running_on = running(pipeline)?;
     let head = match async { newest(&open_store(pipeline).await?).await }.await {
         Ok(head) => head,
         Err(error) => {
@@ -89,23 +93,26 @@ async fn look(pipeline: &Pipeline, origin: &Origin) -> Result<(Option<SlotState>
 pub(in crate::pipeline) async fn stop(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
     let path = lock_path(pipeline)?;
     let Some(holder) = lock::holder(&path)? else { return Ok(None) };
-    let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.filter(|_| holder.host == lock::host_name()).ok_or_else(|| {
-        Error::new(Kind::Locked, format!("pipeline \"{}\" runs on host {}", pipeline.name, holder.host))
-            .hint("Stop it there: an archive passes no word on.")
+    if holder.host != lock::host_name() {
+        let what = format!("pipeline \"{}\" runs on host {}", pipeline.name, holder.host);
+        return Err(Error::new(Kind::Locked, what).hint("Stop it there: an archive passes no word on."));
+    }
+    let wish = stop_path(pipeline)?;
+    std::fs::write(&wish, "").map_err(|error| {
+        Error::config(format!("cannot write {}", wish.display()))
+            .because(error)
+            .hint("Stop it as the user who started it.")
     })?;
-    kill_process(pid, Signal::TERM)
-        .map_err(|error| Error::unexpected(format!("cannot signal process {}", holder.pid)).because(error))?;
     let deadline = Instant::now() + PATIENCE;
     while let Some(still) = lock::holder(&path)? {
         if still.pid != holder.pid {
             break;
         }
         if Instant::now() > deadline {
-            let what = format!("process {} was asked to stop and still runs", holder.pid);
+            let what = format!("process {} was asked to stop and still runs it", holder.pid);
             return Err(Error::new(Kind::Locked, what).hint("Ending it (kill -9 too) loses nothing."));
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Some(running(holder)))
+    Ok(Some(told(holder)))
 }

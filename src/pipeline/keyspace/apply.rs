@@ -103,7 +103,8 @@ impl<'a> Work<'a> {
         wishes: &Wishes,
     ) -> Result<StopReason> {
         loop {
-            if let Some(reason) = *asked.borrow() {
+            let is_asked = *asked.borrow();
+            if let Some(reason) = is_asked {
                 self.store_idle(Duration::ZERO).await?;
                 return Ok(reason);
             }
