@@ -2,6 +2,7 @@
 //!
 //! A small router stands for console and API. Its `POST /act` counts: what was refused must not have been counted.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use axum::extract::{Form, Request as AxumRequest};
 use axum::response::IntoResponse as _;
+use axum::response::sse::{Event, Sse};
 use axum::routing::{get as on_get, post as on_post};
 use axum::{Json, Router};
 use pgdiode::config::ServerOptions;
@@ -18,6 +20,9 @@ use pgdiode::error::Error;
 use pgdiode::http::access::{Access, By, Clock, Right, Visitor};
 use pgdiode::http::problem::Problem;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+
+use crate::harness::PATIENCE;
 
 use super::client::{Answer, Request, get, post, request};
 
@@ -28,6 +33,7 @@ struct Door {
     address: SocketAddr,
     clock: Clock,
     acted: Arc<AtomicUsize>,
+    told: broadcast::Sender<()>,
     files: tempfile::TempDir,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -70,12 +76,13 @@ impl Door {
         let clock = Clock::default();
         let access = Access::open_at(&options, clock.clone()).unwrap();
         let acted = Arc::new(AtomicUsize::new(0));
-        let router = access.layer(pages(&acted).merge(access.router()));
+        let told = broadcast::channel(8).0;
+        let router = access.layer(pages(&acted, &told).merge(access.router()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
-        Door { address, clock, acted, files, serving }
+        Door { address, clock, acted, told, files, serving }
     }
 
     async fn send(&self, request: Request) -> Answer {
@@ -85,6 +92,15 @@ impl Door {
     /// Its own pages' origin.
     fn origin(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Until so many listen to events.
+    async fn until_heard_by(&self, listeners: usize) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.told.receiver_count() < listeners {
+            assert!(tokio::time::Instant::now() < deadline, "nobody listens");
+            tokio::task::yield_now().await;
+        }
     }
 
     fn acted(&self) -> usize {
@@ -122,15 +138,27 @@ impl Session {
     }
 }
 
-fn pages(acted: &Arc<AtomicUsize>) -> Router {
-    let counted = |visitor: Visitor, acted: Arc<AtomicUsize>| async move {
+fn pages(acted: &Arc<AtomicUsize>, told: &broadcast::Sender<()>) -> Router {
+    let counted = |visitor: Visitor, acted: Arc<AtomicUsize>, told: broadcast::Sender<()>| async move {
         visitor.must(Right::Act)?;
         acted.fetch_add(1, Ordering::Relaxed);
+        let _ = told.send(());
         Ok::<_, Problem>(visitor.actor())
     };
     let act = {
-        let acted = acted.clone();
-        move |visitor: Visitor| counted(visitor, acted)
+        let (acted, told) = (acted.clone(), told.clone());
+        move |visitor: Visitor| counted(visitor, acted, told)
+    };
+    let told = told.clone();
+    let events = async move || {
+        let mut told = told.subscribe();
+        let events = async_stream::stream! {
+            for _ in 0..2 {
+                let _ = told.recv().await;
+                yield Ok::<_, Infallible>(Event::default().data("acted"));
+            }
+        };
+        Sse::new(events)
     };
     Router::new()
         .route("/", on_get(async || "overview"))
@@ -145,6 +173,7 @@ fn pages(acted: &Arc<AtomicUsize>) -> Router {
             on_get(async |request: AxumRequest| format!("{:?}", request.headers().get("x-user"))),
         )
         .route("/locked", on_get(async || Problem::from(Error::refused("the <main> door")).into_response()))
+        .route("/events", on_get(events))
         .route("/metrics", on_get(async || "metrics"))
         .route("/livez", on_get(async || "alive"))
         .route("/assets/console.css", on_get(async || "body {}"))
@@ -392,6 +421,8 @@ mod sessions {
         // A page that keeps itself fresh is nobody.
         let stream = session.of(get("/whoami")).header("Accept", "text/event-stream");
         assert_eq!(door.send(stream).await.status, 200);
+        let fragment = session.of(get("/whoami")).header("X-Fragment", "live");
+        assert_eq!(door.send(fragment).await.status, 200);
         minutes(1);
         assert_eq!(door.send(session.of(get("/whoami"))).await.status, 401);
         assert_eq!(door.send(session.of(get("/").browser())).await.header("location"), "/login");
@@ -419,6 +450,32 @@ mod sessions {
         // A password that was remembered as right is forgotten with its hash.
         std::fs::write(door.files.path().join("users"), user("carol", PASSWORD)).unwrap();
         assert_eq!(door.send(get("/whoami").header("Authorization", &alice)).await.status, 401);
+    }
+
+    /// A page that stays open hears nothing more.
+    #[tokio::test]
+    async fn events_end_with_the_session_that_asked_for_them() {
+        let door = Door::with_users(ServerOptions::default()).await;
+        let (alice, bob) = (door.sign_in("alice").await, door.sign_in("bob").await);
+        let carol = door.sign_in("carol").await;
+        let listening = [&alice, &bob, &carol].map(|session| {
+            let (events, address) = (session.of(get("/events")), door.address);
+            tokio::spawn(async move { events.send(address).await })
+        });
+        door.until_heard_by(3).await;
+        let out = bob.of(post("/logout")).header("X-CSRF-Token", &bob.csrf);
+        assert_eq!(door.send(out).await.status, 303);
+        let users = std::fs::read_to_string(door.files.path().join("users")).unwrap();
+        let without_carol = users.lines().filter(|line| !line.starts_with("carol")).collect::<Vec<_>>();
+        std::fs::write(door.files.path().join("users"), without_carol.join("\n")).unwrap();
+        // Each tells one event, and after two of them they end.
+        for _ in 0..2 {
+            assert_eq!(door.send(alice.act()).await.status, 200);
+        }
+        for (listener, heard) in listening.into_iter().zip([2, 0, 0]) {
+            let told = tokio::time::timeout(PATIENCE, listener).await.expect("it ends").unwrap();
+            assert_eq!((told.status, told.body.matches("acted").count()), (200, heard), "{told:?}");
+        }
     }
 
     #[tokio::test]
