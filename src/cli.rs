@@ -55,6 +55,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod token;
 mod verify;
 
 use std::path::PathBuf;
@@ -185,6 +186,8 @@ pub enum Verb {
     Sync(sync::Sync),
     Generations(generations::Generations),
     Rollback(rollback::Rollback),
+    Token(token::Token),
+    Password(token::Password),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -235,6 +238,8 @@ impl Cli {
         let verb = match verb {
             Verb::Start(start) => return Box::pin(start.run(&self.global)).await,
             Verb::Sync(sync) => return Box::pin(sync.run(&self.global)).await,
+            // It waits for somebody who types, and a signal ends it there.
+            Verb::Password(password) => return password.run(&self.global).map(|()| Outcome::Done),
             verb => verb,
         };
         let mut signals = signals::Signals::listen()?;
@@ -268,6 +273,8 @@ impl Verb {
             Verb::Sync(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Generations(verb) => verb.run(global).await,
             Verb::Rollback(verb) => verb.run(global).await,
+            Verb::Token(verb) => verb.run(global),
+            Verb::Password(verb) => verb.run(global),
             Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

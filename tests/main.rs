@@ -12,6 +12,7 @@ mod cli;
 mod daemon;
 mod demo;
 mod harness_works;
+mod http;
 mod keyspace;
 mod metrics;
 mod packaging;
