@@ -52,6 +52,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+pub mod top;
 mod verify;
 
 use std::path::PathBuf;
@@ -168,6 +169,7 @@ pub enum Verb {
     Start(start::Start),
     Stop(stop::Stop),
     Status(status::Status),
+    Top(top::Top),
     Verify(verify::Verify),
     Resync(resync::Resync),
     AddTables(add_tables::AddTables),
@@ -249,6 +251,7 @@ impl Verb {
             Verb::Start(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Stop(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
+            Verb::Top(verb) => Box::pin(verb.run(global)).await,
             Verb::Verify(verb) => verb.run(global).await,
             Verb::Resync(verb) => verb.run(global).await,
             Verb::AddTables(verb) => verb.run(global).await,
