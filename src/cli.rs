@@ -41,11 +41,14 @@ mod list_tables;
 mod man;
 mod named;
 mod output;
+mod pause;
 mod progress;
 mod remove_tables;
 mod reset;
+mod resume;
 mod resync;
 mod rollback;
+mod service;
 mod setup;
 mod signals;
 mod start;
@@ -168,6 +171,8 @@ pub enum Verb {
     Setup(setup::Setup),
     Start(start::Start),
     Stop(stop::Stop),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     Status(status::Status),
     Top(top::Top),
     Verify(verify::Verify),
@@ -250,6 +255,8 @@ impl Verb {
             Verb::Setup(verb) => verb.run(global).await,
             Verb::Start(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Stop(verb) => verb.run(global).await,
+            Verb::Pause(verb) => verb.run(global).await,
+            Verb::Resume(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
             Verb::Top(verb) => Box::pin(verb.run(global)).await,
             Verb::Verify(verb) => verb.run(global).await,

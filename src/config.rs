@@ -6,9 +6,11 @@
 //!
 //! Nothing secret is in `Debug`: connection texts and passwords are [`Secret`](crate::secret::Secret)s.
 
+mod effective;
 mod endpoint;
 mod file;
 mod keys;
+mod listener;
 mod preserve;
 mod preset;
 mod redaction;
@@ -27,10 +29,12 @@ use crate::schedule::Schedule;
 use crate::source::redis::mapping::Mapper;
 
 pub use crate::nearest::nearest;
+pub use effective::{Effective, Setting};
 pub use endpoint::{Conninfo, Endpoint, RedisEnd};
 pub use preserve::Preserve;
 pub use redaction::{Emptied, Mask, Masking, Redaction};
 pub use redis::{KeyOptions, Live, RedisOptions, RedisPreset};
+pub use server::{PublicUrl, ServerOptions};
 pub use state::state_directory;
 pub use tables::{Pattern, Tables, written};
 
@@ -42,6 +46,8 @@ pub struct Config {
     /// In the order of their names.
     pub pipelines: Vec<Pipeline>,
     pub log: Log,
+    /// The HTTP door; `None` where it stays shut.
+    pub server: Option<ServerOptions>,
 }
 
 /// One source, one target and a mode.
@@ -121,6 +127,10 @@ macro_rules! section {
         impl Section for $name {
             const ABOUT: &'static str = concat!($($about, "\n"),+);
 
+            fn values(&self) -> Vec<(&'static str, Option<String>)> {
+                vec![$((stringify!($key).trim_start_matches("r#"), self.$key.toml())),+]
+            }
+
             fn keys() -> Vec<Key> {
                 let default = Self::default();
                 vec![$(Key {
@@ -148,6 +158,7 @@ macro_rules! shown {
 
 // Below the macros that they use.
 mod redis;
+mod server;
 mod syncdata;
 
 choice! {
@@ -564,6 +575,8 @@ section! {
         log: Log = Log::default(), Shape::of::<Log>();
         /// The audit log.
         audit: Audit = Audit::default(), Shape::of::<Audit>();
+        /// The HTTP door: console, API and metrics.
+        server: Option<ServerOptions> = None, Shape::of::<ServerOptions>();
         /// The `pg_dump` that prints the source's schema; it must not be older than the source. Left out: the newest
         /// that is found on `PATH` and in the usual places.
         pg_dump: Option<PathBuf> = None, Shape::Path, r#""/usr/lib/postgresql/17/bin/pg_dump""#;
@@ -618,6 +631,8 @@ impl Shape {
 trait Section {
     const ABOUT: &'static str;
     fn keys() -> Vec<Key>;
+    /// What each key has, as TOML; `None` for what is left out, and for what has keys of its own.
+    fn values(&self) -> Vec<(&'static str, Option<String>)>;
 }
 
 /// A default as TOML.
@@ -632,8 +647,8 @@ shown! {
     bool: |switch| Some(switch.to_string()),
     String: |text| serde_json::to_string(text).ok(),
     Vec<String>: |texts| serde_json::to_string(texts).ok(),
-    Option<String>: |_| None,
-    Option<PathBuf>: |_| None,
+    Option<String>: |text| text.as_ref().and_then(Shown::toml),
+    Option<PathBuf>: |path| path.as_ref().and_then(|path| serde_json::to_string(path).ok()),
     Option<Endpoint>: |_| None,
     Option<Preset>: |_| None,
     BTreeMap<String, String>: |_| None,
@@ -765,6 +780,9 @@ impl Config {
         for pipeline in &mut self.pipelines {
             pipeline.anchor(directory);
         }
+        if let Some(server) = &mut self.server {
+            server.anchor(directory);
+        }
         self
     }
 
@@ -854,7 +872,10 @@ impl Config {
             }
             pipelines.push(pipeline);
         }
-        Ok(Config { file: None, pipelines, log: document.log })
+        if let Some(server) = &document.server {
+            server.check(place)?;
+        }
+        Ok(Config { file: None, pipelines, log: document.log, server: document.server })
     }
 
     /// The pipeline called `name`, or the only one.

@@ -1,6 +1,24 @@
 //! Who may come in through the HTTP door: the files of users and of machine tokens, and what a role may do.
 //!
-//! Both files hold hashes alone. `pgdiode password` and `pgdiode token` make their lines.
+//! Both files hold hashes alone. `pgdiode password` and `pgdiode token` make their lines. They are read again when they
+//! have changed ([`Kept`]), so that whoever is taken out of them is out at once.
+
+mod file;
+mod tokens;
+mod users;
+
+pub use file::Kept;
+pub use tokens::{Grant, TOKEN_PREFIX, Token, Tokens};
+pub use users::{Password, Users};
+
+/// The longest name of a user or of a token.
+const NAME_CHARACTERS_MAX: usize = 64;
+
+/// Whether a text can name somebody: what stands in logs, headers and files without being quoted.
+pub fn is_name(text: &str) -> bool {
+    let plain = |character: char| character.is_alphanumeric() || "._@+-".contains(character);
+    !text.is_empty() && text.chars().count() <= NAME_CHARACTERS_MAX && text.chars().all(plain)
+}
 
 /// What somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]

@@ -17,21 +17,25 @@ mod alone;
 mod judgement;
 mod keeper;
 mod member;
+mod orders;
 mod runs;
 pub mod sampling;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Effective, Pipeline};
 use crate::error::{Error, Result};
+use crate::schedule::utc;
 use crate::status::fleet::{Fleet, Instance};
 use member::{Member, Wish};
 
 pub use alone::on_its_own;
+pub use orders::{Answer, Order, Orderer};
 pub use runs::{Asked, Begun, Runs, Scope};
 
 /// How often those who watch are told, at most.
@@ -45,7 +49,12 @@ const END_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Daemon(Arc<Shared>);
 
+/// Reads the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
+
 struct Shared {
+    config: Mutex<Arc<Config>>,
+    reread: Reread,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
     runs: Runs,
     fleet: watch::Sender<Arc<Fleet>>,
@@ -58,13 +67,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A moment as text, RFC 3339 to the second.
-fn told(at: jiff::Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
+/// This moment, RFC 3339 to the second.
 fn now() -> String {
-    told(jiff::Timestamp::now())
+    utc(jiff::Timestamp::now())
 }
 
 /// What a reloaded configuration changed, by the names of pipelines.
@@ -77,16 +82,16 @@ pub struct Reloaded {
 
 impl Daemon {
     /// Runs all pipelines.
-    pub fn start(config: &Config) -> Daemon {
-        Daemon::new(config, true)
+    pub fn start(config: Config, reread: Reread) -> Daemon {
+        Daemon::new(config, reread, true)
     }
 
     /// Looks at all pipelines and runs none.
-    pub fn observe(config: &Config) -> Daemon {
-        Daemon::new(config, false)
+    pub fn observe(config: Config, reread: Reread) -> Daemon {
+        Daemon::new(config, reread, false)
     }
 
-    fn new(config: &Config, keeps: bool) -> Daemon {
+    fn new(config: Config, reread: Reread, keeps: bool) -> Daemon {
         let instance = Instance {
             host: crate::lock::host_name(),
             process_id: std::process::id(),
@@ -96,7 +101,10 @@ impl Daemon {
             configured_at: now(),
         };
         let fleet = watch::Sender::new(Arc::new(Fleet { instance: instance.clone(), pipelines: Vec::new() }));
+        let config = Arc::new(config);
         let shared = Shared {
+            config: Mutex::new(Arc::clone(&config)),
+            reread,
             members: Mutex::default(),
             runs: Runs::default(),
             fleet,
@@ -118,24 +126,29 @@ impl Daemon {
         locked(&self.0.members).insert(pipeline.name.clone(), Arc::clone(&member));
         tokio::spawn(sampling::sample(Arc::clone(&member), count));
         if self.0.keeps {
-            let name = pipeline.name.clone();
-            tokio::spawn(async move {
-                while alone::alone(&name, {
-                    let member = Arc::clone(&member);
-                    move || keeper::keep(member)
-                })
-                .await
-                .is_err()
-                {
-                    tracing::error!(pipeline = name, "its keeper has panicked, and begins again");
-                    tokio::time::sleep(PANIC_PAUSE).await;
-                }
-            });
+            tokio::spawn(keep(member));
         }
     }
 
-    /// Takes another configuration: pipelines that it does not change go on undisturbed.
-    pub async fn reload(&self, config: &Config) -> Reloaded {
+    /// What counts now, after every default.
+    pub fn configuration(&self) -> Vec<Effective> {
+        locked(&self.0.config).effective()
+    }
+
+    /// The file that it came from; `None` where it came from the environment.
+    pub fn configured_by(&self) -> Option<PathBuf> {
+        locked(&self.0.config).file.clone()
+    }
+
+    /// Reads the configuration again: pipelines that it does not change go on undisturbed. One that is wrong changes
+    /// nothing.
+    pub async fn reload(&self) -> Result<Reloaded> {
+        let config = Arc::new((self.0.reread)()?);
+        *locked(&self.0.config) = Arc::clone(&config);
+        Ok(self.takes(&config).await)
+    }
+
+    async fn takes(&self, config: &Config) -> Reloaded {
         let mut reloaded = Reloaded::default();
         let wanted: BTreeMap<&str, &Pipeline> =
             config.pipelines.iter().map(|pipeline| (pipeline.name.as_str(), pipeline)).collect();
@@ -266,5 +279,17 @@ async fn end(members: &[Arc<Member>]) {
     }
     for member in members {
         member.until_idle(END_MAX).await;
+    }
+}
+
+/// Keeps it on a thread of its own, and again after a panic.
+async fn keep(member: Arc<Member>) {
+    loop {
+        let kept = Arc::clone(&member);
+        if alone::alone(&member.pipeline.name, move || keeper::keep(kept)).await.is_ok() {
+            return;
+        }
+        tracing::error!(pipeline = member.pipeline.name, "its keeper has panicked, and begins again");
+        tokio::time::sleep(PANIC_PAUSE).await;
     }
 }

@@ -1,6 +1,19 @@
-//! The door for browsers, programs and Prometheus.
+//! The door for browsers, programs and Prometheus: a console, a REST API and metrics, all of one [`Fleet`].
+//!
+//! ```text
+//! request -> server.rs: TLS, limits -> access: who is it, may they -> api/ | pages.rs + console/ | metrics
+//!                                                                        \_____ daemon: Fleet, orders ____/
+//! ```
+//!
+//! [`Fleet`]: crate::status::fleet::Fleet
 
 pub mod access;
+pub mod api;
 pub mod console;
+mod entrance;
 pub mod metrics;
+mod pages;
 pub mod problem;
+pub mod server;
+
+pub use entrance::Entrance;

@@ -37,7 +37,7 @@ use crate::archive::manifest::Base;
 use crate::audit;
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
@@ -120,6 +120,7 @@ pub async fn start(
     progress: watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped> {
+    refuse_paused(pipeline).await?;
     match pipeline.mode {
         Mode::Stream if pipeline.way() == Way::ToArchive => {
             archiving::run(pipeline, until, progress, stop).await
@@ -133,6 +134,14 @@ pub async fn start(
         Mode::Stream => run::run(pipeline, until, progress, stop).await,
         Mode::Subscription => subscription::start(pipeline, until, progress, stop).await,
         Mode::Snapshot => snapshot::keep_schedule(pipeline, &progress, stop).await,
+    }
+}
+
+/// A target that cannot be asked is the run's to tell of.
+async fn refuse_paused(pipeline: &Pipeline) -> Result<()> {
+    match Box::pin(record::refuse_paused(pipeline)).await {
+        Err(error) if error.kind() == Kind::Refused => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -261,6 +270,21 @@ pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<
         return Err(Error::config(what).hint("name tables: pgdiode resync SCHEMA.TABLE"));
     }
     keyspace::verbs::sync_key(pipeline, database, key).await
+}
+
+/// The key of a Redis server that stands for an id, such as a session's: its database and name.
+pub fn key_of(pipeline: &Pipeline, id: &str) -> Result<(u32, Vec<u8>)> {
+    let key = pipeline.mapper.as_ref().and_then(|mapper| mapper.key_of(id.as_bytes()));
+    key.map(|key| (key.database, key.name.to_vec())).ok_or_else(|| {
+        let what = format!("no keys of pipeline \"{}\" are told apart by one id", pipeline.name);
+        Error::config(what).hint("name the key itself: pgdiode resync --key")
+    })
+}
+
+/// The id that a key stands for, the other way round.
+pub fn id_of(pipeline: &Pipeline, key: &str) -> Option<String> {
+    let id = pipeline.mapper.as_ref()?.id_of(key.as_bytes())?;
+    String::from_utf8(id.to_vec()).ok()
 }
 
 /// The SQL that was run at the source.

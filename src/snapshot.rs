@@ -101,6 +101,7 @@ async fn sync_alone(
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Promoted>> {
     let mut stop = std::pin::pin!(stop);
+    crate::pipeline::record::refuse_paused(pipeline).await?;
     let place = Place::resolve(pipeline)?;
     let opened = tokio::select! {
         opened = begin(&place, options) => opened?,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::signals::{Signal, Signals};
-use super::{Global, Outcome, detach, output, progress};
-use crate::config::Mode;
+use super::{Global, Outcome, detach, output, progress, service};
+use crate::config::{Mode, ServerOptions};
 use crate::error::{Error, Result};
 use crate::pipeline;
 use crate::position::Lsn;
@@ -20,6 +20,11 @@ use crate::status::{Progress, Stopped, Until};
 /// trying again cannot help ends the pipeline.
 ///
 /// With an archive as the source the first start fills the tables from its newest base, then applies its change files.
+///
+/// With several pipelines, or a section [server] in the configuration, it runs all of them until a signal ends it: each
+/// on its own, so that one that fails or is away keeps no other from running, and tries again by itself. With [server] or
+/// --listen it opens a door for browsers, programs and Prometheus. Two of them on two hosts are fine: the second one
+/// stands by. --pipeline runs one pipeline and no door.
 ///
 /// With mode = "snapshot" it syncs at each time of snapshot.schedule instead, as `pgdiode sync` would, until it is
 /// stopped; a sync that fails is logged, and the next one comes at the next time.
@@ -34,8 +39,10 @@ Examples:
   pgdiode start --detach                 in the background
   pgdiode start --once-caught-up         then end, for a scheduled run
   pgdiode start --until-lsn 16/B374D848
+  pgdiode start --listen 127.0.0.1:8000  all pipelines, and the console
 
-The first SIGINT or SIGTERM ends it after the last commit is confirmed, a second one at once; neither loses anything.
+The first SIGINT or SIGTERM ends it after the last commit is confirmed, a second one at once; neither loses anything. \
+SIGHUP has the daemon read its configuration again: pipelines that it does not change go on undisturbed.
 
 ",
     exit_statuses!()
@@ -53,6 +60,9 @@ pub struct Start {
     /// End when the target holds everything up to this position
     #[arg(long, value_name = "LSN", conflicts_with = "once_caught_up", value_parser = lsn)]
     until_lsn: Option<Lsn>,
+    /// Open the door, console, API and metrics, at this address, whatever the configuration says
+    #[arg(long, value_name = "ADDRESS:PORT", env = "PGDIODE_LISTEN", hide_env_values = true)]
+    listen: Option<String>,
     /// Seconds between two lines of progress, where no terminal shows it
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     progress_seconds: u64,
@@ -64,7 +74,24 @@ fn lsn(text: &str) -> Result<Lsn, String> {
 
 impl Start {
     pub(super) async fn run(self, global: &Global) -> Result<Outcome> {
-        let pipeline = global.pipeline()?;
+        let config = global.config()?;
+        let server = match &self.listen {
+            Some(address) => {
+                Some(ServerOptions { listen: address.clone(), ..config.server.clone().unwrap_or_default() })
+            }
+            None => config.server.clone(),
+        };
+        let is_for_one = self.detach || self.once_caught_up || self.until_lsn.is_some();
+        if !is_for_one && service::is_meant(global, &config, server.as_ref()) {
+            return Box::pin(service::run(global, config, server)).await;
+        }
+        if self.listen.is_some() {
+            return Err(Error::config(
+                "--listen opens the door of all pipelines, and one alone is to be run",
+            )
+            .hint("leave --pipeline, --detach, --once-caught-up and --until-lsn out"));
+        }
+        let pipeline = config.pipeline(global.pipeline.as_deref())?.clone();
         pipeline::refuse_start(&pipeline)?;
         let is_snapshot = pipeline.mode == Mode::Snapshot;
         if is_snapshot && (self.once_caught_up || self.until_lsn.is_some()) {

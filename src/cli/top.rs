@@ -60,7 +60,10 @@ impl Top {
             config.pipelines = vec![one];
         }
         let count = config.pipelines.len();
-        let daemon = Daemon::observe(&config);
+        let daemon = Daemon::observe(
+            config,
+            Box::new(|| Err(Error::unexpected("pgdiode top reads its configuration once"))),
+        );
         if self.once || global.json || !io::stdout().is_terminal() {
             let fleet = answered(daemon.fleet(), count).await;
             return if global.json {

@@ -76,6 +76,21 @@ impl Endpoint {
         Ok(Conninfo { text: self.text.clone(), parameters })
     }
 
+    /// That there is a password, and where it comes from; `None` where none is configured.
+    pub(super) fn password_origin(&self) -> Option<String> {
+        if let Some(path) = &self.password_file {
+            return Some(format!("set, in {}", path.display()));
+        }
+        if let Some(name) = &self.password_env {
+            let is_set = std::env::var_os(name).is_some();
+            return Some(format!("{}, in the variable {name}", if is_set { "set" } else { "unset" }));
+        }
+        let text = self.text.as_ref().map_or("", |text| text.reveal());
+        let in_uri = text.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+        let in_text = in_uri.is_some_and(|(user, _)| user.contains(':')) || text.contains("password=");
+        (in_text || self.parameters.contains_key("password")).then(|| "set, in the configuration".into())
+    }
+
     /// Whether this is an archive and no database: `sftp://`, `s3://`, `file://`, an absolute path, or key `archive`.
     pub fn is_archive(&self) -> bool {
         self.archive_text().is_some()

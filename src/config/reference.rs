@@ -6,6 +6,9 @@ use super::{Document, Key, PipelineKeys, Section, Shape, endpoint};
 /// Columns of the sample's comments.
 const WIDTH: usize = 100;
 
+/// Sections that mean something by being there alone: the sample leaves them out.
+const OFF: &[&str] = &["server"];
+
 /// What `pgdiode init` writes: every key, with its default or an example, explained.
 pub fn sample() -> String {
     let mut text = String::from(
@@ -45,7 +48,8 @@ fn sample_keys(text: &mut String, keys: &[Key], section: &str) {
 
 fn sample_section(text: &mut String, name: &str, keys: &[Key], about: &str) {
     comment(text, about);
-    line(text, &format!("[{name}]"));
+    let mark = if OFF.contains(&name) { "# " } else { "" };
+    line(text, &format!("{mark}[{name}]"));
     sample_keys(text, keys, name);
 }
 
@@ -240,13 +244,14 @@ pub(crate) mod tests {
         let set: String = text
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                Some(key) if key.contains(" = ") || key.starts_with('[') => format!("{key}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
         let config = Config::parse(Path::new("sample.toml"), &set).unwrap();
         assert_eq!(config.pipelines[0].slot, "pgdiode_main");
         assert!(set.matches("\nsplit_mb = 256\n").count() == 1);
+        assert!(config.server.is_some());
     }
 
     #[test]

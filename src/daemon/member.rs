@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::runs::Runs;
-use super::{judgement, locked, now, told};
+use super::{judgement, locked, now};
 use crate::config::Pipeline;
 use crate::error::Error;
 use crate::pipeline::ends::TargetEnd;
+use crate::schedule::utc;
 use crate::status::Progress;
 use crate::status::fleet::{Duty, Health, Overview, Pause, Problem, Sample, State, Storage, Verification};
 
@@ -35,6 +36,8 @@ pub(super) struct Member {
     pub(super) nudge: Notify,
     /// The sampler asks at once.
     pub(super) look: Notify,
+    /// It measures at once, too.
+    pub(super) measure: Notify,
     known: Mutex<Known>,
     duty: watch::Sender<Duty>,
     paused: watch::Sender<Option<Pause>>,
@@ -65,6 +68,7 @@ impl Member {
             wish: watch::Sender::new(Wish::Run),
             nudge: Notify::new(),
             look: Notify::new(),
+            measure: Notify::new(),
             known: Mutex::default(),
             duty: watch::Sender::new(Duty::Idle),
             paused: watch::Sender::new(None),
@@ -225,7 +229,7 @@ impl Known {
 }
 
 fn problem(error: &Error, retry_in: Option<Duration>) -> Problem {
-    let retry_at = retry_in.and_then(|wait| jiff::Timestamp::now().checked_add(wait).ok()).map(told);
+    let retry_at = retry_in.and_then(|wait| jiff::Timestamp::now().checked_add(wait).ok()).map(utc);
     Problem {
         what: error.chain(),
         hint: error.hint_text().map(str::to_owned),

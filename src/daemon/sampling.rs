@@ -47,6 +47,7 @@ pub(super) async fn sample(member: Arc<Member>, count: usize) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = member.look.notified() => {}
+            () = member.measure.notified() => turn = 0,
             () = ended(&mut wishes) => {}
         }
     }

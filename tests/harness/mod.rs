@@ -17,6 +17,7 @@ mod authority;
 mod cluster;
 mod fixtures;
 pub mod ground;
+pub mod http;
 mod pipeline;
 mod proxy;
 mod redis;

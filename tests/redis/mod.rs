@@ -8,7 +8,7 @@ mod failover;
 mod harness_works;
 mod live_modes;
 mod naive_listener;
-mod sessions;
+pub mod sessions;
 mod transport;
 mod verbs;
 mod verify;

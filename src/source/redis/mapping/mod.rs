@@ -90,6 +90,18 @@ impl Mapper {
         tables.flat_map(|table| &table.columns).any(|column| column.from.contains(&Origin::ExpiresAt))
     }
 
+    /// The key that stands for an id, by the first mapping whose keys have just one: `session:4711` for `4711`.
+    pub fn key_of(&self, id: &[u8]) -> Option<Key> {
+        let name = self.keys.iter().find_map(|key| key.pattern.filled(id))?;
+        Some(Key { database: *self.databases.first()?, name: name.into() })
+    }
+
+    /// The id that a key stands for, by that same mapping.
+    pub fn id_of<'k>(&self, name: &'k [u8]) -> Option<&'k [u8]> {
+        let mapping = self.keys.iter().find(|key| key.pattern.filled(b"x").is_some())?;
+        mapping.pattern.captured(name)?.first().copied()
+    }
+
     pub fn matches(&self, key: &Key) -> bool {
         self.plans(key).next().is_some()
     }

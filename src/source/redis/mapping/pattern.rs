@@ -112,6 +112,18 @@ impl Pattern {
         rest.is_empty().then_some(captured)
     }
 
+    /// The key whose only capture holds this; `None` where there are more of them, or parts in none.
+    pub(super) fn filled(&self, capture: &[u8]) -> Option<Vec<u8>> {
+        if self.captures.len() != 1 || self.has_any() || capture.is_empty() {
+            return None;
+        }
+        let part = |part: &Part| match part {
+            Part::Literal(literal) => literal.clone(),
+            Part::Capture | Part::Any => capture.to_vec(),
+        };
+        Some(self.parts.iter().flat_map(part).collect())
+    }
+
     /// As Redis' `SCAN` and `KEYS` understand patterns; takes in all that match, and perhaps keys with empty captures.
     pub(super) fn glob(&self) -> Vec<u8> {
         let mut glob = Vec::new();

@@ -1,0 +1,72 @@
+//! `/openapi.json`: what the API takes and answers, made from the handlers themselves.
+
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+
+use super::{audit, events, pipelines, runs, seeds};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "pgdiode",
+        description = "Moves data one way, provably intact, into a PostgreSQL you own. What goes wrong is answered as \
+                       problem details (RFC 9457) with the hint that the command line gives. What takes a while is \
+                       answered with 202 and the address of its run."
+    ),
+    paths(
+        pipelines::fleet,
+        pipelines::list,
+        pipelines::show,
+        pipelines::tables,
+        pipelines::samples,
+        pipelines::check,
+        pipelines::generations,
+        pipelines::sync,
+        pipelines::verify,
+        pipelines::resync,
+        pipelines::rollback,
+        pipelines::pause,
+        pipelines::resume,
+        pipelines::configuration,
+        pipelines::reload,
+        runs::list,
+        runs::show,
+        runs::cancel,
+        events::of_fleet,
+        events::of_run,
+        audit::list,
+        audit::verify,
+        audit::export,
+        seeds::manual,
+        seeds::status,
+        seeds::session,
+        seeds::compare,
+    ),
+    tags(
+        (name = "pipelines", description = "How pipelines do"),
+        (name = "orders", description = "What is to be done with a pipeline"),
+        (name = "runs", description = "What was asked for and takes a while"),
+        (name = "sync", description = "Routes that other programs know already"),
+        (name = "audit", description = "Who had what done"),
+        (name = "events", description = "Server-sent events"),
+        (name = "daemon", description = "The process that answers"),
+    )
+)]
+struct Described;
+
+/// The whole description.
+pub fn document() -> Document {
+    let mut document = Described::openapi();
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in [("token", HttpAuthScheme::Bearer), ("password", HttpAuthScheme::Basic)] {
+        let scheme = SecurityScheme::Http(Http::new(scheme));
+        components.security_schemes.insert(name.into(), scheme.into());
+    }
+    document
+}
+
+pub(super) async fn show() -> Json<Document> {
+    Json(document())
+}

@@ -1,0 +1,86 @@
+//! What was asked for and takes a while.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::{Body, Query, Why, reason};
+use crate::http::access::{Right, Visitor};
+use crate::http::problem::Problem;
+use crate::http::server::Door;
+use crate::status::fleet::Run;
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    pipeline: Option<String>,
+}
+
+/// What was asked for lately, the newest first
+#[utoipa::path(get, path = "/api/v1/runs", tag = "runs", params(Filter),
+    responses((status = 200, body = Vec<Object>), (status = 400, body = crate::http::problem::Details)))]
+pub(super) async fn list(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Query(filter): Query<Filter>,
+) -> Json<Vec<Run>> {
+    let mut runs = door.daemon.runs().list(filter.pipeline.as_deref());
+    runs.retain(|run| visitor.sees(&run.pipeline));
+    Json(runs)
+}
+
+/// A run the visitor may see.
+pub(in crate::http) fn seen(door: &Door, visitor: &Visitor, id: &str) -> Result<Run, Problem> {
+    let run = door.daemon.runs().run(id).filter(|run| visitor.sees(&run.pipeline));
+    run.ok_or_else(|| {
+        let what = format!("no run \"{id}\" is known");
+        Problem::new(StatusCode::NOT_FOUND, "no-such-run", "There is no such run", what).hint(
+            "runs are known until the daemon ends; the audit log and the history of a snapshot pipeline stay",
+        )
+    })
+}
+
+/// A run
+#[utoipa::path(get, path = "/api/v1/runs/{id}", tag = "runs", params(("id" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details)))]
+pub(super) async fn show(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+) -> Result<Json<Run>, Problem> {
+    seen(&door, &visitor, &id).map(Json)
+}
+
+/// Ask a run to end
+#[utoipa::path(post, path = "/api/v1/runs/{id}/cancel", tag = "runs", params(("id" = String, Path)),
+    request_body = Why,
+    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
+        (status = 409, body = crate::http::problem::Details)))]
+pub(super) async fn cancel(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    Body(why): Body<Why>,
+) -> Result<(StatusCode, Json<Run>), Problem> {
+    cancelled(&door, &visitor, &id, why.reason)?;
+    Ok((StatusCode::ACCEPTED, Json(seen(&door, &visitor, &id)?)))
+}
+
+/// Asks a run to end that has not.
+pub(in crate::http) fn cancelled(
+    door: &Door,
+    visitor: &Visitor,
+    id: &str,
+    why: Option<String>,
+) -> Result<(), Problem> {
+    visitor.must(Right::Act)?;
+    let run = seen(door, visitor, id)?;
+    let why = reason(why)?;
+    if door.daemon.runs().cancel(id) == Some(false) {
+        let what = format!("the {} of pipeline \"{}\" has ended", run.verb, run.pipeline);
+        return Err(Problem::new(StatusCode::CONFLICT, "ended", "It has ended already", what));
+    }
+    tracing::info!(actor = visitor.actor(), reason = why, "cancelling the {} of {}", run.verb, run.pipeline);
+    Ok(())
+}

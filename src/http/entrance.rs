@@ -1,0 +1,67 @@
+//! The door as a whole: what listens, who is let in, and every route behind that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::{Router, middleware};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::access::Access;
+use super::pages;
+use super::server::{self, Door};
+use crate::config::ServerOptions;
+use crate::daemon::Daemon;
+use crate::error::{Error, Result};
+
+/// Opened, and nobody let in yet.
+pub struct Entrance {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    access: Access,
+    options: ServerOptions,
+}
+
+impl Entrance {
+    /// Refuses what is not safe, and takes the address.
+    pub async fn open(options: &ServerOptions) -> Result<Entrance> {
+        options.check_safe()?;
+        let access = Access::open(options)?;
+        let tls = options.tls()?;
+        let listener = server::bind(options.address()?).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Error::unexpected("the listener has no address").because(error))?;
+        Ok(Entrance { listener, address, tls, access, options: options.clone() })
+    }
+
+    /// Where it is, as one types it.
+    pub fn address(&self) -> String {
+        match self.options.public() {
+            Ok(Some(url)) => url.origin(),
+            _ => format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address),
+        }
+    }
+
+    /// Lets people in until the daemon ends.
+    pub async fn serve(self, daemon: Daemon, ending: watch::Receiver<bool>) {
+        let door = Door::new(daemon, ending.clone());
+        let app = self.app(&door);
+        server::serve(self.listener, self.tls, app, ending).await;
+    }
+
+    /// Everything but the probes and the looks is behind the layer that says who is asking.
+    fn app(&self, door: &Door) -> Router {
+        let routes = server::routes()
+            .merge(server::probes())
+            .merge(server::scraped())
+            .merge(pages::assets())
+            .fallback(pages::nothing)
+            .with_state(door.clone())
+            .merge(self.access.router());
+        let shown = middleware::from_fn_with_state(door.clone(), pages::show_problems);
+        self.access.layer(routes.layer(shown))
+    }
+}
