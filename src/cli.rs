@@ -55,6 +55,8 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod token;
+pub mod top;
 mod verify;
 
 use std::path::PathBuf;
@@ -173,6 +175,7 @@ pub enum Verb {
     Pause(pause::Pause),
     Resume(resume::Resume),
     Status(status::Status),
+    Top(top::Top),
     Verify(verify::Verify),
     Resync(resync::Resync),
     AddTables(add_tables::AddTables),
@@ -185,6 +188,8 @@ pub enum Verb {
     Sync(sync::Sync),
     Generations(generations::Generations),
     Rollback(rollback::Rollback),
+    Token(token::Token),
+    Password(token::Password),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -235,6 +240,8 @@ impl Cli {
         let verb = match verb {
             Verb::Start(start) => return Box::pin(start.run(&self.global)).await,
             Verb::Sync(sync) => return Box::pin(sync.run(&self.global)).await,
+            // It waits for somebody who types, and a signal ends it there.
+            Verb::Password(password) => return password.run(&self.global).map(|()| Outcome::Done),
             verb => verb,
         };
         let mut signals = signals::Signals::listen()?;
@@ -256,6 +263,7 @@ impl Verb {
             Verb::Pause(verb) => verb.run(global).await,
             Verb::Resume(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
+            Verb::Top(verb) => Box::pin(verb.run(global)).await,
             Verb::Verify(verb) => verb.run(global).await,
             Verb::Resync(verb) => verb.run(global).await,
             Verb::AddTables(verb) => verb.run(global).await,
@@ -268,6 +276,8 @@ impl Verb {
             Verb::Sync(verb) => Box::pin(verb.run(global)).await.map(drop),
             Verb::Generations(verb) => verb.run(global).await,
             Verb::Rollback(verb) => verb.run(global).await,
+            Verb::Token(verb) => verb.run(global),
+            Verb::Password(verb) => verb.run(global),
             Verb::Demo(verb) => verb.run().await,
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

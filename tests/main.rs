@@ -13,6 +13,7 @@ mod console;
 mod daemon;
 mod demo;
 mod harness_works;
+mod http;
 mod keyspace;
 mod metrics;
 mod packaging;

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
+use futures_util::StreamExt as _;
 
 use super::Access;
 use super::identity::{accepts, unauthorized};
@@ -28,10 +29,37 @@ fn is_open(path: &str) -> bool {
 }
 
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.admit(request).await {
-        Ok(request) => next.run(request).await,
-        Err(refusal) => refusal,
+    let request = match access.admit(request).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal,
+    };
+    let visitor = request.extensions().get::<Visitor>().cloned();
+    let headers = request.headers().clone();
+    let answer = next.run(request).await;
+    match visitor {
+        Some(visitor) if is_stream(&answer) => while_known(access, visitor, headers, answer),
+        _ => answer,
     }
+}
+
+fn is_stream(answer: &Response) -> bool {
+    let media_type = answer.headers().get(header::CONTENT_TYPE);
+    media_type.is_some_and(|text| text.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Events end for whoever has been signed out meanwhile, with the next that would have been told.
+fn while_known(access: Access, visitor: Visitor, headers: HeaderMap, answer: Response) -> Response {
+    let (parts, body) = answer.into_parts();
+    let mut events = body.into_data_stream();
+    let known = async_stream::stream! {
+        while let Some(event) = events.next().await {
+            if !access.0.knows_still(&visitor, &headers) {
+                break;
+            }
+            yield event;
+        }
+    };
+    Response::from_parts(parts, Body::from_stream(known))
 }
 
 impl Access {
@@ -43,11 +71,9 @@ impl Access {
         let peer = peer.ok_or_else(|| not_connected().into_response())?;
         let client = self.0.client(peer, &parts.headers);
         parts.extensions.insert(Client(client));
-        let path = parts.uri.path();
-        if is_open(path) || (path == "/metrics" && self.0.metrics_are_public) {
-            return Ok(Request::from_parts(parts, body));
-        }
-        let found = self.0.identify(&parts, peer, client).await;
+        let path = parts.uri.path().to_owned();
+        let is_open = is_open(&path) || (path == "/metrics" && self.0.metrics_are_public);
+        let found = if is_open { Ok(None) } else { self.0.identify(&parts, peer, client).await };
         // Whoever signs in may have shown something that no longer counts.
         let found = if path == "/login" { Ok(found.ok().flatten()) } else { found };
         let visitor = found.map_err(|problem| self.challenge(&parts.headers, problem).into_response())?;
@@ -55,7 +81,8 @@ impl Access {
             parts.headers.remove(name);
         }
         match visitor {
-            _ if parts.uri.path() == "/login" => {
+            None if is_open => Ok(Request::from_parts(parts, body)),
+            _ if path == "/login" => {
                 parts.extensions.extend(visitor.map(with_visitor).unwrap_or_default());
                 Ok(Request::from_parts(parts, body))
             }

@@ -8,6 +8,7 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse as _, Response};
 
 use super::identity::accepts;
+use crate::http::console::asset_url;
 use crate::http::problem::Problem;
 
 /// Everything comes from this server; no script and no style stands in a page.
@@ -29,6 +30,7 @@ const ALWAYS: [(HeaderName, &str); 6] = [
 #[derive(Template)]
 #[template(path = "refusal.html")]
 struct ProblemPage<'a> {
+    css: String,
     problem: &'a Problem,
 }
 
@@ -67,7 +69,7 @@ async fn secured(State(scheme): State<Scheme>, request: Request, next: Next) -> 
 }
 
 fn as_page(problem: &Problem, response: Response) -> Response {
-    let Ok(text) = (ProblemPage { problem }).render() else { return response };
+    let Ok(text) = (ProblemPage { css: asset_url("console.css"), problem }).render() else { return response };
     let (parts, _) = response.into_parts();
     let mut page = (parts.status, Html(text)).into_response();
     for (name, value) in &parts.headers {

@@ -13,7 +13,7 @@ use super::attempts::TooMany;
 use super::origin::one;
 use super::sessions::Use;
 use super::visitor::{By, Visitor};
-use crate::credentials::{Role, TOKEN_PREFIX, is_name};
+use crate::credentials::{Grant, Role, TOKEN_PREFIX, is_name};
 use crate::http::problem::Problem;
 use crate::secret::Secret;
 
@@ -65,7 +65,7 @@ impl Inner {
                 self.by_password(text, client).await.map(Some)
             }
             Some(_) => Err(unauthorized("that way of signing in is not known here")),
-            None => match self.by_session(parts, client) {
+            None => match self.by_session(&parts.headers, how_used(&parts.headers), client) {
                 Some(visitor) => Ok(Some(visitor)),
                 None => self.by_being_here(&parts.headers, peer),
             },
@@ -73,20 +73,42 @@ impl Inner {
     }
 
     fn by_token(&self, token: &str, client: IpAddr) -> Result<Visitor, Problem> {
-        let tokens = self.tokens.as_ref().map(super::Kept::now);
-        let grant = tokens.as_ref().and_then(|tokens| tokens.grant(&Secret::new(token), self.clock.date()));
-        let Some(grant) = grant else {
+        let Some(grant) = self.grants(token) else {
             tracing::warn!(address = %client, "an unknown or expired token");
             return Err(unauthorized("the token is not known, or has expired"));
         };
         Ok(Visitor {
-            name: grant.name.clone(),
+            name: grant.name,
             role: grant.role,
             by: By::Token,
             address: client,
-            pipelines: grant.pipelines.clone(),
+            pipelines: grant.pipelines,
             csrf: None,
         })
+    }
+
+    /// Whether a visitor whose answer is still under way would be let in again.
+    pub(super) fn knows_still(&self, visitor: &Visitor, headers: &HeaderMap) -> bool {
+        match visitor.by {
+            By::Session => {
+                let found = self.by_session(headers, Use::ByItself, visitor.address);
+                found.is_some_and(|found| found.csrf == visitor.csrf)
+            }
+            By::Token => {
+                let shown = headers.get(header::AUTHORIZATION).and_then(|shown| shown.to_str().ok());
+                let token =
+                    shown.and_then(|shown| shown.split_once(' ')).map_or("", |(_, token)| token.trim());
+                self.grants(token).is_some()
+            }
+            By::Basic => {
+                self.users.as_ref().is_some_and(|users| users.now().password(&visitor.name).is_some())
+            }
+            By::Local | By::Proxy => true,
+        }
+    }
+
+    fn grants(&self, token: &str) -> Option<Grant> {
+        self.tokens.as_ref()?.now().grant(&Secret::new(token), self.clock.date()).cloned()
     }
 
     fn by_proxy(
@@ -119,10 +141,9 @@ impl Inner {
         }
     }
 
-    fn by_session(&self, parts: &Parts, client: IpAddr) -> Option<Visitor> {
+    fn by_session(&self, headers: &HeaderMap, used: Use, client: IpAddr) -> Option<Visitor> {
         let users = self.users.as_ref()?.now();
-        let used = if accepts(&parts.headers, "text/event-stream") { Use::ByItself } else { Use::ByPerson };
-        self.cookies(&parts.headers).into_iter().find_map(|id| {
+        self.cookies(headers).into_iter().find_map(|id| {
             let session = self.sessions.find(id, used, self.clock.now())?;
             if users.password(&session.user) != Some(&session.password) {
                 self.sessions.end(id);
@@ -182,6 +203,12 @@ const COOKIES_MAX: usize = 4;
 
 fn is_token(scheme: &str, text: &str) -> bool {
     scheme.eq_ignore_ascii_case("bearer") && text.trim_start().starts_with(TOKEN_PREFIX)
+}
+
+/// The console asks by itself for what has changed.
+fn how_used(headers: &HeaderMap) -> Use {
+    let by_itself = accepts(headers, "text/event-stream") || headers.contains_key("x-fragment");
+    if by_itself { Use::ByItself } else { Use::ByPerson }
 }
 
 /// Whether the client names a media type among those that it accepts.

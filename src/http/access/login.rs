@@ -14,6 +14,7 @@ use super::Access;
 use super::attempts::TooMany;
 use super::visitor::Visitor;
 use crate::error::Error;
+use crate::http::console::asset_url;
 use crate::http::problem::Problem;
 use crate::secret::Secret;
 
@@ -27,9 +28,16 @@ pub(super) struct Client(pub IpAddr);
 #[derive(Template)]
 #[template(path = "login.html")]
 struct LoginPage<'a> {
+    css: String,
     next: &'a str,
     name: &'a str,
     problem: Option<String>,
+}
+
+impl<'a> LoginPage<'a> {
+    fn new(next: &'a str, name: &'a str, problem: Option<String>) -> Self {
+        LoginPage { css: asset_url("console.css"), next, name, problem }
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,7 +97,7 @@ async fn page(
     if access.0.users.is_none() {
         return nobody_signs_in().into_response();
     }
-    shown(StatusCode::OK, &LoginPage { next, name: "", problem: None })
+    shown(StatusCode::OK, &LoginPage::new(next, "", None))
 }
 
 async fn sign_in(
@@ -102,7 +110,7 @@ async fn sign_in(
         return nobody_signs_in().into_response();
     };
     let next = local(&form.next);
-    let again = |problem: String| LoginPage { next, name: &form.name, problem: Some(problem) };
+    let again = |problem: String| LoginPage::new(next, &form.name, Some(problem));
     let now = access.0.clock.now();
     match access.0.passwords.check(&users, (&form.name, form.password.clone()), address, now).await {
         Ok(Some(stored)) => match access.0.sessions.begin(&form.name, stored, now) {

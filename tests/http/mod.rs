@@ -1,0 +1,4 @@
+//! The HTTP door, asked over real connections.
+
+mod access;
+mod client;
