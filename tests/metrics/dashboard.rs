@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::promql::complaints;
 use super::{promtool, repository, said};
 
-fn dashboard() -> Value {
+pub fn dashboard() -> Value {
     let text = fs::read_to_string(repository("deploy/grafana/pgdiode.json")).unwrap();
     serde_json::from_str(&text).expect("the dashboard is JSON")
 }
@@ -25,7 +25,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 /// Each expression of panels and annotations, with where it stands.
-fn expressions(dashboard: &Value) -> Vec<(String, String)> {
+pub fn expressions(dashboard: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for panel in panels(dashboard) {
         for target in panel["targets"].as_array().into_iter().flatten() {

@@ -6,6 +6,7 @@ mod dashboard;
 mod exported;
 pub mod fleet;
 mod promql;
+mod scraped;
 mod top;
 
 use std::fs;
