@@ -4,7 +4,7 @@ use super::member::Wish;
 use crate::config::Pipeline;
 use crate::status::fleet::{Health, Overview, State};
 use crate::status::snapshot::SnapshotStatus;
-use crate::status::text::{count, duration, lag, several};
+use crate::status::text::{bytes, count, duration, seconds, several};
 use crate::status::{Phase, PipelineStatus, TableState};
 
 /// A replica that follows is fresh up to this; an older one wants a look.
@@ -51,7 +51,7 @@ fn of_stream(overview: &Overview, status: &PipelineStatus) -> Judged {
         return (Health::Failed, format!("The slot {} is lost: the source has dropped changes.", slot.name));
     }
     let error = status.last_error.as_deref().map(sentence);
-    let behind = lag(lag_bytes, lag_seconds).unwrap_or_else(|| "an unknown lag".into());
+    let behind = behind(lag_bytes, lag_seconds);
     match phase {
         Phase::Failed => (Health::Failed, error.map_or("It has failed.".into(), |error| format!("{error}."))),
         Phase::Retrying => {
@@ -75,6 +75,17 @@ fn of_stream(overview: &Overview, status: &PipelineStatus) -> Judged {
             let health = if is_fresh { Health::Healthy } else { Health::Attention };
             (health, format!("Streaming; {behind}."))
         }
+    }
+}
+
+/// How far, as the end of a sentence.
+fn behind(lag_bytes: Option<u64>, lag_seconds: Option<f64>) -> String {
+    match (lag_bytes, lag_seconds) {
+        (Some(0), _) => "it has everything".into(),
+        (None, None) => "nobody knows how far behind".into(),
+        (Some(lag), None) => format!("{} behind", bytes(lag)),
+        (None, Some(lag)) => format!("{} behind", seconds(lag)),
+        (Some(lag), Some(age)) => format!("{} behind ({})", seconds(age), bytes(lag)),
     }
 }
 

@@ -182,7 +182,7 @@ impl Member {
             duty: *self.duty.borrow(),
             paused: self.paused.borrow().clone(),
             problem: known.problem.clone().or_else(|| known.unreadable.clone()),
-            progress: known.progress.clone(),
+            progress: known.progress.clone().filter(|_| known.is_at_work()),
             state: known.state.clone(),
             asked_at: known.asked_at.clone(),
             runs: runs.under_way(&self.pipeline.name),
@@ -204,6 +204,11 @@ impl Member {
 }
 
 impl Known {
+    /// Who keeps a schedule rests between two syncs, and what the last one did is no progress.
+    fn is_at_work(&self) -> bool {
+        !matches!(&self.state, Some(State::Snapshot(status)) if status.running.is_none())
+    }
+
     fn sample(&mut self, state: &State) {
         let at = jiff::Timestamp::now().as_second();
         if self.samples.last().is_some_and(|last| at - last.at < SAMPLE_SECONDS) {

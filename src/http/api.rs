@@ -11,7 +11,6 @@ mod runs;
 mod seeds;
 
 use axum::Router;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -86,6 +85,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             )
         })?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
+        // A list would pass for an object with its fields in this order.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(unfit(StatusCode::UNPROCESSABLE_ENTITY, "the body is a list and no object".into()));
+        }
         let mut request = Request::from_parts(parts, body::Body::from(bytes));
         request
             .headers_mut()
@@ -93,14 +96,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             .or_insert(header::HeaderValue::from_static("application/json"));
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection) => Err(unfit(&rejection)),
+            Err(rejection) => Err(unfit(rejection.status(), rejection.body_text())),
         }
     }
 }
 
-fn unfit(rejection: &JsonRejection) -> Problem {
-    let status = rejection.status();
-    Problem::new(status, "unfit-body", "The body is not what is wanted", rejection.body_text())
+fn unfit(status: StatusCode, what: String) -> Problem {
+    Problem::new(status, "unfit-body", "The body is not what is wanted", what)
         .hint("send application/json as /openapi.json describes it")
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ const LATEST_MAX: u32 = 1000;
 const LINES_WAITING_MAX: usize = 256;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Count {
     /// How many of the latest entries, at most 1000.
@@ -35,15 +36,24 @@ pub(super) struct Count {
 
 /// The latest entries, the oldest of them first
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/audit", tag = "audit", params(("name" = String, Path), Count),
-    responses((status = 200, body = Vec<Object>), (status = 400, body = crate::http::problem::Details),
-        (status = 403, body = crate::http::problem::Details), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn list(
     State(door): State<Door>,
     visitor: Visitor,
     Path(name): Path<String>,
     Query(count): Query<Count>,
 ) -> Result<Json<Value>, Problem> {
-    let entries = latest(&door, &visitor, &name, count.limit.unwrap_or(LATEST)).await?;
+    let limit = count.limit.unwrap_or(LATEST);
+    if !(1..=LATEST_MAX).contains(&limit) {
+        let what = format!("limit={limit} is not from 1 to {LATEST_MAX}");
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "unfit-query",
+            "The query is not what is wanted",
+            what,
+        ));
+    }
+    let entries = latest(&door, &visitor, &name, limit).await?;
     Ok(Json(json!(entries)))
 }
 
@@ -57,7 +67,6 @@ pub(in crate::http) async fn latest(
     visitor.must(Right::Audit)?;
     seen(door, visitor, name)?;
     let pipeline = door.daemon.pipeline(name)?;
-    let count = count.clamp(1, LATEST_MAX);
     let entries = on_its_own("audit", async move || pipeline::audit_latest(&pipeline, count).await).await;
     let mut entries = match entries {
         // Nothing was ever done.
@@ -70,8 +79,7 @@ pub(in crate::http) async fn latest(
 
 /// Whether the chain of entries is whole
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/audit/verify", tag = "audit", params(("name" = String, Path)),
-    responses((status = 200, body = Object), (status = 403, body = crate::http::problem::Details),
-        (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Object)))]
 pub(super) async fn verify(
     State(door): State<Door>,
     visitor: Visitor,
@@ -89,8 +97,7 @@ pub(in crate::http) async fn verified(door: &Door, visitor: &Visitor, name: &str
 
 /// Every entry, one JSON object a line; `pgdiode audit verify FILE` checks such a file
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/audit/export", tag = "audit", params(("name" = String, Path)),
-    responses((status = 200, content_type = "application/jsonl", body = String),
-        (status = 403, body = crate::http::problem::Details), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, content_type = "application/jsonl", body = String)))]
 pub(in crate::http) async fn export(
     State(door): State<Door>,
     visitor: Visitor,
@@ -101,12 +108,7 @@ pub(in crate::http) async fn export(
     if visitor.pipelines.is_some() {
         let what =
             "the log is one chain of all pipelines of its database, and this token is for some of them";
-        return Err(Problem::new(
-            axum::http::StatusCode::FORBIDDEN,
-            "forbidden",
-            "That is not yours to see",
-            what,
-        ));
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "That is not yours to see", what));
     }
     let pipeline = door.daemon.pipeline(&name)?;
     let (sender, mut lines) = mpsc::channel::<io::Result<Vec<u8>>>(LINES_WAITING_MAX);

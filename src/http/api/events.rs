@@ -48,8 +48,7 @@ pub(in crate::http) async fn of_fleet(
 
 /// A run, as an event `run` each time that it has changed; ends with it
 #[utoipa::path(get, path = "/api/v1/runs/{id}/events", tag = "events", params(("id" = String, Path)),
-    responses((status = 200, content_type = "text/event-stream", body = String),
-        (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, content_type = "text/event-stream", body = String)))]
 pub(super) async fn of_run(
     State(door): State<Door>,
     visitor: Visitor,

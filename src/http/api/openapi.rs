@@ -2,10 +2,12 @@
 
 use axum::Json;
 use utoipa::OpenApi;
-use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Content, OpenApi as Document, PathItem, Ref, RefOr, ResponseBuilder};
 
 use super::{audit, events, pipelines, runs, seeds};
+use crate::http::problem;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -44,6 +46,7 @@ use super::{audit, events, pipelines, runs, seeds};
         seeds::session,
         seeds::compare,
     ),
+    components(schemas(problem::Details)),
     tags(
         (name = "pipelines", description = "How pipelines do"),
         (name = "orders", description = "What is to be done with a pipeline"),
@@ -59,12 +62,23 @@ struct Described;
 /// The whole description.
 pub fn document() -> Document {
     let mut document = Described::openapi();
+    let problem = ResponseBuilder::new()
+        .description("What went wrong, and what to do")
+        .content(problem::CONTENT_TYPE, Content::new(Some(Ref::from_schema_name("Problem"))))
+        .build();
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        operation.responses.responses.insert("default".into(), RefOr::T(problem.clone()));
+    }
     let components = document.components.get_or_insert_default();
     for (name, scheme) in [("token", HttpAuthScheme::Bearer), ("password", HttpAuthScheme::Basic)] {
         let scheme = SecurityScheme::Http(Http::new(scheme));
         components.security_schemes.insert(name.into(), scheme.into());
     }
     document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post].into_iter().filter_map(Option::as_mut)
 }
 
 pub(super) async fn show() -> Json<Document> {

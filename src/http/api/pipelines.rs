@@ -75,6 +75,7 @@ impl Summary {
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// `healthy`, `working`, `paused`, `attention` or `failed`.
@@ -85,7 +86,7 @@ pub(super) struct Filter {
 
 /// Every pipeline in short
 #[utoipa::path(get, path = "/api/v1/pipelines", tag = "pipelines", params(Filter),
-    responses((status = 200, body = Vec<Summary>), (status = 400, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Summary>)))]
 pub(super) async fn list(
     State(door): State<Door>,
     visitor: Visitor,
@@ -107,7 +108,7 @@ pub(super) async fn fleet(State(door): State<Door>, visitor: Visitor) -> Json<Ar
 
 /// Everything that is known of a pipeline
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}", tag = "pipelines", params(("name" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Object)))]
 pub(super) async fn show(
     State(door): State<Door>,
     visitor: Visitor,
@@ -118,7 +119,7 @@ pub(super) async fn show(
 
 /// Its tables, with state and counts
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/tables", tag = "pipelines", params(("name" = String, Path)),
-    responses((status = 200, body = Vec<Object>), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn tables(
     State(door): State<Door>,
     visitor: Visitor,
@@ -135,7 +136,7 @@ pub(super) async fn tables(
 
 /// What was measured in the last day
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/samples", tag = "pipelines", params(("name" = String, Path)),
-    responses((status = 200, body = Vec<Object>), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn samples(
     State(door): State<Door>,
     visitor: Visitor,
@@ -146,7 +147,7 @@ pub(super) async fn samples(
 
 /// What would fail, looked for now
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/check", tag = "pipelines", params(("name" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Object)))]
 pub(super) async fn check(
     State(door): State<Door>,
     visitor: Visitor,
@@ -160,7 +161,7 @@ pub(super) async fn check(
 
 /// Copies that are kept, the one that serves first
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/generations", tag = "pipelines", params(("name" = String, Path)),
-    responses((status = 200, body = Vec<Object>), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn generations(
     State(door): State<Door>,
     visitor: Visitor,
@@ -189,10 +190,8 @@ pub(super) struct SyncOrder {
 
 /// Sync now
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/sync", tag = "orders", params(("name" = String, Path)),
-    request_body = SyncOrder,
-    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 409, body = crate::http::problem::Details), (status = 422, body = crate::http::problem::Details),
-        (status = 423, body = crate::http::problem::Details)))]
+    request_body = Option<SyncOrder>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn sync(
     State(door): State<Door>,
     visitor: Visitor,
@@ -214,9 +213,8 @@ pub(super) struct TablesOrder {
 
 /// Compare both sides
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/verify", tag = "orders", params(("name" = String, Path)),
-    request_body = TablesOrder,
-    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 409, body = crate::http::problem::Details), (status = 422, body = crate::http::problem::Details)))]
+    request_body = Option<TablesOrder>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn verify(
     State(door): State<Door>,
     visitor: Visitor,
@@ -229,10 +227,8 @@ pub(super) async fn verify(
 
 /// Copy tables again
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/resync", tag = "orders", params(("name" = String, Path)),
-    request_body = TablesOrder,
-    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 409, body = crate::http::problem::Details), (status = 422, body = crate::http::problem::Details),
-        (status = 423, body = crate::http::problem::Details)))]
+    request_body = Option<TablesOrder>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn resync(
     State(door): State<Door>,
     visitor: Visitor,
@@ -253,10 +249,8 @@ pub(super) struct RollbackOrder {
 
 /// Put an older copy back
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/rollback", tag = "orders", params(("name" = String, Path)),
-    request_body = RollbackOrder,
-    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 409, body = crate::http::problem::Details), (status = 422, body = crate::http::problem::Details),
-        (status = 423, body = crate::http::problem::Details)))]
+    request_body = Option<RollbackOrder>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn rollback(
     State(door): State<Door>,
     visitor: Visitor,
@@ -270,9 +264,8 @@ pub(super) async fn rollback(
 
 /// Keep it from running, here and elsewhere
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/pause", tag = "orders", params(("name" = String, Path)),
-    request_body = Why,
-    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 422, body = crate::http::problem::Details)))]
+    request_body = Option<Why>,
+    responses((status = 200, body = Object)))]
 pub(super) async fn pause(
     State(door): State<Door>,
     visitor: Visitor,
@@ -285,9 +278,8 @@ pub(super) async fn pause(
 
 /// Let it run again
 #[utoipa::path(post, path = "/api/v1/pipelines/{name}/resume", tag = "orders", params(("name" = String, Path)),
-    request_body = Why,
-    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 422, body = crate::http::problem::Details)))]
+    request_body = Option<Why>,
+    responses((status = 200, body = Object)))]
 pub(super) async fn resume(
     State(door): State<Door>,
     visitor: Visitor,
@@ -322,7 +314,7 @@ pub(in crate::http) async fn set_paused(
 // ---- the daemon itself ----
 
 /// The configuration that counts, with every secret as set or unset
-#[utoipa::path(get, path = "/api/v1/configuration", tag = "daemon", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/configuration", tag = "daemon", responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn configuration(State(door): State<Door>, visitor: Visitor) -> Json<Value> {
     let sections = door.configuration();
     let seen = sections
@@ -333,7 +325,7 @@ pub(super) async fn configuration(State(door): State<Door>, visitor: Visitor) ->
 
 /// Read the configuration again; pipelines that it does not change go on undisturbed
 #[utoipa::path(post, path = "/api/v1/reload", tag = "daemon",
-    responses((status = 200, body = Object), (status = 422, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Object)))]
 pub(super) async fn reload(State(door): State<Door>, visitor: Visitor) -> Result<Json<Value>, Problem> {
     visitor.must(Right::Act)?;
     if visitor.pipelines.is_some() {

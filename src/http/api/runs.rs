@@ -12,6 +12,7 @@ use crate::http::server::Door;
 use crate::status::fleet::Run;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     pipeline: Option<String>,
@@ -19,7 +20,7 @@ pub(super) struct Filter {
 
 /// What was asked for lately, the newest first
 #[utoipa::path(get, path = "/api/v1/runs", tag = "runs", params(Filter),
-    responses((status = 200, body = Vec<Object>), (status = 400, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn list(
     State(door): State<Door>,
     visitor: Visitor,
@@ -43,7 +44,7 @@ pub(in crate::http) fn seen(door: &Door, visitor: &Visitor, id: &str) -> Result<
 
 /// A run
 #[utoipa::path(get, path = "/api/v1/runs/{id}", tag = "runs", params(("id" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Object)))]
 pub(super) async fn show(
     State(door): State<Door>,
     visitor: Visitor,
@@ -54,9 +55,8 @@ pub(super) async fn show(
 
 /// Ask a run to end
 #[utoipa::path(post, path = "/api/v1/runs/{id}/cancel", tag = "runs", params(("id" = String, Path)),
-    request_body = Why,
-    responses((status = 202, body = Object), (status = 404, body = crate::http::problem::Details),
-        (status = 409, body = crate::http::problem::Details)))]
+    request_body = Option<Why>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn cancel(
     State(door): State<Door>,
     visitor: Visitor,

@@ -19,6 +19,7 @@ use crate::status::fleet::{self, Health, Overview};
 use crate::status::keys::{KeyDifference, KeyDifferenceKind, KeysReport};
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Needed where several pipelines could be meant.
@@ -66,10 +67,8 @@ fn has_keys(pipeline: &Pipeline) -> bool {
 }
 
 /// Sync now
-#[utoipa::path(post, path = "/api/v1/sync/manual", tag = "sync", params(Which), request_body = Why,
-    responses((status = 202, body = Object), (status = 400, body = crate::http::problem::Details),
-        (status = 404, body = crate::http::problem::Details), (status = 409, body = crate::http::problem::Details),
-        (status = 423, body = crate::http::problem::Details)))]
+#[utoipa::path(post, path = "/api/v1/sync/manual", tag = "sync", params(Which), request_body = Option<Why>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn manual(
     State(door): State<Door>,
     visitor: Visitor,
@@ -106,8 +105,7 @@ pub(super) struct SyncStatus {
 
 /// How syncing does
 #[utoipa::path(get, path = "/api/v1/sync/status", tag = "sync", params(Which),
-    responses((status = 200, body = SyncStatus), (status = 400, body = crate::http::problem::Details),
-        (status = 404, body = crate::http::problem::Details)))]
+    responses((status = 200, body = SyncStatus)))]
 pub(super) async fn status(
     State(door): State<Door>,
     visitor: Visitor,
@@ -162,9 +160,8 @@ fn told(one: &Overview) -> SyncStatus {
 
 /// Look at one session's key now
 #[utoipa::path(post, path = "/api/v1/sync/session/{id}", tag = "sync", params(("id" = String, Path), Which),
-    request_body = Why,
-    responses((status = 202, body = Object), (status = 400, body = crate::http::problem::Details),
-        (status = 404, body = crate::http::problem::Details), (status = 422, body = crate::http::problem::Details)))]
+    request_body = Option<Why>,
+    responses((status = 202, body = Object)))]
 pub(super) async fn session(
     State(door): State<Door>,
     visitor: Visitor,
@@ -201,8 +198,7 @@ pub(super) struct Compared {
 
 /// Compare the sessions of both sides
 #[utoipa::path(get, path = "/api/v1/sync/sessions/compare", tag = "sync", params(Which),
-    responses((status = 200, body = Compared), (status = 400, body = crate::http::problem::Details),
-        (status = 404, body = crate::http::problem::Details), (status = 409, body = crate::http::problem::Details)))]
+    responses((status = 200, body = Compared)))]
 pub(super) async fn compare(
     State(door): State<Door>,
     visitor: Visitor,
