@@ -3,8 +3,10 @@
 //! A small router stands for console and API. Its `POST /act` counts: what was refused must not have been counted.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -811,6 +813,46 @@ async fn a_browser_gets_a_problem_as_a_page() {
     let page = door.send(get("/locked").browser()).await;
     assert_eq!((page.status, page.header("content-type")), (409, "text/html; charset=utf-8"));
     assert!(page.body.contains("the &#60;main&#62; door"), "{page:?}");
+}
+
+/// Runs the program, with something on standard input.
+fn pgdiode(arguments: &[&str], input: &str) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgdiode"));
+    command.args(arguments).env_clear().current_dir(std::env::temp_dir());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[tokio::test]
+async fn what_the_verbs_make_lets_in() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("tokens");
+    let made =
+        ["token", "deploy", "--role", "operator", "--scope", "main", "--append", path.to_str().unwrap()];
+    let token = pgdiode(&made, "").unwrap();
+    assert!(pgdiode(&made, "").unwrap_err().contains("has a token \"deploy\" already"));
+    let scoped: serde_json::Value =
+        serde_json::from_str(&pgdiode(&["token", "chat", "--pipeline", "chat", "--json"], "").unwrap())
+            .unwrap();
+    let tokens = format!("{}{}\n", std::fs::read_to_string(&path).unwrap(), scoped["line"].as_str().unwrap());
+    let alice = pgdiode(&["password", "alice"], "correct horse\n").unwrap();
+    assert!(pgdiode(&["password", "alice"], "short\n").unwrap_err().contains("at least 8 characters"));
+
+    let door = Door::open(ServerOptions::default(), &alice, &tokens).await;
+    let whoami = async |authorization: &str| {
+        let answer = door.send(get("/whoami").header("Authorization", authorization)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    let deploy = whoami(&format!("Bearer {}", token.trim())).await;
+    assert!(deploy.contains("Operator") && deploy.contains("[\"main\"]"), "{deploy}");
+    let chat = whoami(&format!("Bearer {}", scoped["token"].as_str().unwrap())).await;
+    assert!(chat.contains("Viewer") && chat.contains("[\"chat\"]"), "{chat}");
+    assert!(whoami(&basic("alice", PASSWORD)).await.contains("\"alice\""));
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::digest::Sha256;
+
 /// Memory is bounded: of more addresses and names, those with the fullest buckets are forgotten.
 const BUCKETS_MAX: usize = 8192;
 /// How much larger a name's bucket is than an address's.
@@ -22,7 +24,8 @@ pub(super) struct Attempts {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Who {
     Address(IpAddr),
-    Name(String),
+    /// By its hash: what is sent as a name can be long.
+    Name([u8; 16]),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +49,7 @@ impl Attempts {
 
     /// Counts an attempt before its password is looked at, so that many at once are counted too.
     pub(super) fn begin(&self, address: IpAddr, name: &str, now: Instant) -> Result<(), TooMany> {
-        let both = [Who::of(address), Who::Name(name.to_owned())];
+        let both = [Who::of(address), Who::named(name)];
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let filled = both.each_ref().map(|who| buckets.get(who).map_or(1.0, |bucket| bucket.at(now)));
         let missing = both.iter().zip(filled).map(|(who, filled)| (1.0 / self.size(who) - filled) * 60.0);
@@ -65,7 +68,7 @@ impl Attempts {
     /// The password was right.
     pub(super) fn succeeded(&self, address: IpAddr, name: &str) {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        for who in [Who::of(address), Who::Name(name.to_owned())] {
+        for who in [Who::of(address), Who::named(name)] {
             let size = self.size(&who);
             if let Some(bucket) = buckets.get_mut(&who) {
                 bucket.filled = (bucket.filled + 1.0 / size).min(1.0);
@@ -102,6 +105,12 @@ fn forget(buckets: &mut HashMap<Who, Bucket>, now: Instant) {
 }
 
 impl Who {
+    fn named(name: &str) -> Who {
+        let mut hash = Sha256::default();
+        hash.update(name.as_bytes());
+        Who::Name(hash.half())
+    }
+
     /// Whoever has an address of IPv6 has 2^64 of them.
     fn of(address: IpAddr) -> Who {
         Who::Address(match address.to_canonical() {
