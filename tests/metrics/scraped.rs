@@ -10,7 +10,7 @@ use super::{promtool, repository, said};
 use crate::daemon::Lab;
 use crate::harness::ground::free_port;
 use crate::harness::http::Http;
-use crate::harness::wait_for;
+use crate::harness::{PgdiodeRun, wait_for};
 
 /// Ended when it is dropped.
 struct Prometheus {
@@ -116,4 +116,35 @@ fn a_real_prometheus_takes_what_a_daemon_exports() {
     running.terminate();
     assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
     prometheus.wait_for("up{job=\"pgdiode\"} == 0");
+}
+
+/// What a token may not see is not in its metrics either.
+#[test]
+fn a_token_with_a_scope_scrapes_its_pipelines_only() {
+    let port = free_port();
+    let pipeline = |name: &str| {
+        let end = |port| format!("host=127.0.0.1 port={port} dbname={name} connect_timeout=1");
+        format!("[pipeline.{name}]\nsource = \"{}\"\ntarget = \"{}\"\n", end(1), end(2))
+    };
+    let server = format!(
+        "[server]\nlisten = \"127.0.0.1:{port}\"\nmetrics_public = false\ntokens_file = \"tokens\"\n"
+    );
+    let run = PgdiodeRun::new(&format!("{server}{}{}", pipeline("seen"), pipeline("hidden")));
+    let tokens = run.directory().join("tokens");
+    let tokens = tokens.to_str().unwrap();
+    let made = run.run(&["token", "prometheus", "--scope", "seen", "--append", tokens, "--json"]).success();
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let mut running = run.spawn(&["start"]);
+    let http = Http::new(port);
+    let listens = wait_for(|| http.try_send("GET", "/livez", &[], "").ok());
+    assert!(listens.is_some_and(|answer| answer.status == 200), "{}", running.stderr());
+    let scoped =
+        http.with("Authorization", &format!("Bearer {}", made["token"].as_str().unwrap())).get("/metrics");
+    assert_eq!(scoped.status, 200, "{}", scoped.body);
+    assert!(scoped.body.contains("pgdiode_pipeline_info{pipeline=\"seen\","), "{}", scoped.body);
+    assert!(!scoped.body.contains("hidden"), "{}", scoped.body);
+    let all = http.get("/metrics").body;
+    assert!(all.contains("pipeline=\"seen\"") && all.contains("pipeline=\"hidden\""), "{all}");
+    running.terminate();
+    running.wait();
 }
