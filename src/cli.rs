@@ -56,6 +56,7 @@ mod status;
 mod stop;
 mod sync;
 mod token;
+pub mod top;
 mod verify;
 
 use std::path::PathBuf;
@@ -174,6 +175,7 @@ pub enum Verb {
     Pause(pause::Pause),
     Resume(resume::Resume),
     Status(status::Status),
+    Top(top::Top),
     Verify(verify::Verify),
     Resync(resync::Resync),
     AddTables(add_tables::AddTables),
@@ -261,6 +263,7 @@ impl Verb {
             Verb::Pause(verb) => verb.run(global).await,
             Verb::Resume(verb) => verb.run(global).await,
             Verb::Status(verb) => verb.run(global).await,
+            Verb::Top(verb) => Box::pin(verb.run(global)).await,
             Verb::Verify(verb) => verb.run(global).await,
             Verb::Resync(verb) => verb.run(global).await,
             Verb::AddTables(verb) => verb.run(global).await,

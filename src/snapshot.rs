@@ -83,6 +83,11 @@ pub async fn replica_session(pipeline: &Pipeline) -> Result<Option<Session>> {
     place.session_if_there(&place.database).await
 }
 
+/// Makes the control database, where no sync has yet.
+pub async fn prepare(pipeline: &Pipeline) -> Result<()> {
+    presence::prepare(&Place::resolve(pipeline)?).await
+}
+
 /// Makes a fresh copy serve; `None` when `stop` was ready before it did.
 pub async fn sync(
     pipeline: &Pipeline,

@@ -9,6 +9,7 @@ mod archive;
 mod audit;
 mod chaos;
 mod cli;
+mod console;
 mod daemon;
 mod demo;
 mod harness_works;

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -128,8 +129,23 @@ fn streamed(parts: &mut Vec<String>, progress: &Progress) {
     }
 }
 
+/// While something has the whole terminal, a log line would be in its way.
+static IS_HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Writes nothing beside the display any more, until [`unhide`].
+pub(super) fn hide() {
+    IS_HIDDEN.store(true, Ordering::Relaxed);
+}
+
+pub(super) fn unhide() {
+    IS_HIDDEN.store(false, Ordering::Relaxed);
+}
+
 /// Writes to standard error with the bar lifted.
 pub(super) fn beside(text: &[u8]) -> io::Result<()> {
+    if IS_HIDDEN.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     BARS.suspend(|| io::stderr().write_all(text))
 }
 

@@ -187,7 +187,8 @@ fn prose(words: &str) -> String {
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn wrapped(words: &str, width: usize) -> Vec<String> {
+/// Lines of so many columns, broken between words.
+pub(crate) fn wrapped(words: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in words.split(' ') {
         let line = lines.last_mut().expect("there is always a last line");

@@ -43,11 +43,8 @@ pub(super) fn judge(pipeline: &Pipeline, overview: &Overview, wish: Wish) -> Jud
 }
 
 fn of_stream(overview: &Overview, status: &PipelineStatus) -> Judged {
-    let (lag_bytes, lag_seconds) = match &overview.progress {
-        Some(progress) if progress.lag_bytes.is_some() => (progress.lag_bytes, progress.lag_seconds),
-        _ => (status.lag_bytes, status.lag_seconds),
-    };
-    let phase = overview.progress.as_ref().map_or(status.phase, |progress| progress.phase);
+    let (lag_bytes, lag_seconds) = overview.lag();
+    let phase = overview.phase().unwrap_or(status.phase);
     if let Some(slot) = &status.slot
         && slot.wal_status.as_deref() == Some("lost")
     {

@@ -133,7 +133,7 @@ impl Runs {
         let id = new_id()?;
         let (cancel, cancelled) = watch::channel(false);
         let (sender, progress) = watch::channel(Progress::default());
-        let run = Run {
+        let mut run = Run {
             id: id.clone(),
             pipeline: asked.pipeline,
             verb: asked.verb.into(),
@@ -150,6 +150,8 @@ impl Runs {
             result: None,
             log: Vec::new(),
         };
+        let says = format!("{} begins", run.verb);
+        say(&mut run, says);
         known.changed(&run.pipeline);
         if let Some(key) = &asked.idempotency_key {
             known.keys.insert(key.clone(), (id.clone(), what));

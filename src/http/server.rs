@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -139,10 +139,16 @@ async fn started(State(door): State<Door>) -> impl IntoResponse {
     }
 }
 
-async fn scrape(State(door): State<Door>, headers: axum::http::HeaderMap) -> impl IntoResponse {
+/// Where it takes no signing in there is no visitor, and nothing that would be kept from one.
+async fn scrape(
+    State(door): State<Door>,
+    visitor: Option<Extension<Visitor>>,
+    headers: axum::http::HeaderMap,
+) -> impl IntoResponse {
+    let fleet = visitor.map_or_else(|| door.fleet(), |Extension(visitor)| door.fleet_of(&visitor));
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = metrics::Format::accepted(accepted);
-    ([(header::CONTENT_TYPE, format.content_type())], metrics::render(&door.fleet(), format))
+    ([(header::CONTENT_TYPE, format.content_type())], metrics::render(&fleet, format))
 }
 
 // ---- connections ----

@@ -7,10 +7,11 @@
 
 use crate::audit::{self, Action, Journal};
 use crate::change::TableName;
-use crate::config::{Pipeline, Way, written};
+use crate::config::{Mode, Pipeline, Way, written};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
+use crate::snapshot;
 use crate::status::VerifyReport;
 use crate::status::fleet::{Pause, Verification, VerifiedTable};
 use crate::status::keys::KeysReport;
@@ -50,7 +51,13 @@ const SIZE_EVERY: &str = "1 hour";
 
 /// A session with the tables above, made where they are not.
 async fn open(pipeline: &Pipeline) -> Result<Session> {
-    let mut session = super::audit_session(pipeline).await?;
+    let mut session = match super::audit_session(pipeline).await {
+        Err(error) if error.kind() == Kind::Refused && pipeline.mode == Mode::Snapshot => {
+            snapshot::prepare(pipeline).await?;
+            super::audit_session(pipeline).await?
+        }
+        session => session?,
+    };
     if !is_there(&mut session).await? {
         match session.query(CREATE).await {
             // Another process made them at the same moment; `if not exists` does not wait for that.

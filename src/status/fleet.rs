@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::snapshot::SnapshotStatus;
-use super::{PipelineStatus, Progress};
+use super::{Phase, PipelineStatus, Progress};
 
 /// A daemon and its pipelines.
 #[derive(Debug, Clone, Serialize)]
@@ -67,6 +67,38 @@ pub struct Overview {
     pub samples: Arc<Vec<Sample>>,
 }
 
+impl Overview {
+    /// As the run of this process has it, which is fresher, else as the status.
+    pub fn phase(&self) -> Option<Phase> {
+        let status = self.stream().map(|status| status.phase);
+        self.progress.as_ref().filter(|_| status.is_some()).map(|progress| progress.phase).or(status)
+    }
+
+    /// How far behind, in bytes and in seconds.
+    pub fn lag(&self) -> (Option<u64>, Option<f64>) {
+        match (&self.progress, self.stream()) {
+            (Some(progress), _) if progress.lag_bytes.is_some() => (progress.lag_bytes, progress.lag_seconds),
+            (_, Some(status)) => (status.lag_bytes, status.lag_seconds),
+            (_, None) => (None, None),
+        }
+    }
+
+    /// Of any pipeline but a snapshot's.
+    pub fn stream(&self) -> Option<&PipelineStatus> {
+        match &self.state {
+            Some(State::Stream(status)) => Some(status),
+            _ => None,
+        }
+    }
+
+    pub fn snapshot(&self) -> Option<&SnapshotStatus> {
+        match &self.state {
+            Some(State::Snapshot(status)) => Some(status),
+            _ => None,
+        }
+    }
+}
+
 /// A pipeline's own status.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
@@ -89,6 +121,18 @@ pub enum Health {
     Attention,
     /// It does not run, and will not by itself; or what it has is not what it should be.
     Failed,
+}
+
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Working => "working",
+            Health::Paused => "paused",
+            Health::Attention => "attention",
+            Health::Failed => "failed",
+        }
+    }
 }
 
 /// What the process that answers does about a pipeline.

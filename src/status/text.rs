@@ -452,12 +452,13 @@ pub fn lag(lag_bytes: Option<u64>, lag_seconds: Option<f64>) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
+/// Whether it steers what it is shown in: a control character, or one that reorders or hides what is around it.
+pub fn steers(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text that cannot steer a terminal. Line breaks, too, are shown.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    // The last two reorder or hide what is around them.
-    let steers = |character: char| {
-        character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !text.contains(steers) {
         return text.into();
     }

@@ -7,7 +7,7 @@ use super::Lab;
 #[test]
 fn each_pipeline_is_told_as_the_command_line_tells_it() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     let http = lab.http();
     assert_eq!(http.get("/livez").status, 200);
@@ -57,7 +57,7 @@ fn each_pipeline_is_told_as_the_command_line_tells_it() {
 #[test]
 fn orders_are_runs_that_can_be_watched() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     let http = lab.http();
     // A sync with a reason, twice with one key: one run.
@@ -94,7 +94,7 @@ fn orders_are_runs_that_can_be_watched() {
     assert_eq!(export.body.lines().count(), audit.as_array().unwrap().len());
     let file = lab.run.directory().join("audit.jsonl");
     std::fs::write(&file, &export.body).unwrap();
-    lab.run.run(&["audit", "verify", "--file", file.to_str().unwrap()]).success();
+    lab.run.run(&["audit", "verify", file.to_str().unwrap()]).success();
     // Both sides compared; what was changed by hand is found, and stays to be seen.
     let verify = || http.post("/api/v1/pipelines/orders/verify", &json!({})).with_status(202);
     let ended = lab.ended(&mut running, &verify());
@@ -119,7 +119,7 @@ fn orders_are_runs_that_can_be_watched() {
 #[test]
 fn what_cannot_be_done_is_a_problem_with_a_hint() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     let http = lab.http();
     let missing = http.get("/api/v1/pipelines/order");
@@ -161,7 +161,7 @@ fn what_cannot_be_done_is_a_problem_with_a_hint() {
 #[test]
 fn a_run_can_be_cancelled_and_a_second_one_is_told_of_it() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     let http = lab.http();
     // The copy waits for a lock that somebody holds.
@@ -185,6 +185,8 @@ fn a_run_can_be_cancelled_and_a_second_one_is_told_of_it() {
     assert!(last.contains("\"state\":\"cancelled\""), "{last}");
     assert_eq!(lab.ended(&mut running, &run)["state"], "cancelled");
     http.post(&format!("{path}/cancel"), &json!({})).with_status(409);
+    lab.source
+        .psql("app", "select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^begin; lock'");
     holder.kill();
     let run = http.post("/api/v1/pipelines/li/sync", &json!({})).with_status(202);
     assert_eq!(lab.ended(&mut running, &run)["state"], "done");
@@ -193,7 +195,7 @@ fn a_run_can_be_cancelled_and_a_second_one_is_told_of_it() {
 #[test]
 fn the_description_names_every_route() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let _running = lab.start();
     let document = lab.http().json("/openapi.json");
     let source = include_str!("../../src/http/api.rs");

@@ -13,7 +13,7 @@ use crate::harness::wait_for;
 #[test]
 fn a_standby_takes_over_from_one_that_was_killed_and_nothing_is_lost_or_applied_twice() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut first = lab.start();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");

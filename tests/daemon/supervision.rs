@@ -19,7 +19,7 @@ fn one_that_fails_keeps_no_other_from_running_and_comes_back_by_itself() {
     );
     std::fs::write(lab.run.config_path(), config + &third).unwrap();
     for name in ["orders", "third"] {
-        lab.run.run(&["setup", "--pipeline", name]).success();
+        lab.run.run(&["setup", "--yes", "--pipeline", name]).success();
     }
     let mut running = lab.start();
     lab.wait(&mut running, "/api/v1/pipelines/third", |one| one["health"] == "healthy");
@@ -41,7 +41,7 @@ fn one_that_fails_keeps_no_other_from_running_and_comes_back_by_itself() {
 #[test]
 fn a_configuration_read_again_disturbs_only_what_it_changes() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     let http = lab.http();
     let since = |name: &str| http.json(&format!("/api/v1/pipelines/{name}"))["state"]["running_on"].clone();
@@ -71,7 +71,7 @@ fn a_configuration_read_again_disturbs_only_what_it_changes() {
 #[test]
 fn a_pipeline_that_was_stopped_rests_until_it_is_resumed() {
     let lab = Lab::new();
-    lab.run.run(&["setup", "--pipeline", "orders"]).success();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
     let mut running = lab.start();
     lab.run.run(&["stop", "--pipeline", "orders"]).success();
     let rests = lab.wait(&mut running, "/api/v1/pipelines/orders", |one| one["health"] == "paused");

@@ -1,8 +1,13 @@
 //! What Prometheus is given: the metrics of a made-up fleet, and the alert rules and the dashboard made for them, as the
 //! real `promtool` takes them.
 
+mod alerts;
+mod dashboard;
 mod exported;
 pub mod fleet;
+mod promql;
+mod scraped;
+mod top;
 
 use std::fs;
 use std::io::Write;

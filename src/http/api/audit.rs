@@ -87,7 +87,7 @@ pub(in crate::http) async fn verified(door: &Door, visitor: &Visitor, name: &str
     Ok(on_its_own("audit", async move || pipeline::audit_verify(&pipeline, None).await).await?)
 }
 
-/// Every entry, one JSON object a line; `pgdiode audit verify --file` checks such a file
+/// Every entry, one JSON object a line; `pgdiode audit verify FILE` checks such a file
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/audit/export", tag = "audit", params(("name" = String, Path)),
     responses((status = 200, content_type = "application/jsonl", body = String),
         (status = 403, body = crate::http::problem::Details), (status = 404, body = crate::http::problem::Details)))]

@@ -78,9 +78,11 @@ const GRAIN: f64 = 1000.0;
 /// Points of a line, of a line beside a name, and rows of a table.
 const LINE_POINTS: usize = 240;
 const SPARK_POINTS: usize = 48;
+/// In per cent: the scale's words are beside the bars, not below them.
+const GUTTER: f64 = 8.0;
 const TABLE_ROWS: usize = 48;
 /// Lines of the scale, about.
-const TICKS: f64 = 4.0;
+const TICKS: f64 = 5.0;
 
 /// At most `most` points between the first and the last, and no fewer than what was measured can fill.
 pub fn thinned(points: &[Point], most: usize, pick: Pick) -> Vec<Point> {
@@ -246,16 +248,12 @@ pub fn line(line: &Line, pick: Pick, clock: Clock) -> Option<Chart> {
     let ticks = line.unit.ticks(largest.max(marked).max(ahead));
     let until = line.forecast.map_or(last.at, |(at, _)| at).max(line.until);
     let scale = Scale { from: first.at, until, top: ticks.last().copied().unwrap_or(1.0) };
-    let span = text::duration(u64::try_from(last.at - first.at).unwrap_or(0) / 60 * 60);
-    let mut summary = format!(
-        "{}: now {}, at most {} in the last {span}.",
-        line.title,
-        line.unit.words(latest),
-        line.unit.words(largest)
-    );
+    let span = span_words(last.at - first.at);
+    let mut summary =
+        format!("now {}, at most {} in {span}", line.unit.words(latest), line.unit.words(largest));
     if let Some((at, value)) = line.forecast {
         let when = rough_date(at);
-        summary.push_str(&format!(" At this slope {} on {when}.", line.unit.words(value)));
+        summary.push_str(&format!("; if it goes on like this, {} on {when}", line.unit.words(value)));
     }
     let mut body = paper(line.unit, &ticks, &scale);
     body.push_str(&marks(&line.marks, &scale));
@@ -277,6 +275,17 @@ pub fn line(line: &Line, pick: Pick, clock: Clock) -> Option<Chart> {
         columns: vec!["From", if pick == Pick::Largest { "At most" } else { "At the end" }],
         rows,
     })
+}
+
+/// Whole hours, where there are some.
+fn span_words(seconds: i64) -> String {
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    let hours = (seconds + 1800) / 3600;
+    match seconds {
+        0..5400 => format!("the last {}", text::duration(seconds.max(60) / 60 * 60)),
+        _ if hours == 24 => "the last day".to_owned(),
+        _ => format!("the last {}", text::duration(hours * 3600)),
+    }
 }
 
 fn rough_date(at: i64) -> String {
@@ -322,7 +331,7 @@ fn marks(marks: &[Mark], scale: &Scale) -> String {
     for mark in marks {
         let y = scale.y(mark.value);
         body.push_str(&format!(
-            r#"<line class="mark tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="100%" y="{1:.1}" text-anchor="end">{2}</text>"#,
+            r#"<line class="level tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="100%" y="{1:.1}" text-anchor="end">{2}</text>"#,
             mark.tone.name(),
             y - 4.0,
             escaped(&mark.label),
@@ -386,11 +395,12 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
     // Few bars are not to be as wide as a hand.
     let places = index_of(bars.len().max(12));
     for (index, bar) in bars.iter().enumerate() {
-        let (x, width) = (index_of(index) / places * 100.0 + 0.6, 100.0 / places * 0.72);
+        let (x, width) =
+            (GUTTER + index_of(index) * (100.0 - GUTTER) / places, (100.0 - GUTTER) / places * 0.72);
         let y = scale.y(bar.seconds).min(HEIGHT - BOTTOM - 1.0);
         let height = HEIGHT - BOTTOM - y;
         let tip = escaped(&format!("{}: {}, {}", bar.label, Unit::Seconds.words(bar.seconds), bar.word));
-        let class = if bar.tone == Tone::Good { "bar" } else { "bar hollow" };
+        let class = if bar.tone == Tone::Good { "stick" } else { "stick hollow" };
         body.push_str(&format!(
             r#"<rect class="{class} tone-{}" x="{x:.2}%" y="{y:.1}" width="{width:.2}%" height="{height:.1}"><title>{tip}</title></rect>"#,
             bar.tone.name()
@@ -405,11 +415,8 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         }
     }
     let well = bars.iter().filter(|bar| bar.tone == Tone::Good).count();
-    let summary = format!(
-        "{title}: {} runs, {well} of them well, the longest {}.",
-        bars.len(),
-        Unit::Seconds.words(largest)
-    );
+    let summary =
+        format!("{} runs, {well} of them well, the longest {}", bars.len(), Unit::Seconds.words(largest));
     let rows = bars.iter().rev().map(|bar| {
         vec![
             Markup(escaped(&bar.label)),
@@ -488,8 +495,14 @@ mod tests {
         assert_eq!(words(Unit::Seconds, 100.0), ["0 s", "30 s", "1 min", "1 min 30 s", "2 min"]);
         assert_eq!(words(Unit::Seconds, 11_000.0), ["0 s", "1 h", "2 h", "3 h", "4 h"]);
         assert_eq!(words(Unit::Bytes, 3.0 * 1024.0 * 1024.0), ["0 B", "1 MB", "2 MB", "3 MB"]);
-        assert_eq!(words(Unit::Bytes, 900.0 * 1024.0), ["0 B", "500 kB", "1000 kB"]);
-        assert_eq!(words(Unit::PerSecond, 4_100.0), ["0/s", "2,000/s", "4,000/s", "6,000/s"]);
+        assert_eq!(
+            words(Unit::Bytes, 900.0 * 1024.0),
+            ["0 B", "200 kB", "400 kB", "600 kB", "800 kB", "1000 kB"]
+        );
+        assert_eq!(
+            words(Unit::PerSecond, 4_100.0),
+            ["0/s", "1,000/s", "2,000/s", "3,000/s", "4,000/s", "5,000/s"]
+        );
         for unit in [Unit::Bytes, Unit::Seconds, Unit::PerSecond] {
             for largest in [0.0, 1e-9, 0.5, 1.0, 999.0, 1023.5, 86_401.0, 1e9, 9e17, f64::NAN, f64::INFINITY]
             {

@@ -12,7 +12,7 @@ use super::action::{self, Action};
 use super::chart::{Point, Unit, spark};
 use super::list::{Pager, Query};
 use super::shell::{Room, Shell, Viewer};
-use super::words::{Chip, Clock, Markup, dom_id, health_word, listed, pipeline_path};
+use super::words::{Chip, Clock, Markup, dom_id, health_word, listed, pipeline_path, visible};
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -40,12 +40,13 @@ struct Row {
     source: String,
     target: String,
     chip: Chip,
-    says: String,
+    /// Its verdict, where that is more than the numbers beside it.
+    says: Option<String>,
     behind: Option<Behind>,
     spark: Markup,
     since: Option<String>,
     since_at: Markup,
-    next: Option<Markup>,
+    next: Option<(String, Markup)>,
     quarantined: usize,
     run: Option<(String, String)>,
     actions: Vec<Action>,
@@ -83,7 +84,8 @@ pub fn overview(fleet: &Fleet, query: &Query, viewer: &Viewer) -> Result<String>
 }
 
 pub(super) fn render(page: &impl Template) -> Result<String> {
-    page.render().map_err(|error| Error::unexpected("a page cannot be written").because(error))
+    let page = page.render().map_err(|error| Error::unexpected("a page cannot be written").because(error))?;
+    Ok(visible(page))
 }
 
 fn chosen(query: &Query) -> Option<Health> {
@@ -191,6 +193,11 @@ pub(super) fn lag_points(samples: &[Sample]) -> Vec<Point> {
     samples.iter().map(|sample| Point { at: sample.at, value: sample.lag_seconds }).collect()
 }
 
+/// In a list nearly all are PostgreSQL's.
+fn short(place: &str) -> &str {
+    ["postgresql://", "postgres://"].iter().find_map(|scheme| place.strip_prefix(scheme)).unwrap_or(place)
+}
+
 fn row(pipeline: &Overview, clock: Clock) -> Row {
     let quarantined = match &pipeline.state {
         Some(State::Stream(status)) => super::tables::quarantined(status).count(),
@@ -201,7 +208,7 @@ fn row(pipeline: &Overview, clock: Clock) -> Row {
             .schedule
             .as_ref()
             .and_then(|schedule| schedule.next_run.as_deref())
-            .map(|at| clock.moment(at)),
+            .map(|at| (clock.relative(at), clock.moment(at))),
         _ => None,
     };
     let run = pipeline
@@ -214,10 +221,10 @@ fn row(pipeline: &Overview, clock: Clock) -> Row {
         href: pipeline_path(&pipeline.name),
         name: pipeline.name.clone(),
         mode: pipeline.mode.clone(),
-        source: pipeline.source.clone(),
-        target: pipeline.target.clone(),
+        source: short(&pipeline.source).to_owned(),
+        target: short(&pipeline.target).to_owned(),
         chip: pipeline.health.into(),
-        says: pipeline.verdict.clone(),
+        says: (pipeline.health != Health::Healthy).then(|| pipeline.verdict.clone()),
         behind: behind(pipeline),
         spark: spark(&lag_points(&pipeline.samples), Unit::Seconds, "Lag of the last day"),
         since: clock.elapsed(&pipeline.since),

@@ -67,7 +67,6 @@ struct Page<'a> {
     since_at: Markup,
     asked_at: Option<Markup>,
     tabs: Vec<TabLink>,
-    tab: Tab,
     actions: Vec<Action>,
     paused: Option<(&'a Pause, Markup)>,
     problem: Option<ProblemView<'a>>,
@@ -173,7 +172,6 @@ pub fn pipeline(
         since_at: clock.moment(&pipeline.since),
         asked_at: pipeline.asked_at.as_deref().map(|at| clock.moment(at)),
         tabs: Tab::ALL.into_iter().map(|one| tab_link(pipeline, &path, one, tab)).collect(),
-        tab,
         actions: action::of_pipeline(pipeline),
         paused: pipeline.paused.as_ref().map(|pause| (pause, clock.moment(&pause.since))),
         problem: pipeline.problem.as_ref().map(|problem| problem_view(problem, clock)),
@@ -375,11 +373,13 @@ fn slot_view(slot: &SlotStatus) -> SlotView {
     };
     let mut detail = vec![if slot.active { "active".to_owned() } else { "inactive".to_owned() }];
     detail.extend(slot.wal_status.clone());
-    detail.extend(slot.safe_wal_bytes.map(|left| {
+    detail.extend(slot.safe_wal_bytes.filter(|_| !lost).map(|left| {
         format!("{} until the server invalidates it", text::bytes(u64::try_from(left).unwrap_or(0)))
     }));
     detail.extend(
-        slot.budget_reached_in_seconds.map(|left| format!("over budget in {}", text::duration(left))),
+        slot.budget_reached_in_seconds
+            .filter(|_| held <= budget)
+            .map(|left| format!("over budget in {}", text::duration(left))),
     );
     SlotView {
         name: slot.name.clone(),

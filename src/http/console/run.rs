@@ -25,6 +25,7 @@ struct Page<'a> {
     steps: Vec<Step>,
     doing: Option<Doing>,
     error: Option<&'a Problem>,
+    title: String,
     result: Vec<(String, String)>,
     result_json: Option<String>,
     log: Vec<(Markup, &'a LogLine)>,
@@ -38,6 +39,7 @@ struct Doing {
     tables: Option<String>,
     rows: String,
     bytes: String,
+    of_bytes: Option<String>,
     rate: String,
     left: Option<String>,
     current: Vec<String>,
@@ -59,11 +61,13 @@ pub(super) fn path(run: &Run) -> String {
 
 /// The page of a run.
 pub fn run(fleet: &Fleet, run: &Run, viewer: &Viewer) -> Result<String> {
-    let shell = Shell::new(format!("{} of {}", run.verb, run.pipeline), Room::Fleet, fleet, viewer);
+    let title = capitalised(&format!("{} of {}", run.verb, run.pipeline));
+    let shell = Shell::new(title.clone(), Room::Fleet, fleet, viewer);
     let clock = shell.clock;
     let is_on = matches!(run.state, RunState::Running | RunState::Cancelling);
     let page = Page {
         run,
+        title,
         pipeline_href: pipeline_path(&run.pipeline),
         chip: run.state.into(),
         verdict: verdict(run),
@@ -80,6 +84,11 @@ pub fn run(fleet: &Fleet, run: &Run, viewer: &Viewer) -> Result<String> {
         shell,
     };
     render(&page)
+}
+
+fn capitalised(words: &str) -> String {
+    let mut rest = words.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
 fn verdict(run: &Run) -> String {
@@ -119,8 +128,6 @@ fn steps(run: &Run) -> Vec<Step> {
 
 fn doing(progress: &Progress) -> Doing {
     let words = if progress.doing.is_empty() { progress.phase.words() } else { &progress.doing };
-    let of_total = (progress.bytes_total > 0)
-        .then(|| format!("{} of about {}", text::bytes(progress.bytes), text::bytes(progress.bytes_total)));
     Doing {
         words: words.to_owned(),
         percent: progress
@@ -132,7 +139,8 @@ fn doing(progress: &Progress) -> Doing {
             format!("{} of {}", text::count(progress.tables_done), text::count(progress.tables_total))
         }),
         rows: text::count(progress.rows),
-        bytes: of_total.unwrap_or_else(|| text::bytes(progress.bytes)),
+        bytes: text::bytes(progress.bytes),
+        of_bytes: (progress.bytes_total > 0).then(|| text::bytes(progress.bytes_total)),
         rate: format!("{}/s", text::bytes(progress.bytes_per_second)),
         left: progress.eta_seconds.map(text::duration),
         current: progress.current.clone(),

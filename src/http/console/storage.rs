@@ -37,7 +37,7 @@ const AHEAD_DAYS: f64 = 30.0;
 
 /// Levels of a volume that somebody should know of.
 const LEVELS: [(&str, f64, Tone); 3] =
-    [("70 %", 0.70, Tone::Paused), ("85 %", 0.85, Tone::Warn), ("95 %", 0.95, Tone::Bad)];
+    [("70 %", 0.70, Tone::Warn), ("85 %", 0.85, Tone::Bad), ("95 %", 0.95, Tone::Bad)];
 
 #[allow(clippy::cast_precision_loss)] // sizes are drawn and shown in three digits
 pub(super) fn storage(pipeline: &Overview, clock: Clock) -> Option<StorageView> {

@@ -27,6 +27,35 @@ pub fn escaped(text: &str) -> String {
     askama::filters::escape(shown.as_ref(), Html).map(|safe| safe.to_string()).unwrap_or_default()
 }
 
+/// The page with characters that steer, rather than show, made visible; left as they are in what forms send back.
+pub fn visible(page: String) -> String {
+    let steers = |character: char| !matches!(character, '\n' | '\t') && text::steers(character);
+    if !page.contains(steers) {
+        return page;
+    }
+    let mut shown = String::with_capacity(page.len() + 64);
+    let show = |part: &str, shown: &mut String| {
+        for character in part.chars() {
+            if steers(character) {
+                shown.extend(character.escape_default());
+            } else {
+                shown.push(character);
+            }
+        }
+    };
+    // Quotes of data are escaped: what looks like an attribute is one of a template.
+    let mut parts = page.split(" value=\"");
+    show(parts.next().unwrap_or_default(), &mut shown);
+    for part in parts {
+        let (value, rest) = part.split_once('"').unwrap_or((part, ""));
+        shown.push_str(" value=\"");
+        shown.push_str(value);
+        shown.push('"');
+        show(rest, &mut shown);
+    }
+    shown
+}
+
 /// A part of an address.
 pub fn segment(text: &str) -> String {
     askama::filters::urlencode_strict(text).map(|coded| coded.to_string()).unwrap_or_default()
@@ -261,6 +290,13 @@ mod tests {
         assert_eq!(dom_id("run", "a.b c"), "run-a_2e_b_20_c");
         assert_ne!(dom_id("x", "a.b"), dom_id("x", "a_2e_b"));
         assert_eq!(pipeline_path("a/b?c"), "/pipelines/a%2Fb%3Fc");
+    }
+
+    #[test]
+    fn what_steers_is_shown_and_what_is_sent_stays() {
+        let page = "<p>a\u{202e}b\u{1b}</p>\n<input value=\"a\u{202e}b\"><p>\u{2066}</p>";
+        let shown = "<p>a\\u{202e}b\\u{1b}</p>\n<input value=\"a\u{202e}b\"><p>\\u{2066}</p>";
+        assert_eq!(visible(page.into()), shown);
     }
 
     #[test]

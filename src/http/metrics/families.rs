@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::samples::{Samples, Value, escape};
 use crate::schedule::Schedule;
-use crate::status::fleet::{Duty, Health, Instance, Overview, State, Storage};
+use crate::status::fleet::{Duty, Health, Instance, Overview, Storage};
 use crate::status::snapshot::{RunStatus, SnapshotStatus};
 use crate::status::{
     ArchiveStatus, KeysStatus, Phase, PipelineStatus, Progress, SlotStatus, TableState, TableStatus,
@@ -79,14 +79,15 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(super) fn new(instance: &Instance, overview: &'a Overview) -> View<'a> {
-        let (stream, snapshot) = match &overview.state {
-            Some(State::Stream(status)) => (Some(&**status), None),
-            Some(State::Snapshot(status)) => (None, Some(&**status)),
-            None => (None, None),
-        };
         let mut label = String::new();
         escape(&mut label, &overview.name);
-        View { overview, label, at: moment(&instance.at), stream, snapshot }
+        View {
+            overview,
+            label,
+            at: moment(&instance.at),
+            stream: overview.stream(),
+            snapshot: overview.snapshot(),
+        }
     }
 
     /// Seconds since then.
@@ -178,16 +179,6 @@ fn by_table(view: &View<'_>, samples: &mut Samples<'_>, label: &str, kinds: &[(&
 
 const HEALTHS: [Health; 5] =
     [Health::Healthy, Health::Working, Health::Paused, Health::Attention, Health::Failed];
-
-fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
-        Health::Working => "working",
-        Health::Paused => "paused",
-        Health::Attention => "attention",
-        Health::Failed => "failed",
-    }
-}
 
 const DUTIES: [Duty; 3] = [Duty::Active, Duty::Standby, Duty::Idle];
 

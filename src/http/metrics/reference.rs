@@ -14,7 +14,8 @@ pub fn markdown() -> String {
          the daemon has the label `pipeline`. A value that is not known has no sample: it is never 0 instead, and `absent()`\n\
          finds it. Of a pipeline's tables the first {TABLES_MAX} by name have samples of their own; the rest is summed under\n\
          `table=\"other\"`. Where several daemons look after the same pipelines, each exports what it knows: aggregate with\n\
-         `max by (pipeline)`.\n"
+         `max by (pipeline)`. [Watching with Prometheus](operating.md#watching-with-prometheus) has the alert rules and the\n\
+         dashboard.\n"
     );
     for Section { title, families } in sections() {
         let _ = write!(text, "\n## {title}\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n");

@@ -2,9 +2,10 @@
 
 use super::{
     Count, DUTIES, Family, HEALTHS, Kind, PHASES, Read, Section, TABLES_MAX, VERDICTS, by_table, duty_word,
-    health_word, phase_word, seconds,
+    phase_word, seconds,
 };
 use crate::status::TableState;
+use crate::status::fleet::Health;
 
 pub(super) const SECTIONS: &[Section] = &[
     Section { title: "The daemon", families: DAEMON },
@@ -70,7 +71,7 @@ const PIPELINES: &[Family] = &[
         labels: &["health"],
         help: "1 for the health that it has, of healthy, working, paused, attention, failed.",
         read: Read::Pipeline(|view, samples| {
-            samples.states("health", &HEALTHS, health_word, view.overview.health);
+            samples.states("health", &HEALTHS, Health::word, view.overview.health);
         }),
     },
     Family {
@@ -88,8 +89,8 @@ const PIPELINES: &[Family] = &[
         labels: &["phase"],
         help: "1 for the phase that it is in, of new, copying, catching_up, streaming, paused, retrying, stopped, failed.",
         read: Read::Pipeline(|view, samples| {
-            if let Some(status) = view.stream {
-                samples.states("phase", &PHASES, phase_word, status.phase);
+            if let Some(phase) = view.overview.phase() {
+                samples.states("phase", &PHASES, phase_word, phase);
             }
         }),
     },
@@ -164,7 +165,7 @@ const LAG: &[Family] = &[
         unit: "bytes",
         labels: &[],
         help: "Write-ahead log of the source that the target lacks.",
-        read: Read::Value(|view| view.stream.map(|status| status.lag_bytes).into()),
+        read: Read::Value(|view| view.overview.lag().0.into()),
     },
     Family {
         name: "pgdiode_replication_lag_seconds",
@@ -172,7 +173,7 @@ const LAG: &[Family] = &[
         unit: "seconds",
         labels: &[],
         help: "Age of the oldest commit that the target lacks.",
-        read: Read::Value(|view| view.stream.map(|status| status.lag_seconds).into()),
+        read: Read::Value(|view| view.overview.lag().1.into()),
     },
     Family {
         name: "pg_replication_lag",
@@ -180,7 +181,7 @@ const LAG: &[Family] = &[
         unit: "",
         labels: &[],
         help: "The same as pgdiode_replication_lag_seconds, by the name that other exporters have for it.",
-        read: Read::Value(|view| view.stream.map(|status| status.lag_seconds).into()),
+        read: Read::Value(|view| view.overview.lag().1.into()),
     },
     Family {
         name: "pgdiode_position_bytes",

@@ -1,0 +1,185 @@
+//! What pages say, to whom, and what their forms send.
+
+use std::collections::BTreeSet;
+
+use pgdiode::http::console::{Query, Tab, Viewer, asset, asset_url, overview, pipeline, problem, run};
+use pgdiode::status::fleet::{Fleet, Health};
+
+use super::document::{Element, parse};
+use super::fleet;
+use super::gallery::pages;
+
+fn overview_of(fleet: &Fleet, query: &Query) -> Element {
+    parse(&overview(fleet, query, &fleet::viewer()).unwrap()).root
+}
+
+fn verdict(fleet: &Fleet) -> String {
+    overview_of(fleet, &Query::default()).named("h1")[0].text()
+}
+
+fn names(page: &Element) -> Vec<String> {
+    page.all().into_iter().filter(|one| one.has_class("name")).map(Element::text).collect()
+}
+
+fn of_health(healths: &[Health]) -> Fleet {
+    let mut fleet = fleet::healthy();
+    fleet.pipelines.truncate(healths.len());
+    for (one, health) in fleet.pipelines.iter_mut().zip(healths) {
+        std::sync::Arc::make_mut(one).health = *health;
+    }
+    fleet
+}
+
+#[test]
+fn one_sentence_says_how_all_are() {
+    use Health::{Attention, Failed, Healthy, Paused, Working};
+    assert_eq!(verdict(&of_health(&[])), "No pipeline is configured.");
+    assert_eq!(verdict(&of_health(&[Healthy])), "The replica customers is healthy, 0.08 s behind.");
+    let all = verdict(&fleet::healthy());
+    assert_eq!(all, "All 4 replicas are healthy; the furthest behind is orders, 0.38 s.");
+    let some = verdict(&of_health(&[Healthy, Healthy, Working, Paused]));
+    assert_eq!(some, "2 of 4 replicas are healthy, 1 is working and 1 is paused.");
+    let bad = verdict(&of_health(&[Failed, Attention, Healthy, Attention]));
+    assert_eq!(bad, "customers has failed and orders and search need attention; 1 of 4 is healthy.");
+    let worse = verdict(&of_health(&[Failed, Failed, Failed, Healthy]));
+    assert_eq!(worse, "3 replicas have failed; 1 of 4 is healthy.");
+}
+
+#[test]
+fn the_worst_is_first_and_what_is_sought_is_found() {
+    let rich = fleet::rich();
+    let all = names(&overview_of(&rich, &Query::default()));
+    assert_eq!(all[0], "billing");
+    assert_eq!(all.len(), rich.pipelines.len());
+    assert_eq!(all.last().map(String::as_str), Some("analytics"), "{all:?}");
+    let query = |q: &str, health: &str| Query { q: q.into(), health: health.into(), page: String::new() };
+    assert_eq!(names(&overview_of(&rich, &query("MATRIX-db", ""))), ["synapse"]);
+    assert_eq!(names(&overview_of(&rich, &query("", "paused"))), ["warehouse"]);
+    assert_eq!(names(&overview_of(&rich, &query("orders", "paused"))), [""; 0]);
+}
+
+#[test]
+fn two_hundred_pipelines_are_two_small_pages() {
+    let large = fleet::large();
+    let page = |page: &str| Query { page: page.into(), ..Query::default() };
+    let first = overview(&large, &page("1"), &fleet::viewer()).unwrap();
+    assert!(first.len() < 450_000, "{} bytes", first.len());
+    let (first, second) = (parse(&first).root, overview_of(&large, &page("2")));
+    let mut all: BTreeSet<String> = names(&first).into_iter().collect();
+    assert_eq!(all.len(), 100);
+    all.extend(names(&second));
+    assert_eq!(all.len(), 200);
+    assert_eq!(names(&first)[0], "tenant-003", "the failed ones are first");
+}
+
+/// Exactly those that the server answers.
+#[test]
+fn forms_name_the_servers_routes() {
+    let mut routes = BTreeSet::new();
+    for (_, page) in pages() {
+        for form in parse(&page).root.named("form") {
+            let path = form.get("action").unwrap().to_owned();
+            if form.get("method") == Some("post") {
+                let end = path.rsplit('/').next().unwrap().to_owned();
+                let of = path.split('/').nth(1).unwrap().to_owned();
+                routes.insert(format!("{of} {end}"));
+            }
+        }
+    }
+    let known = [
+        "audit verify",
+        "logout logout",
+        "pipelines pause",
+        "pipelines resume",
+        "pipelines resync",
+        "pipelines rollback",
+        "pipelines sync",
+        "pipelines verify",
+        "runs cancel",
+    ];
+    assert_eq!(routes.into_iter().collect::<Vec<_>>(), known);
+}
+
+#[test]
+fn what_data_says_is_never_markup_and_is_sent_back_as_it_is() {
+    let rich = fleet::with_hostile();
+    let one = fleet::named(&rich, fleet::HOSTILE);
+    for (name, page) in pages() {
+        let root = parse(&page).root;
+        assert_eq!(root.named("script").len(), 1, "{name}");
+        assert!(!root.text().contains('\u{202e}'), "{name}: a name turns the words around it");
+    }
+    let page = pipeline(&rich, one, Tab::Tables, &Query::default(), &[], &fleet::viewer()).unwrap();
+    let root = parse(&page).root;
+    assert!(root.text().contains("<script>alert(1)</script>"), "it is shown as text");
+    let sent: Vec<&str> = root
+        .named("input")
+        .into_iter()
+        .filter(|input| input.get("name") == Some("table"))
+        .filter_map(|input| input.get("value"))
+        .collect();
+    assert!(sent.iter().any(|table| table.contains('\u{202e}')), "{sent:?}");
+    for form in root.named("form").iter().filter(|form| form.get("method") == Some("post")) {
+        let path = form.get("action").unwrap();
+        assert!(path == "/logout" || path.starts_with("/pipelines/%3Cscript%3E"), "{path}");
+    }
+}
+
+#[test]
+fn who_may_only_look_is_offered_nothing_to_change() {
+    let guest = Viewer { name: "guest".into(), ..Viewer::default() };
+    let rich = fleet::rich();
+    let mut looked_at = vec![overview(&rich, &Query::default(), &guest).unwrap()];
+    for one in &rich.pipelines {
+        for tab in ["", "tables", "runs", "verification", "storage"] {
+            let tab = Tab::of_path(tab).unwrap();
+            looked_at
+                .push(pipeline(&rich, one, tab, &Query::default(), &fleet::generations(), &guest).unwrap());
+        }
+        looked_at.extend(one.runs.iter().map(|asked| run(&rich, asked, &guest).unwrap()));
+    }
+    for page in looked_at {
+        let root = parse(&page).root;
+        assert!(root.named("form").iter().all(|form| form.get("method") == Some("get")));
+        assert!(root.named("a").iter().all(|link| link.get("href") != Some("/audit")));
+    }
+}
+
+#[test]
+fn a_fragment_is_the_live_parts_without_the_frame() {
+    let rich = fleet::rich();
+    let live = Viewer { is_fragment: true, ..fleet::viewer() };
+    let ids = |page: &str| -> BTreeSet<String> {
+        let root = parse(page).root;
+        let live = root.all().into_iter().filter(|one| one.has("data-live"));
+        live.filter_map(|one| one.get("id")).map(str::to_owned).collect()
+    };
+    for one in &rich.pipelines {
+        let page = |viewer: &Viewer| pipeline(&rich, one, Tab::Now, &Query::default(), &[], viewer).unwrap();
+        let (whole, part) = (page(&fleet::viewer()), page(&live));
+        assert!(part.len() < whole.len() && !part.contains("<header") && !part.contains("<script src"));
+        assert_eq!(ids(&whole), ids(&part));
+        assert!(ids(&whole).len() > 4);
+    }
+}
+
+#[test]
+fn a_problem_tells_what_to_do_and_nothing_of_the_process() {
+    let page = pages().into_iter().find(|(name, _)| name == "problem-bare").unwrap().1;
+    assert!(page.contains("Wait for it to end") && page.contains("/runs/01970b61"));
+    assert!(!page.contains("replica-1"));
+    assert!(problem(None, &pgdiode::http::console::ProblemPage::default(), &Viewer::default()).is_ok());
+}
+
+#[test]
+fn assets_are_known_by_their_content() {
+    for name in ["console.css", "console.js", "icon.svg"] {
+        let body = String::from_utf8(asset(name).unwrap().body.to_vec()).unwrap();
+        assert!(
+            asset_url(name).starts_with(&format!("/assets/{name}?v="))
+                && asset_url(name).len() > 20 + name.len()
+        );
+        assert!(!body.contains("https://") && !body.contains("@import") && !body.contains("url("), "{name}");
+    }
+    assert!(asset("../console.rs").is_none() && asset("").is_none());
+}
