@@ -118,8 +118,15 @@ pub async fn show_problems(State(door): State<Door>, request: Request, next: Nex
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();
     let (Some(problem), Some(visitor), true) = (problem, visitor, wants_page) else { return response };
-    let instead = problem_page(&door, &visitor, &problem);
-    instead.map_or(response, |page| (problem.status_code(), Html(page)).into_response())
+    let Some(text) = problem_page(&door, &visitor, &problem) else { return response };
+    let mut page = Html(text).into_response();
+    *page.status_mut() = response.status();
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            page.headers_mut().append(name, value.clone());
+        }
+    }
+    page
 }
 
 fn problem_page(door: &Door, visitor: &Visitor, problem: &Problem) -> Option<String> {
