@@ -157,8 +157,7 @@ fn entries(report: &Report) -> String {
     }
 }
 
-impl Page<'_> {
-    fn href(&self, pipeline: &str) -> String {
-        format!("/audit?pipeline={}", segment(pipeline))
-    }
+/// Where a pipeline's log is shown.
+fn log_of(pipeline: &str) -> String {
+    format!("/audit?pipeline={}", segment(pipeline))
 }

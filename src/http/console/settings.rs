@@ -41,7 +41,7 @@ pub struct Certificate {
 #[template(path = "settings.html")]
 struct Page<'a> {
     shell: Shell<'a>,
-    page: &'a SettingsPage,
+    shown: &'a SettingsPage,
     instance: &'a Instance,
     started: Markup,
     configured: Markup,
@@ -72,7 +72,7 @@ pub fn settings(fleet: &Fleet, page: &SettingsPage, viewer: &Viewer) -> Result<S
         })
         .collect();
     render(&Page {
-        page,
+        shown: page,
         instance: &fleet.instance,
         started: clock.moment(&fleet.instance.started_at),
         configured: clock.moment(&fleet.instance.configured_at),
