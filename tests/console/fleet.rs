@@ -702,7 +702,7 @@ pub fn settings_page() -> SettingsPage {
                 ],
             ),
             section(
-                "pipeline orders",
+                "pipeline.orders",
                 &[
                     ("mode", "stream"),
                     ("source.host", "main-db"),

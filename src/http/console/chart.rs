@@ -162,7 +162,7 @@ impl Unit {
         match self {
             Unit::Bytes => text::bytes(whole(value)),
             Unit::PerSecond => format!("{}/s", text::count(whole(value))),
-            Unit::Seconds if value > 0.0 && value < 1.0 => {
+            Unit::Seconds if value > 0.0 && value < 0.1 => {
                 format!("{} s", (value * 1000.0).round() / 1000.0)
             }
             Unit::Seconds if value < 10.0 => format!("{} s", (value * 100.0).round() / 100.0),
@@ -415,8 +415,8 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         }
     }
     let well = bars.iter().filter(|bar| bar.tone == Tone::Good).count();
-    let summary =
-        format!("{} runs, {well} of them well, the longest {}", bars.len(), Unit::Seconds.words(largest));
+    let runs = text::several(bars.len() as u64, "run");
+    let summary = format!("{runs}, {well} of them well, the longest {}", Unit::Seconds.words(largest));
     let rows = bars.iter().rev().map(|bar| {
         vec![
             Markup(escaped(&bar.label)),
