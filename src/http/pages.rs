@@ -40,13 +40,12 @@ pub fn assets() -> Router<Door> {
     Router::new().route("/assets/{name}", get(asset))
 }
 
-async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
+async fn asset(Path(name): Path<String>, uri: Uri) -> Result<Response, Problem> {
     let asset = console::asset(&name).ok_or_else(|| not_found("there is no such file"))?;
-    // Its address changes with its content.
-    let headers = [
-        (header::CONTENT_TYPE, asset.content_type),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-    ];
+    // Such an address changes with its content.
+    let is_versioned = uri.path_and_query().is_some_and(|asked| asked.as_str() == console::asset_url(&name));
+    let keep = if is_versioned { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let headers = [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, keep)];
     Ok((headers, asset.body).into_response())
 }
 
