@@ -1,6 +1,7 @@
 //! `pgdiode start` of several pipelines with its door, asked over HTTP as programs ask it.
 
 mod api;
+mod contract;
 mod keys;
 mod standby;
 mod supervision;
