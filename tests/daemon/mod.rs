@@ -3,6 +3,8 @@
 mod api;
 mod contract;
 mod keys;
+mod listeners;
+mod memory;
 mod standby;
 mod supervision;
 
