@@ -4,6 +4,7 @@ mod api;
 mod contract;
 mod keys;
 mod listeners;
+mod many;
 mod memory;
 mod standby;
 mod supervision;
