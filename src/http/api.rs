@@ -160,6 +160,10 @@ pub(super) fn reason(reason: Option<String>) -> Result<Option<String>, Problem> 
             "The reason is too long",
             format!("a reason has at most {REASON_BYTES_MAX} bytes"),
         )),
+        // PostgreSQL's text cannot hold it.
+        Some(reason) if reason.contains('\0') => {
+            Err(unfit(StatusCode::UNPROCESSABLE_ENTITY, "the reason has a NUL character in it".into()))
+        }
         reason => Ok(reason),
     }
 }

@@ -1,7 +1,11 @@
 //! `pgdiode start` of several pipelines with its door, asked over HTTP as programs ask it.
 
 mod api;
+mod contract;
 mod keys;
+mod listeners;
+mod many;
+mod memory;
 mod standby;
 mod supervision;
 

@@ -37,7 +37,7 @@ pub use redis::{RedisClient, RedisCluster, RedisServer, RedisVersion, Reply};
 pub use rng::Rng;
 pub use s3::{BUCKET, S3Server};
 pub use ssh::SshServer;
-pub use version::{Tools, Version};
+pub use version::{Tools, Version, python_with};
 
 use std::time::{Duration, Instant};
 

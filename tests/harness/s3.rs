@@ -1,8 +1,7 @@
 //! A throw-away S3 server, `moto`, with one empty bucket. It keeps its objects in memory: killed, it has lost them.
 
-use super::ground;
 use super::service::Service;
-use super::version::packages;
+use super::version::python_with;
 
 pub const BUCKET: &str = "archives";
 
@@ -36,15 +35,8 @@ impl S3Server {
 
     /// With an empty bucket.
     pub fn start_again(&self) {
-        let mut command = ground::clean_command("python3".as_ref());
-        command.env("PYTHONPATH", packages().join("moto")).env("PYTHONDONTWRITEBYTECODE", "1").args([
-            "-m",
-            "moto.server",
-            "-H",
-            "127.0.0.1",
-            "-p",
-            &self.port().to_string(),
-        ]);
+        let mut command = python_with("moto");
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &self.port().to_string()]);
         self.service.start(command);
         self.create_bucket();
     }

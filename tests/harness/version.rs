@@ -72,6 +72,15 @@ fn debian_bin() -> PathBuf {
         .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
 }
 
+/// Python that finds a package of `scripts/install`.
+pub fn python_with(package: &str) -> Command {
+    let path = packages().join(package);
+    assert!(path.exists(), "{} is missing\n  hint: run scripts/install", path.display());
+    let mut command = ground::clean_command("python3".as_ref());
+    command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 pub fn packages() -> PathBuf {
     std::env::var_os("PGDIODE_TEST_POSTGRES_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres"), PathBuf::from)

@@ -111,7 +111,7 @@ pub(in crate::http) async fn export(
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "That is not yours to see", what));
     }
     let pipeline = door.daemon.pipeline(&name)?;
-    let (sender, mut lines) = mpsc::channel::<io::Result<Vec<u8>>>(LINES_WAITING_MAX);
+    let (sender, mut lines) = mpsc::channel::<Result<Vec<u8>, Error>>(LINES_WAITING_MAX);
     tokio::spawn(on_its_own("audit export", async move || {
         let pass_on = |line| tokio::task::block_in_place(|| sender.blocking_send(line));
         let exported = pipeline::audit_export(&pipeline, |record| {
@@ -122,13 +122,18 @@ pub(in crate::http) async fn export(
         });
         if let Err(error) = exported.await {
             // The answer breaks off, so that a part is not taken for the whole.
-            let _ = pass_on(Err(io::Error::other(error.chain())));
+            let _ = pass_on(Err(error));
         }
         Ok(())
     }));
+    // Where there is nothing to export, that is the answer.
+    let first = lines.recv().await.transpose()?;
     let stream = async_stream::stream! {
+        if let Some(line) = first {
+            yield Ok(line);
+        }
         while let Some(line) = lines.recv().await {
-            yield line;
+            yield line.map_err(|error| io::Error::other(error.chain()));
         }
     };
     let disposition = format!("attachment; filename=\"audit-{name}.jsonl\"");
