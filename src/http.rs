@@ -1,7 +1,7 @@
 //! The door for browsers, programs and Prometheus: a console, a REST API and metrics, all of one [`Fleet`].
 //!
 //! ```text
-//! request -> server.rs: TLS, limits -> access: who is it, may they -> api/ | pages.rs + console/ | metrics
+//! request -> server.rs: TLS, limits -> access/: who is it, may they -> api/ | pages.rs + console/ | probes.rs + metrics/
 //!                                                                        \_____ daemon: Fleet, orders ____/
 //! ```
 //!
@@ -10,10 +10,12 @@
 pub mod access;
 pub mod api;
 pub mod console;
+mod door;
 mod entrance;
 pub mod metrics;
 mod pages;
+mod probes;
 pub mod problem;
-pub mod server;
+mod server;
 
 pub use entrance::Entrance;

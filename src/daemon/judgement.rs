@@ -1,6 +1,5 @@
 //! How a pipeline does, in one word and one sentence.
 
-use super::member::Wish;
 use crate::config::Pipeline;
 use crate::status::fleet::{Health, Overview, State};
 use crate::status::snapshot::SnapshotStatus;
@@ -14,13 +13,13 @@ const INTERVALS_MAX: u64 = 2;
 
 type Judged = (Health, String);
 
-/// Judges what is known.
-pub(super) fn judge(pipeline: &Pipeline, overview: &Overview, wish: Wish) -> Judged {
+/// Judges what is known; `is_stopped`: somebody had it end, and nobody had it go on since.
+pub(super) fn judge(pipeline: &Pipeline, overview: &Overview, is_stopped: bool) -> Judged {
     if let Some(pause) = &overview.paused {
         let why = pause.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return (Health::Paused, format!("Paused by {} since {}{why}.", pause.actor, pause.since));
     }
-    if wish == Wish::Rest {
+    if is_stopped {
         return (Health::Paused, "Stopped by an operator; resume it to go on.".into());
     }
     if let Some(problem) = &overview.problem {

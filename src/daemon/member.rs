@@ -190,7 +190,8 @@ impl Member {
             storage: known.storage.clone(),
             samples: Arc::clone(&known.samples),
         };
-        let (health, verdict) = judgement::judge(&self.pipeline, &overview, *self.wish.borrow());
+        let (health, verdict) =
+            judgement::judge(&self.pipeline, &overview, *self.wish.borrow() == Wish::Rest);
         let since = match &known.health {
             Some((before, since)) if *before == health => since.clone(),
             _ => now(),

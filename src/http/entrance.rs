@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::access::Access;
-use super::pages;
-use super::server::{self, Door};
+use super::door::Door;
+use super::{api, pages, probes, server};
 use crate::config::ServerOptions;
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
@@ -52,12 +52,12 @@ impl Entrance {
         server::serve(self.listener, self.tls, app, ending).await;
     }
 
-    /// Everything but the probes and the looks is behind the layer that says who is asking.
+    /// All of it behind the layer that says who is asking, which knows what anybody may ask.
     fn app(&self, door: &Door) -> Router {
-        let routes = server::routes()
-            .merge(server::probes())
-            .merge(server::scraped())
+        let routes = api::router()
+            .merge(pages::router())
             .merge(pages::assets())
+            .merge(probes::router())
             .fallback(pages::nothing)
             .with_state(door.clone())
             .merge(self.access.router());

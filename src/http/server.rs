@@ -1,16 +1,12 @@
-//! The listener: connections with TLS or without, bounded in number, time and size; and what every handler is handed.
+//! The listener: connections with TLS or without, bounded in number and time.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, State};
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Extension, Router};
+use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,135 +19,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tower_service::Service;
 
-use super::access::Visitor;
-use super::{api, metrics, pages};
-use crate::audit::Report;
-use crate::config::Effective;
-use crate::daemon::{Daemon, Reloaded};
 use crate::error::{Error, Result};
-use crate::status::fleet::{Fleet, Overview};
 
-/// What no request's body is longer than.
-pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Connections at once; each that waits for events is one.
 const CONNECTIONS_MAX: usize = 2048;
 /// Whoever begins a request or a handshake ends it within this time.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long answers that are under way may take when the daemon ends.
 const END_MAX: Duration = Duration::from_secs(5);
-
-/// What every handler is handed. Cheap to clone.
-#[derive(Clone)]
-pub struct Door {
-    pub daemon: Daemon,
-    fleet: watch::Receiver<Arc<Fleet>>,
-    ending: watch::Receiver<bool>,
-    checks: Arc<Mutex<BTreeMap<String, Checked>>>,
-}
-
-/// What a check of an audit log found, and when it was made.
-pub(super) type Checked = (Arc<Report>, String);
-
-impl Door {
-    pub fn new(daemon: Daemon, ending: watch::Receiver<bool>) -> Door {
-        let fleet = daemon.fleet();
-        Door { daemon, fleet, ending, checks: Arc::default() }
-    }
-
-    /// All there is to know, as it was published last.
-    pub fn fleet(&self) -> Arc<Fleet> {
-        Arc::clone(&self.fleet.borrow())
-    }
-
-    /// The part of it that a visitor may see.
-    pub(super) fn fleet_of(&self, visitor: &Visitor) -> Arc<Fleet> {
-        let fleet = self.fleet();
-        if visitor.pipelines.is_none() {
-            return fleet;
-        }
-        let pipelines = fleet.pipelines.iter().filter(|one| visitor.sees(&one.name)).cloned().collect();
-        Arc::new(Fleet { instance: fleet.instance.clone(), pipelines })
-    }
-
-    /// A pipeline with what was asked for lately too, not only with what is under way.
-    pub(super) fn with_ended_runs(&self, one: &Overview) -> Overview {
-        Overview { runs: self.daemon.runs().list(Some(&one.name)), ..one.clone() }
-    }
-
-    /// The last check of a pipeline's audit log.
-    pub(super) fn checked(&self, pipeline: &str) -> Option<Checked> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).cloned()
-    }
-
-    pub(super) fn was_checked(&self, pipeline: &str, report: Report) {
-        let checked = (Arc::new(report), crate::schedule::utc(jiff::Timestamp::now()));
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.to_owned(), checked);
-    }
-
-    /// Holds true once the daemon ends.
-    pub fn ending(&self) -> watch::Receiver<bool> {
-        self.ending.clone()
-    }
-
-    pub fn configuration(&self) -> Vec<Effective> {
-        self.daemon.configuration()
-    }
-
-    pub async fn reload(&self) -> Result<Reloaded> {
-        self.daemon.reload().await
-    }
-}
-
-/// Every route behind the layer that says who is asking.
-pub fn routes() -> Router<Door> {
-    api::router().merge(pages::router())
-}
-
-/// Routes that anybody may ask: whether the process is alive, ready, and has started.
-pub fn probes() -> Router<Door> {
-    Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/startupz", get(started))
-}
-
-/// What Prometheus scrapes.
-pub fn scraped() -> Router<Door> {
-    Router::new().route("/metrics", get(scrape))
-}
-
-async fn ready(State(door): State<Door>) -> impl IntoResponse {
-    if *door.ending.borrow() {
-        (StatusCode::SERVICE_UNAVAILABLE, "ending\n")
-    } else {
-        (StatusCode::OK, "ok\n")
-    }
-}
-
-/// Once each pipeline was asked how it does, or could not be.
-async fn started(State(door): State<Door>) -> impl IntoResponse {
-    let waits =
-        door.fleet().pipelines.iter().filter(|one| one.asked_at.is_none() && one.problem.is_none()).count();
-    if waits == 0 {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{waits} pipelines have not been asked yet\n"))
-    }
-}
-
-/// Where it takes no signing in there is no visitor, and nothing that would be kept from one.
-async fn scrape(
-    State(door): State<Door>,
-    visitor: Option<Extension<Visitor>>,
-    headers: axum::http::HeaderMap,
-) -> impl IntoResponse {
-    let fleet = visitor.map_or_else(|| door.fleet(), |Extension(visitor)| door.fleet_of(&visitor));
-    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let format = metrics::Format::accepted(accepted);
-    ([(header::CONTENT_TYPE, format.content_type())], metrics::render(&fleet, format))
-}
-
-// ---- connections ----
 
 /// Opens the listener.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {

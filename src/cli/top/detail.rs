@@ -28,10 +28,10 @@ pub(super) fn lines(overview: &Overview, width: usize, paint: Paint) -> Vec<Line
         }
     };
     let plain = Style::new();
-    let health = super::screen::health_style(overview.health, paint);
+    let health = words::health_style(overview.health, paint);
     fact("health", &format!("{} since {}", words::health(overview.health), overview.since), health);
     fact("verdict", &overview.verdict, plain.add_modifier(Modifier::BOLD));
-    for (name, words) in problem(overview) {
+    for (name, words) in words::problem(overview) {
         fact(name, &words, if name == "problem" { health } else { plain });
     }
     if let Some(pause) = &overview.paused {
@@ -56,15 +56,6 @@ pub(super) fn lines(overview: &Overview, width: usize, paint: Paint) -> Vec<Line
     }
     lines.extend(status(overview, paint));
     lines
-}
-
-/// What went wrong, and what to do.
-pub(super) fn problem(overview: &Overview) -> Vec<(&'static str, String)> {
-    let Some(problem) = &overview.problem else { return Vec::new() };
-    let mut facts = vec![("problem", format!("{} (exit status {})", problem.what, problem.exit_status))];
-    facts.extend(problem.hint.clone().map(|hint| ("hint", hint)));
-    facts.extend(problem.retry_at.as_ref().map(|at| ("next try", format!("at {at}"))));
-    facts
 }
 
 fn runs(overview: &Overview) -> Vec<String> {

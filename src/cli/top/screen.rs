@@ -5,12 +5,12 @@ use std::sync::Arc;
 use ratatui::Frame;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, TableState};
 
 use super::{detail, words};
-use crate::status::fleet::{Fleet, Health, Overview};
+use crate::status::fleet::{Fleet, Overview};
 use crate::status::text::Paint;
 
 /// Lines that a page moves.
@@ -69,19 +69,6 @@ pub struct Screen {
     /// The first line of the list that is visible is remembered here.
     table: TableState,
     paint: Paint,
-}
-
-/// A colour, where colours are wanted. Symbol and word say the same.
-pub(super) fn health_style(health: Health, paint: Paint) -> Style {
-    let strong = Style::new().add_modifier(Modifier::BOLD);
-    let (style, colour) = match health {
-        Health::Healthy => (Style::new(), Color::Green),
-        Health::Working => (Style::new(), Color::Cyan),
-        Health::Paused => (Style::new(), Color::Magenta),
-        Health::Attention => (strong, Color::Yellow),
-        Health::Failed => (strong, Color::Red),
-    };
-    if paint == Paint::Coloured { style.fg(colour) } else { style }
 }
 
 impl Screen {
@@ -225,7 +212,7 @@ impl Screen {
         let left = area.width.saturating_sub(widths.iter().sum::<u16>() + 2 + 6);
         let widths = widths.map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
         let lines = rows.iter().map(|row| {
-            let style = health_style(row.health, self.paint);
+            let style = words::health_style(row.health, self.paint);
             let [health, of_name, rest @ .., verdict] = words::cells(row);
             let cells = [Cell::from(health).style(style), Cell::from(cut(of_name, usize::from(name)))];
             let verdict = Cell::from(cut(verdict, usize::from(left)));

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use ratatui::style::{Color, Modifier, Style};
+
 use crate::status::fleet::{Fleet, Health, Overview, RunState};
 use crate::status::text::{Paint, bytes, count, duration, printable, seconds};
 use crate::status::{Phase, Progress};
@@ -133,9 +135,31 @@ pub(super) fn picture(fleet: &Fleet, paint: Paint) -> String {
     for (overview, row) in overviews.iter().zip(&rows) {
         let text = line(row);
         lines.push(if overview.health == Health::Failed { paint.bad(&text) } else { text });
-        for (name, words) in super::detail::problem(overview) {
+        for (name, words) in problem(overview) {
             lines.push(format!("    {name}: {}", crate::status::text::printable_lines(&words, 6)));
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// What went wrong, and what to do.
+pub(super) fn problem(overview: &Overview) -> Vec<(&'static str, String)> {
+    let Some(problem) = &overview.problem else { return Vec::new() };
+    let mut facts = vec![("problem", format!("{} (exit status {})", problem.what, problem.exit_status))];
+    facts.extend(problem.hint.clone().map(|hint| ("hint", hint)));
+    facts.extend(problem.retry_at.as_ref().map(|at| ("next try", format!("at {at}"))));
+    facts
+}
+
+/// A colour, where colours are wanted. Symbol and word say the same.
+pub(super) fn health_style(health: Health, paint: Paint) -> Style {
+    let strong = Style::new().add_modifier(Modifier::BOLD);
+    let (style, colour) = match health {
+        Health::Healthy => (Style::new(), Color::Green),
+        Health::Working => (Style::new(), Color::Cyan),
+        Health::Paused => (Style::new(), Color::Magenta),
+        Health::Attention => (strong, Color::Yellow),
+        Health::Failed => (strong, Color::Red),
+    };
+    if paint == Paint::Coloured { style.fg(colour) } else { style }
 }

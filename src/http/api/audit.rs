@@ -11,13 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Query, seen};
+use super::request::{Query, seen};
 use crate::audit::{Record, Report};
 use crate::daemon::on_its_own;
 use crate::error::Error;
 use crate::http::access::{Right, Visitor};
+use crate::http::door::Door;
 use crate::http::problem::Problem;
-use crate::http::server::Door;
 use crate::pipeline;
 
 const LATEST: u32 = 100;

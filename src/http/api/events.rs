@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::runs::seen;
 use crate::http::access::Visitor;
+use crate::http::door::Door;
 use crate::http::problem::Problem;
-use crate::http::server::Door;
 use crate::status::fleet::RunState;
 
 /// A proxy closes what is silent for longer.

@@ -9,12 +9,12 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Body, Query, Why, order, reason, seen};
+use super::request::{Body, Query, Why, order, reason, seen};
 use crate::config::Mode;
 use crate::daemon::{Order, on_its_own};
 use crate::http::access::{Right, Visitor};
+use crate::http::door::Door;
 use crate::http::problem::Problem;
-use crate::http::server::Door;
 use crate::status::fleet::{self, Fleet, Health, Overview, Sample};
 use crate::status::{CheckReport, Phase};
 use crate::{audit, pipeline, snapshot};

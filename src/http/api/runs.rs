@@ -5,10 +5,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::{Body, Query, Why, reason};
+use super::request::{Body, Query, Why, reason};
 use crate::http::access::{Right, Visitor};
+use crate::http::door::Door;
 use crate::http::problem::Problem;
-use crate::http::server::Door;
 use crate::status::fleet::Run;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

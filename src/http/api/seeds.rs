@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Query, Why, order, seen};
+use super::request::{Body, Query, Why, order, seen};
 use crate::config::{Mode, Pipeline, Way};
 use crate::daemon::{Order, on_its_own};
 use crate::http::access::{Right, Visitor};
+use crate::http::door::Door;
 use crate::http::problem::Problem;
-use crate::http::server::Door;
 use crate::pipeline;
 use crate::status::Phase;
 use crate::status::fleet::{self, Health, Overview};
