@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::member::{Member, Wish};
 use crate::config::Mode;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::pipeline::{self, record};
 use crate::status::fleet::Duty;
 use crate::status::{Progress, StopReason, Until};
@@ -140,7 +140,7 @@ async fn run(member: &Member) -> Result<StopReason> {
         tokio::select! {
             _ = wishes.wait_for(|wish| *wish != Wish::Run) => {}
             _ = paused.wait_for(Option::is_some) => {}
-            () = hears_of_pause(member) => {}
+            pause = record::until_paused(&member.pipeline, LOOK_EVERY) => member.is_paused(Some(pause)),
         }
     };
     let mut work = Box::pin(pipeline::start(&member.pipeline, Until::Stopped, sender, stop));
@@ -154,24 +154,4 @@ async fn run(member: &Member) -> Result<StopReason> {
             },
         }
     }
-}
-
-/// Lasts until somebody has paused it, through this process or another.
-async fn hears_of_pause(member: &Member) {
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        match record::pause_of(&member.pipeline).await {
-            Ok(None) => {}
-            Ok(pause) => {
-                member.is_paused(pause);
-                return;
-            }
-            Err(error) => ignore(&error),
-        }
-    }
-}
-
-/// The run itself tells of a target that is away.
-fn ignore(error: &Error) {
-    tracing::debug!(error = error.chain(), "whether it is paused could not be asked");
 }

@@ -90,6 +90,8 @@ async fn measured(member: &Member) -> Result<()> {
         return Ok(());
     }
     let mut session = pipeline::audit_session(pipeline).await?;
+    // A keeper looks more often; who only watches has none.
+    member.is_paused(record::read_pause(&mut session, &pipeline.name).await?);
     member.was_verified(record::verification_of(&mut session, &pipeline.name).await?);
     let growth = record::growth_of(&mut session, &pipeline.name).await?;
     drop(session);

@@ -5,6 +5,8 @@
 //! - `pgdiode.verification`: one row a table, how its last comparison ended; with an empty name, of all keys.
 //! - `pgdiode.size`: the size of the replica, now and then.
 
+use std::time::Duration;
+
 use crate::audit::{self, Action, Journal};
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way, written};
@@ -102,7 +104,36 @@ pub async fn pause_of(pipeline: &Pipeline) -> Result<Option<Pause>> {
     read_pause(&mut session, &pipeline.name).await
 }
 
-async fn read_pause(session: &mut Session, pipeline: &str) -> Result<Option<Pause>> {
+/// Lasts until somebody has paused it, over one session for as long as that lives.
+pub async fn until_paused(pipeline: &Pipeline, look_every: Duration) -> Pause {
+    let mut session = None;
+    loop {
+        tokio::time::sleep(look_every).await;
+        match look(pipeline, &mut session).await {
+            Ok(Some(pause)) => return pause,
+            Ok(None) => {}
+            // The run itself tells of a target that is away.
+            Err(error) => {
+                tracing::debug!(error = error.chain(), "whether it is paused could not be asked");
+                session = None;
+            }
+        }
+    }
+}
+
+async fn look(pipeline: &Pipeline, session: &mut Option<Session>) -> Result<Option<Pause>> {
+    if !has_record(pipeline) {
+        return Ok(None);
+    }
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(super::audit_session(pipeline).await?),
+    };
+    read_pause(session, &pipeline.name).await
+}
+
+/// Why it is not to run, by a session of [`audit_session`](super::audit_session).
+pub async fn read_pause(session: &mut Session, pipeline: &str) -> Result<Option<Pause>> {
     if !is_there(session).await? {
         return Ok(None);
     }
