@@ -43,7 +43,7 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Before a keeper that panicked begins again.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
 /// How long pipelines that are to end may take.
-const END_MAX: Duration = Duration::from_secs(60);
+const END_MAX: Duration = Duration::from_mins(1);
 
 /// Pipelines, and how each does. Cheap to clone.
 #[derive(Clone)]

@@ -55,6 +55,9 @@ const FLOORS: &[(Floor, &[&str])] = &[
 /// The rooms of the house in which a source meets a target.
 const MEETING_ROOMS: &[&str] = &["pipeline", "snapshot", "verify", "preflight"];
 
+/// The one door that another one opens: `pgdiode start --listen`.
+const OPENS: (&str, &str) = ("cli", "http");
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Floor {
     Words,
@@ -223,7 +226,8 @@ fn check_layers(
     let is_room = |mention: &&Mention| modules.iter().any(|known| known.first() == mention.path.first());
     for mention in mentions.iter().filter(is_room) {
         let room = &mention.path[0];
-        if own_floor == Floor::Roof || module.first() == Some(room) {
+        let is_opened = (module[0].as_str(), room.as_str()) == OPENS;
+        if own_floor == Floor::Roof || module.first() == Some(room) || is_opened {
             continue;
         }
         // A room on no floor is reported once, in its own file.

@@ -33,8 +33,7 @@ pub(super) async fn run(global: &Global, config: Config, server: Option<ServerOp
         output::note(&format!("console, API and metrics: {}", door.address()));
         tokio::spawn(door.serve(daemon.clone(), ending))
     });
-    tell(&[NotifyState::Ready]);
-    let alive = tokio::spawn(stays_alive());
+    tells_systemd();
     let first = loop {
         tokio::select! {
             signal = signals.next() => break signal,
@@ -43,7 +42,6 @@ pub(super) async fn run(global: &Global, config: Config, server: Option<ServerOp
     };
     output::note("stopping after the last commits; a second signal stops at once");
     tell(&[NotifyState::Stopping]);
-    alive.abort();
     let end = async {
         daemon.end().await;
         ends.send_replace(true);
@@ -68,7 +66,7 @@ async fn reload(daemon: &Daemon) {
             "the configuration was read again"
         ),
         Err(error) => {
-            tracing::error!(hint = error.hint_text(), "the configuration stays as it was: {}", error.chain())
+            tracing::error!(hint = error.hint_text(), "the configuration stays as it was: {}", error.chain());
         }
     }
     tell(&[NotifyState::Ready]);
@@ -79,6 +77,12 @@ fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("systemd was not told: {error}");
     }
+}
+
+/// Says to systemd, where that has started the process, that it runs, and from then on that it is alive.
+pub(super) fn tells_systemd() {
+    tell(&[NotifyState::Ready]);
+    tokio::spawn(stays_alive());
 }
 
 /// Says to systemd's watchdog that the process is alive, as often as that wants to hear it.

@@ -103,6 +103,7 @@ impl Start {
             return Ok(Outcome::Done);
         }
         let mut signals = Signals::listen()?;
+        service::tells_systemd();
         let until = match (self.until_lsn, self.once_caught_up) {
             (Some(lsn), _) => Until::Reached(lsn),
             (None, true) => Until::CaughtUp,

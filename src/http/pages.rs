@@ -40,13 +40,12 @@ pub fn assets() -> Router<Door> {
     Router::new().route("/assets/{name}", get(asset))
 }
 
-async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
+async fn asset(Path(name): Path<String>, uri: Uri) -> Result<Response, Problem> {
     let asset = console::asset(&name).ok_or_else(|| not_found("there is no such file"))?;
-    // Its address changes with its content.
-    let headers = [
-        (header::CONTENT_TYPE, asset.content_type),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-    ];
+    // Such an address changes with its content.
+    let is_versioned = uri.path_and_query().is_some_and(|asked| asked.as_str() == console::asset_url(&name));
+    let keep = if is_versioned { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let headers = [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, keep)];
     Ok((headers, asset.body).into_response())
 }
 
@@ -118,8 +117,15 @@ pub async fn show_problems(State(door): State<Door>, request: Request, next: Nex
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();
     let (Some(problem), Some(visitor), true) = (problem, visitor, wants_page) else { return response };
-    let instead = problem_page(&door, &visitor, &problem);
-    instead.map_or(response, |page| (problem.status_code(), Html(page)).into_response())
+    let Some(text) = problem_page(&door, &visitor, &problem) else { return response };
+    let mut page = Html(text).into_response();
+    *page.status_mut() = response.status();
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            page.headers_mut().append(name, value.clone());
+        }
+    }
+    page
 }
 
 fn problem_page(door: &Door, visitor: &Visitor, problem: &Problem) -> Option<String> {

@@ -1,5 +1,5 @@
-//! A real Chromium without a window, driven by its DevTools protocol over two pipes: messages are JSON, each ended by a
-//! NUL (`--remote-debugging-pipe`). `scripts/install browser` installs it; PGDIODE_TEST_CHROMIUM names another.
+//! A real Chromium without a window, driven by its protocol for developers over two pipes: messages are JSON, each ended by a
+//! NUL (`--remote-debugging-pipe`). `scripts/install browser` installs it; `PGDIODE_TEST_CHROMIUM` names another.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -56,7 +56,7 @@ impl Browser {
         let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let attached =
             browser.call("Target.attachToTarget", &json!({"targetId": target["targetId"], "flatten": true}));
-        browser.session = attached["sessionId"].as_str().unwrap().to_owned();
+        attached["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
         for domain in ["Page", "Runtime", "Network", "Log"] {
             browser.call(&format!("{domain}.enable"), &json!({}));
         }

@@ -53,15 +53,21 @@ fn too_near(scheme: &Scheme) -> Vec<String> {
     let mut pairs: Vec<(String, String, f64)> = Vec::new();
     let mut add = |text: &str, ground: &str, least: f64| pairs.push((text.into(), ground.into(), least));
     for text in TEXTS {
-        GROUNDS.iter().for_each(|ground| add(text, ground, TEXT_MIN));
+        for ground in GROUNDS {
+            add(text, ground, TEXT_MIN);
+        }
     }
     for tint in TINTS {
         for text in ["ink", "quiet", "accent", tint] {
             add(text, &format!("{tint}-tint"), TEXT_MIN);
         }
     }
-    PAIRS.iter().for_each(|(text, ground)| add(text, ground, TEXT_MIN));
-    GROUNDS.iter().for_each(|ground| add("line-strong", ground, SHAPE_MIN));
+    for (text, ground) in PAIRS {
+        add(text, ground, TEXT_MIN);
+    }
+    for ground in GROUNDS {
+        add("line-strong", ground, SHAPE_MIN);
+    }
     pairs
         .into_iter()
         .filter_map(|(text, ground, least)| {
@@ -116,7 +122,7 @@ fn the_formula_is_wcags_and_a_pale_colour_is_found() {
     assert!((contrast(grey(118.0 / 255.0), grey(1.0)) - 4.54).abs() < 0.01);
     let css = css();
     let [light, dark] = schemes(&css);
-    assert_ne!(light["paper"], dark["paper"]);
+    assert!(contrast(light["paper"], dark["paper"]) > 10.0);
     assert!(light.keys().eq(dark.keys()), "a scheme lacks a colour of the other");
     let pale = css.replacen("--quiet: #5a5e65", "--quiet: #8a8e95", 1);
     assert!(pale != css && !too_near(&schemes(&pale)[0]).is_empty());

@@ -1,5 +1,8 @@
 //! A fleet in every state there is, made up, at one fixed moment.
 
+// Sizes and waves of made-up data.
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
+
 use std::sync::Arc;
 
 use pgdiode::audit::{Broken, Damage, Head, Record, Report};
@@ -699,7 +702,7 @@ pub fn settings_page() -> SettingsPage {
                 ],
             ),
             section(
-                "pipeline orders",
+                "pipeline.orders",
                 &[
                     ("mode", "stream"),
                     ("source.host", "main-db"),

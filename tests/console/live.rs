@@ -105,6 +105,7 @@ fn sync_now_is_pressed_and_its_run_seen_to_end() {
     browser.open(&format!("http://127.0.0.1:{}/", lab.port));
     browser.wait("document.querySelectorAll('.name').length === 2");
     browser.wait("document.querySelector('[data-connection]').textContent === 'Live'");
+    browser.screenshot(&leave().join("shots").join("live-overview.png"));
     browser
         .evaluate("[...document.querySelectorAll('.name')].find((one) => one.textContent === 'li').click()");
     browser.wait("document.querySelector('h1')?.textContent === 'li'");
@@ -120,6 +121,19 @@ fn sync_now_is_pressed_and_its_run_seen_to_end() {
     // It is in the history, with who and why.
     browser.open(&format!("http://127.0.0.1:{}/pipelines/li/runs", lab.port));
     browser.wait("document.querySelector('#kept-1')?.textContent.includes('Case 4711')");
+    browser.screenshot(&leave().join("shots").join("live-runs.png"));
+    for page in [
+        "pipelines/orders",
+        "pipelines/orders/tables",
+        "pipelines/li",
+        "settings",
+        "audit?pipeline=li",
+        "nowhere",
+    ] {
+        browser.open(&format!("http://127.0.0.1:{}/{page}", lab.port));
+        let name = page.replace(['/', '?', '='], "-");
+        browser.screenshot(&leave().join("shots").join(format!("live-{name}.png")));
+    }
     running.terminate();
 }
 

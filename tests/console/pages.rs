@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use pgdiode::http::console::{Query, Tab, Viewer, asset, asset_url, overview, pipeline, problem, run};
+use pgdiode::http::console::{
+    Query, Section, Tab, Viewer, asset, asset_url, overview, pipeline, problem, run, settings,
+};
 use pgdiode::status::fleet::{Fleet, Health};
 
 use super::document::{Element, parse};
@@ -37,6 +39,8 @@ fn one_sentence_says_how_all_are() {
     assert_eq!(verdict(&of_health(&[Healthy])), "The replica customers is healthy, 0.08 s behind.");
     let all = verdict(&fleet::healthy());
     assert_eq!(all, "All 4 replicas are healthy; the furthest behind is orders, 0.38 s.");
+    let one = verdict(&of_health(&[Healthy, Working]));
+    assert_eq!(one, "1 of 2 replicas is healthy and 1 is working.");
     let some = verdict(&of_health(&[Healthy, Healthy, Working, Paused]));
     assert_eq!(some, "2 of 4 replicas are healthy, 1 is working and 1 is paused.");
     let bad = verdict(&of_health(&[Failed, Attention, Healthy, Attention]));
@@ -169,6 +173,24 @@ fn a_problem_tells_what_to_do_and_nothing_of_the_process() {
     assert!(page.contains("Wait for it to end") && page.contains("/runs/01970b61"));
     assert!(!page.contains("replica-1"));
     assert!(problem(None, &pgdiode::http::console::ProblemPage::default(), &Viewer::default()).is_ok());
+}
+
+#[test]
+fn settings_are_grouped_and_many_are_folded() {
+    let titles = |page: &str| {
+        let root = parse(page).root;
+        let sections = root.named("details").into_iter().filter(|one| one.has_class("section"));
+        sections.map(|one| (one.named("h2")[0].text(), one.has("open"))).collect::<Vec<_>>()
+    };
+    let mut shown = fleet::settings_page();
+    let page = |shown: &_| settings(&fleet::rich(), shown, &fleet::viewer()).unwrap();
+    assert_eq!(titles(&page(&shown)), [("http".to_owned(), true), ("pipeline.orders".to_owned(), true)]);
+    for name in ["pipeline.a", "pipeline.ab", "pipeline.ab.copy"] {
+        shown.sections.push(Section { title: name.into(), values: Vec::new() });
+    }
+    let folded = titles(&page(&shown));
+    assert_eq!(folded.len(), 4, "{folded:?}");
+    assert!(folded.iter().all(|(_, is_open)| !is_open));
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Lab {
         let found = wait_for(|| {
             assert!(running.is_running(), "it has ended: {}", running.stderr());
             let answer = self.http().try_send("GET", path, &[], "").ok()?;
-            last = answer.body.clone();
+            last.clone_from(&answer.body);
             (answer.status == 200).then(|| answer.success()).filter(|value| is_so(value))
         });
         found.unwrap_or_else(|| panic!("{path} never became so: {last}\n{}", running.stderr()))

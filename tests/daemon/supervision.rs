@@ -1,9 +1,11 @@
 //! Pipelines of one daemon do not hinder one another.
 
+use std::os::unix::net::UnixDatagram;
+
 use serde_json::json;
 
 use super::Lab;
-use crate::harness::{Cluster, Version, ground};
+use crate::harness::{Cluster, PATIENCE, Version, ground};
 
 #[test]
 fn one_that_fails_keeps_no_other_from_running_and_comes_back_by_itself() {
@@ -78,4 +80,34 @@ fn a_pipeline_that_was_stopped_rests_until_it_is_resumed() {
     assert_eq!((&rests["duty"], &rests["paused"]), (&json!("idle"), &json!(null)), "{rests}");
     lab.http().post("/api/v1/pipelines/orders/resume", &json!({})).success();
     lab.wait(&mut running, "/api/v1/pipelines/orders", |one| one["health"] == "healthy");
+}
+
+#[test]
+fn systemd_is_told_that_it_runs_lives_and_stops() {
+    let mut lab = Lab::new();
+    lab.run.run(&["setup", "--yes", "--pipeline", "orders"]).success();
+    let path = lab.run.directory().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = String::new();
+    let mut hears = |word: &str| {
+        while !said.lines().any(|line| line == word) {
+            let mut buffer = [0; 1024];
+            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{word}: {error}; {said}"));
+            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            said.push('\n');
+        }
+        said.clear();
+    };
+    lab.run.set("NOTIFY_SOCKET", path.to_str().unwrap());
+    lab.run.set("WATCHDOG_USEC", "400000");
+    let mut running = lab.run.spawn(&["start"]);
+    hears("READY=1");
+    hears("WATCHDOG=1");
+    ground::signal("HUP", &[running.pid()]);
+    hears("RELOADING=1");
+    hears("READY=1");
+    running.terminate();
+    hears("STOPPING=1");
+    assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
 }

@@ -83,6 +83,8 @@ pub(super) async fn manual(
 }
 
 /// How syncing does.
+// Those who ask know these names.
+#[allow(clippy::struct_field_names)]
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct SyncStatus {
     pipeline: String,

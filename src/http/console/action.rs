@@ -75,9 +75,10 @@ pub(super) fn of_pipeline(pipeline: &Overview) -> Vec<Action> {
     actions.push(if pipeline.paused.is_some() {
         Action::of(pipeline, "resume", "Resume", "Runs the pipeline again from where it stopped.")
     } else {
-        let says = match is_snapshot(pipeline) {
-            true => "No sync begins until somebody resumes it.",
-            false => "Stops the pipeline until somebody resumes it; the source keeps what it will need.",
+        let says = if is_snapshot(pipeline) {
+            "No sync begins until somebody resumes it."
+        } else {
+            "Stops the pipeline until somebody resumes it; the source keeps what it will need."
         };
         Action::of(pipeline, "pause", "Pause", says)
     });

@@ -113,8 +113,11 @@ pub fn audit(fleet: &Fleet, page: &AuditPage<'_>, query: &AuditQuery, viewer: &V
     })
 }
 
+/// Who asked for it, where that was through a door; else whose process did it.
 fn actor(record: &Record) -> String {
-    format!("{}@{}", record.os_user, record.host)
+    let details: Option<serde_json::Value> = serde_json::from_str(record.details.get()).ok();
+    let asked = details.as_ref().and_then(|details| details["actor"].as_str());
+    asked.map_or_else(|| format!("{}@{}", record.os_user, record.host), str::to_owned)
 }
 
 fn details(record: &Record) -> String {
@@ -157,8 +160,7 @@ fn entries(report: &Report) -> String {
     }
 }
 
-impl Page<'_> {
-    fn href(&self, pipeline: &str) -> String {
-        format!("/audit?pipeline={}", segment(pipeline))
-    }
+/// Where a pipeline's log is shown.
+fn log_of(pipeline: &str) -> String {
+    format!("/audit?pipeline={}", segment(pipeline))
 }

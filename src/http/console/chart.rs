@@ -162,7 +162,7 @@ impl Unit {
         match self {
             Unit::Bytes => text::bytes(whole(value)),
             Unit::PerSecond => format!("{}/s", text::count(whole(value))),
-            Unit::Seconds if value > 0.0 && value < 1.0 => {
+            Unit::Seconds if value > 0.0 && value < 0.1 => {
                 format!("{} s", (value * 1000.0).round() / 1000.0)
             }
             Unit::Seconds if value < 10.0 => format!("{} s", (value * 100.0).round() / 100.0),
@@ -196,12 +196,12 @@ fn seconds_of(seconds: i64) -> f64 {
 
 /// Places of a time scale, in whole steps of UTC.
 fn time_ticks(from: i64, until: i64) -> Vec<(i64, String)> {
-    const STEPS: [i64; 15] = [
-        60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600,
+    const STEPS: [i64; 16] = [
+        60, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600,
         2_592_000, 7_776_000,
     ];
     let span = until - from;
-    let step = STEPS.into_iter().find(|step| span / step <= 5).unwrap_or(31_104_000);
+    let step = STEPS.into_iter().find(|step| span / step <= 6).unwrap_or(31_104_000);
     let mut ticks = Vec::new();
     let mut at = from.div_euclid(step) * step + step;
     while at < until {
@@ -415,8 +415,8 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         }
     }
     let well = bars.iter().filter(|bar| bar.tone == Tone::Good).count();
-    let summary =
-        format!("{} runs, {well} of them well, the longest {}", bars.len(), Unit::Seconds.words(largest));
+    let runs = text::several(bars.len() as u64, "run");
+    let summary = format!("{runs}, {well} of them well, the longest {}", Unit::Seconds.words(largest));
     let rows = bars.iter().rev().map(|bar| {
         vec![
             Markup(escaped(&bar.label)),

@@ -43,6 +43,8 @@ struct Row {
     /// Its verdict, where that is more than the numbers beside it.
     says: Option<String>,
     behind: Option<Behind>,
+    /// What to say where there is none.
+    no_behind: &'static str,
     spark: Markup,
     since: Option<String>,
     since_at: Markup,
@@ -141,7 +143,10 @@ fn verdict(fleet: &Fleet) -> String {
                 let number = names(health).len();
                 (number > 0).then(|| format!("{number} {} {word}", if number == 1 { "is" } else { "are" }))
             });
-            let mut said = vec![format!("{healthy} of {total} replicas are healthy")];
+            let mut said = vec![format!(
+                "{healthy} of {total} replicas {} healthy",
+                if healthy == 1 { "is" } else { "are" }
+            )];
             said.extend(rest.into_iter().flatten());
             format!("{}.", listed(&said))
         }
@@ -193,9 +198,11 @@ pub(super) fn lag_points(samples: &[Sample]) -> Vec<Point> {
     samples.iter().map(|sample| Point { at: sample.at, value: sample.lag_seconds }).collect()
 }
 
-/// In a list nearly all are PostgreSQL's.
+/// In a list nearly all are PostgreSQL's, and as whom one is there is on the pipeline's page.
 fn short(place: &str) -> &str {
-    ["postgresql://", "postgres://"].iter().find_map(|scheme| place.strip_prefix(scheme)).unwrap_or(place)
+    let bare = ["postgresql://", "postgres://"].iter().find_map(|scheme| place.strip_prefix(scheme));
+    let bare = bare.unwrap_or(place);
+    bare.split_once(" as ").map_or(bare, |(place, _)| place)
 }
 
 fn row(pipeline: &Overview, clock: Clock) -> Row {
@@ -226,6 +233,10 @@ fn row(pipeline: &Overview, clock: Clock) -> Row {
         chip: pipeline.health.into(),
         says: (pipeline.health != Health::Healthy).then(|| pipeline.verdict.clone()),
         behind: behind(pipeline),
+        no_behind: match &pipeline.state {
+            Some(State::Snapshot(_)) => "no copy yet",
+            _ => "unknown",
+        },
         spark: spark(&lag_points(&pipeline.samples), Unit::Seconds, "Lag of the last day"),
         since: clock.elapsed(&pipeline.since),
         since_at: clock.moment(&pipeline.since),

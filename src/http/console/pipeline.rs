@@ -439,7 +439,7 @@ fn of_snapshot(
 
 #[allow(clippy::cast_precision_loss)] // it is drawn
 fn charts(pipeline: &Overview, clock: Clock) -> Vec<Chart> {
-    let until = clock.now().map_or(0, |now| now.as_second());
+    let until = clock.now().map_or(0, jiff::Timestamp::as_second);
     let drawn = |id, title: &str, unit, points: Vec<Point>| {
         let one = Line {
             id,

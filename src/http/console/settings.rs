@@ -41,12 +41,43 @@ pub struct Certificate {
 #[template(path = "settings.html")]
 struct Page<'a> {
     shell: Shell<'a>,
-    page: &'a SettingsPage,
+    shown: &'a SettingsPage,
+    groups: Vec<Group<'a>>,
     instance: &'a Instance,
     started: Markup,
     configured: Markup,
     up: String,
     certificates: Vec<(&'a Certificate, Chip, Markup)>,
+}
+
+/// A section and those below it: `pipeline.orders` and `pipeline.orders.copy`.
+struct Group<'a> {
+    title: &'a str,
+    is_open: bool,
+    /// Each under the rest of its name; the section itself under none.
+    parts: Vec<(&'a str, &'a Section)>,
+}
+
+/// As many are shown at once; of more, the names.
+const OPEN_MAX: usize = 3;
+
+fn groups(sections: &[Section]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for section in sections {
+        let below = groups
+            .last()
+            .and_then(|group| section.title.strip_prefix(group.title))
+            .and_then(|rest| rest.strip_prefix('.'));
+        match (below, groups.last_mut()) {
+            (Some(rest), Some(group)) => group.parts.push((rest, section)),
+            _ => groups.push(Group { title: &section.title, is_open: false, parts: vec![("", section)] }),
+        }
+    }
+    let is_open = groups.len() <= OPEN_MAX;
+    for group in &mut groups {
+        group.is_open = is_open;
+    }
+    groups
 }
 
 /// The page of the effective configuration.
@@ -72,7 +103,8 @@ pub fn settings(fleet: &Fleet, page: &SettingsPage, viewer: &Viewer) -> Result<S
         })
         .collect();
     render(&Page {
-        page,
+        shown: page,
+        groups: groups(&page.sections),
         instance: &fleet.instance,
         started: clock.moment(&fleet.instance.started_at),
         configured: clock.moment(&fleet.instance.configured_at),

@@ -7,6 +7,7 @@ use super::words::{Clock, Markup};
 
 /// Who looks at a page, and what they may do there.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools)] // answers to so many questions
 pub struct Viewer {
     /// Empty where nobody needs to log in.
     pub name: String,
@@ -66,15 +67,15 @@ impl<'a> Shell<'a> {
         self.instance.map(|instance| self.clock.moment(&instance.at)).unwrap_or_default()
     }
 
-    pub fn css(&self) -> String {
+    pub fn css() -> String {
         asset_url("console.css")
     }
 
-    pub fn js(&self) -> String {
+    pub fn js() -> String {
         asset_url("console.js")
     }
 
-    pub fn icon(&self) -> String {
+    pub fn icon() -> String {
         asset_url("icon.svg")
     }
 }
