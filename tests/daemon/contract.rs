@@ -57,6 +57,12 @@ fn what_no_audit_log_can_hold_or_has_is_a_problem() {
         let answer = http.post(&format!("/api/v1/pipelines/{path}"), &json!({ "reason": "a\0b" }));
         assert_eq!(answer.with_status(422)["type"], "/problems/unfit-body", "{path}");
     }
+    // Its length is that of the description, blanks and all, in characters.
+    let resume = |reason: String| http.post("/api/v1/pipelines/orders/resume", &json!({ "reason": reason }));
+    resume("é".repeat(2000)).success();
+    for reason in ["é".repeat(2001), " ".repeat(2001)] {
+        assert_eq!(resume(reason).with_status(422)["type"], "/problems/reason-too-long");
+    }
     // Nothing was ever done with this one: there is no log, and no half of an answer.
     let export = http.get("/api/v1/pipelines/li/audit/export").with_status(409);
     assert!(export["hint"].is_string(), "{export}");

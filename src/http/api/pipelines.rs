@@ -181,6 +181,7 @@ pub(super) async fn generations(
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SyncOrder {
+    #[schema(max_length = 2000)]
     reason: Option<String>,
     /// Replace a database that is not empty and that no sync has made; it is kept.
     adopt: bool,
@@ -206,6 +207,7 @@ pub(super) async fn sync(
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TablesOrder {
+    #[schema(max_length = 2000)]
     reason: Option<String>,
     /// `schema.table`, as the configuration has them.
     tables: Vec<String>,
@@ -242,6 +244,7 @@ pub(super) async fn resync(
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RollbackOrder {
+    #[schema(max_length = 2000)]
     reason: Option<String>,
     /// Left out: the one before the one that serves.
     generation: Option<i64>,

@@ -17,7 +17,7 @@ use crate::status::fleet::Overview;
 /// What no request's body is longer than.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const KEY_BYTES_MAX: usize = 200;
-const REASON_BYTES_MAX: usize = 2000;
+const REASON_CHARACTERS_MAX: usize = 2000;
 
 /// A JSON body; nothing at all stands for `{}`.
 pub(super) struct Body<T>(pub T);
@@ -106,21 +106,23 @@ fn no_pipeline(door: &Door, visitor: &Visitor, name: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-pipeline", "There is no such pipeline", what).hint(hint)
 }
 
-/// A reason of a fit length.
+/// A reason that the audit log can hold, without the blanks around it.
 pub(super) fn reason(reason: Option<String>) -> Result<Option<String>, Problem> {
-    match reason.map(|reason| reason.trim().to_owned()).filter(|reason| !reason.is_empty()) {
-        Some(reason) if reason.len() > REASON_BYTES_MAX => Err(Problem::new(
+    let Some(reason) = reason else { return Ok(None) };
+    // As it came: blanks count too, as the description has it.
+    if reason.chars().count() > REASON_CHARACTERS_MAX {
+        return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "reason-too-long",
             "The reason is too long",
-            format!("a reason has at most {REASON_BYTES_MAX} bytes"),
-        )),
-        // PostgreSQL's text cannot hold it.
-        Some(reason) if reason.contains('\0') => {
-            Err(unfit(StatusCode::UNPROCESSABLE_ENTITY, "the reason has a NUL character in it".into()))
-        }
-        reason => Ok(reason),
+            format!("a reason has at most {REASON_CHARACTERS_MAX} characters"),
+        ));
     }
+    // PostgreSQL's text cannot hold it.
+    if reason.contains('\0') {
+        return Err(unfit(StatusCode::UNPROCESSABLE_ENTITY, "the reason has a NUL character in it".into()));
+    }
+    Ok(Some(reason.trim().to_owned()).filter(|reason| !reason.is_empty()))
 }
 
 /// Has something done, and answers where it can be watched.
