@@ -51,6 +51,8 @@ pub struct Replica {
     command: Command,
     /// The server sends a snapshot first.
     awaits_snapshot: bool,
+    /// Nothing of the history has come since the snapshot.
+    awaits_command: bool,
 }
 
 impl Replica {
@@ -103,7 +105,8 @@ impl Replica {
             }
             _ => return Err(refused(&connection, &answer)),
         };
-        Ok((Replica { connection, command: Command::default(), awaits_snapshot }, joined))
+        let command = Command::default();
+        Ok((Replica { connection, command, awaits_snapshot, awaits_command: awaits_snapshot }, joined))
     }
 }
 
@@ -127,6 +130,7 @@ impl Ear for Replica {
             let mut heard = live.heard();
             let heard = &mut *heard;
             let received = self.connection.received();
+            self.awaits_command = self.awaits_command && only_signs_of_life(received);
             let mut taken = 0;
             // Offset and database behind the last command, which may be inside of a transaction.
             let mut inside = heard.inside.take().unwrap_or((heard.position.offset, heard.position.database));
@@ -177,6 +181,14 @@ async fn within_silence(connection: &mut Connection) -> Result<()> {
     tokio::time::timeout(SILENCE_MAX, connection.receive())
         .await
         .map_err(|_| unreachable(format!("the Redis server prepared a snapshot for more than {seconds} s")))?
+}
+
+/// Drops the empty lines before the first command. A server that has just sent its snapshot, and is busy, may still say by
+/// one that it is there: it is no part of its history. Whether nothing else has come.
+fn only_signs_of_life(received: &mut BytesMut) -> bool {
+    let length = received.iter().take_while(|byte| **byte == b'\n').count();
+    received.advance(length);
+    received.is_empty()
 }
 
 /// Reads `$LENGTH` and as many bytes, or `$EOF:MARK`, bytes, and the mark again.
@@ -234,6 +246,15 @@ fn refused(connection: &Connection, answer: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_lines_before_the_first_command_are_no_history() {
+        let mut received = BytesMut::from(&b"\n\n"[..]);
+        assert!(only_signs_of_life(&mut received) && received.is_empty());
+        received.extend_from_slice(b"\n*1\r\n$4\r\nPING\r\n");
+        assert!(!only_signs_of_life(&mut received));
+        assert_eq!(&received[..], b"*1\r\n$4\r\nPING\r\n");
+    }
 
     #[test]
     fn a_snapshot_ends_at_its_mark_wherever_the_reads_were_cut() {
