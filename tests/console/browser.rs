@@ -5,16 +5,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::ground::fresh_directory;
-use crate::harness::wait_for;
+use crate::harness::{PATIENCE, wait_for};
+
+/// A picture of a page is for people to look at. Chromium paints none now and then; nothing is proven by one.
+const PAINTED_WITHIN: Duration = Duration::from_secs(15);
 
 pub struct Browser {
     child: Child,
     to: File,
-    from: BufReader<File>,
+    /// What it says, as it comes.
+    from: Receiver<Vec<u8>>,
     /// Of the page.
     session: String,
     number: u64,
@@ -38,7 +45,7 @@ impl Browser {
             assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
         }
         // The shell gives it the pipes as the file descriptors that it looks for.
-        let script = "exec \"$0\" --remote-debugging-pipe --headless --no-sandbox --disable-gpu --hide-scrollbars \
+        let script = "exec \"$0\" --remote-debugging-pipe --headless --no-sandbox --disable-gpu --hide-scrollbars --disable-renderer-backgrounding \
                       --allow-file-access-from-files --user-data-dir=\"$3\" about:blank 3<\"$1\" 4>\"$2\"";
         let child = Command::new("sh")
             .args(["-c", script])
@@ -51,7 +58,17 @@ impl Browser {
             .unwrap();
         // In the order in which the shell opens them: each waits for the other side.
         let to = OpenOptions::new().write(true).open(to).unwrap();
-        let from = BufReader::new(File::open(from).unwrap());
+        let mut messages = BufReader::new(File::open(from).unwrap());
+        let (heard, from) = mpsc::channel();
+        thread::spawn(move || {
+            let mut message = Vec::new();
+            while messages.read_until(0, &mut message).is_ok_and(|length| length > 0) {
+                message.pop();
+                if heard.send(std::mem::take(&mut message)).is_err() {
+                    break;
+                }
+            }
+        });
         let mut browser = Browser { child, to, from, session: String::new(), number: 0, directory };
         let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let attached =
@@ -65,20 +82,24 @@ impl Browser {
 
     /// One command and its answer; what the browser tells meanwhile is passed over.
     pub fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        let answer = self.answer(method, parameters, PATIENCE);
+        answer.unwrap_or_else(|| panic!("{method} was never answered: {}", self.log()))
+    }
+
+    fn answer(&mut self, method: &str, parameters: &Value, within: Duration) -> Option<Value> {
         self.number += 1;
         let mut message = json!({"id": self.number, "method": method, "params": parameters});
         if !self.session.is_empty() {
             message["sessionId"] = json!(self.session);
         }
         self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
+        let until = Instant::now() + within;
         loop {
-            let mut answer = Vec::new();
-            self.from.read_until(0, &mut answer).unwrap();
-            assert!(answer.pop().is_some(), "it has ended: {}", self.log());
-            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            let left = until.saturating_duration_since(Instant::now());
+            let answer: Value = serde_json::from_slice(&self.from.recv_timeout(left).ok()?).unwrap();
             if answer["id"] == self.number {
                 assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
+                return Some(answer["result"].clone());
             }
         }
     }
@@ -126,8 +147,11 @@ impl Browser {
 
     /// Of the whole page, however long.
     pub fn screenshot(&mut self, file: &Path) {
-        let shot =
-            self.call("Page.captureScreenshot", &json!({"format": "png", "captureBeyondViewport": true}));
+        let parameters = json!({"format": "png", "captureBeyondViewport": true});
+        let Some(shot) = self.answer("Page.captureScreenshot", &parameters, PAINTED_WITHIN) else {
+            eprintln!("{} was not painted", file.display());
+            return;
+        };
         let bytes = data_encoding::BASE64.decode(shot["data"].as_str().unwrap().as_bytes()).unwrap();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, bytes).unwrap();
