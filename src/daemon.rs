@@ -238,13 +238,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has a pipeline asked for its status at once.
-    pub fn look(&self, name: &str) {
-        if let Ok(member) = self.member(name) {
-            member.look.notify_one();
-        }
-    }
-
     // ---- telling ----
 
     async fn publishes(self) {

@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 pub use crate::credentials::{Right, Role};
 pub use clock::Clock;
 pub use headers::{Scheme, secure};
+pub(super) use identity::accepts;
 pub use visitor::{By, Visitor};
 
 /// The doorkeeper. Clones are the same one.

@@ -65,8 +65,11 @@ impl Door {
         self.ending.clone()
     }
 
-    pub fn configuration(&self) -> Vec<Effective> {
-        self.daemon.configuration()
+    /// The part of the configuration that a visitor may see.
+    pub(super) fn configuration_of(&self, visitor: &Visitor) -> Vec<Effective> {
+        let mut sections = self.daemon.configuration();
+        sections.retain(|section| section.pipeline.as_ref().is_none_or(|name| visitor.sees(name)));
+        sections
     }
 
     pub async fn reload(&self) -> Result<Reloaded> {

@@ -8,11 +8,11 @@ use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 
-use super::access::{By, Right, Visitor};
+use super::access::{By, Right, Visitor, accepts};
 use super::api;
 use super::console::{self, AuditPage, AuditQuery, Flash, ProblemPage, Section, SettingsPage, Tab, Viewer};
 use super::door::Door;
-use super::problem::Problem;
+use super::problem::{Problem, as_page};
 use crate::config::Mode;
 use crate::daemon::{Order, on_its_own};
 use crate::error::Error;
@@ -111,21 +111,13 @@ fn leads_to(address: &str, says: &str) -> Response {
 
 /// Shows problems to people as pages of the console.
 pub async fn show_problems(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let accepted = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let wants_page = accepted.is_some_and(|accept| accept.contains("text/html"));
+    let wants_page = accepts(request.headers(), "text/html");
     let visitor = request.extensions().get::<Visitor>().cloned();
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();
     let (Some(problem), Some(visitor), true) = (problem, visitor, wants_page) else { return response };
     let Some(text) = problem_page(&door, &visitor, &problem) else { return response };
-    let mut page = Html(text).into_response();
-    *page.status_mut() = response.status();
-    for (name, value) in response.headers() {
-        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
-            page.headers_mut().append(name, value.clone());
-        }
-    }
-    page
+    as_page(text, &response)
 }
 
 fn problem_page(door: &Door, visitor: &Visitor, problem: &Problem) -> Option<String> {
@@ -201,11 +193,7 @@ async fn settings(
     visitor: Visitor,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let seen = door
-        .configuration()
-        .into_iter()
-        .filter(|section| section.pipeline.as_ref().is_none_or(|name| visitor.sees(name)));
-    let sections = seen.map(|section| Section {
+    let sections = door.configuration_of(&visitor).into_iter().map(|section| Section {
         title: section.section,
         values: section
             .values

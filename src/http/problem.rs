@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -127,6 +127,18 @@ fn named(kind: Kind) -> (StatusCode, &'static str, &'static str) {
         Kind::Capacity => (StatusCode::INSUFFICIENT_STORAGE, "capacity", "There is too little room"),
         Kind::Audit => (StatusCode::SERVICE_UNAVAILABLE, "audit", "The audit log cannot be written"),
     }
+}
+
+/// A page in the place of an answer, with its status and headers.
+pub(super) fn as_page(text: String, response: &Response) -> Response {
+    let mut page = Html(text).into_response();
+    *page.status_mut() = response.status();
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            page.headers_mut().append(name, value.clone());
+        }
+    }
+    page
 }
 
 impl From<Error> for Problem {

@@ -5,11 +5,11 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::Response;
 
 use super::identity::accepts;
 use crate::http::console::asset_url;
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, as_page};
 
 /// Everything comes from this server; no script and no style stands in a page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
@@ -52,7 +52,10 @@ async fn secured(State(scheme): State<Scheme>, request: Request, next: Next) -> 
     let wants_page = accepts(request.headers(), "text/html");
     let mut response = next.run(request).await;
     if wants_page && let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = as_page(&problem, response);
+        let text = (ProblemPage { problem: &problem, css: asset_url("console.css") }).render();
+        if let Ok(text) = text {
+            response = as_page(text, &response);
+        }
     }
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
@@ -66,16 +69,4 @@ async fn secured(State(scheme): State<Scheme>, request: Request, next: Next) -> 
             .insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(STRICT_TRANSPORT_SECURITY));
     }
     response
-}
-
-fn as_page(problem: &Problem, response: Response) -> Response {
-    let Ok(text) = (ProblemPage { css: asset_url("console.css"), problem }).render() else { return response };
-    let (parts, _) = response.into_parts();
-    let mut page = (parts.status, Html(text)).into_response();
-    for (name, value) in &parts.headers {
-        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
-            page.headers_mut().append(name, value.clone());
-        }
-    }
-    page
 }

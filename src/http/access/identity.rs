@@ -212,7 +212,7 @@ fn how_used(headers: &HeaderMap) -> Use {
 }
 
 /// Whether the client names a media type among those that it accepts.
-pub(super) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+pub(in crate::http) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|text| text.split(',')).any(|range| {
         range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))

@@ -45,12 +45,7 @@ pub(super) struct Summary {
 
 impl Summary {
     fn of(one: &Overview) -> Summary {
-        let (status, snapshot) = match &one.state {
-            Some(fleet::State::Stream(status)) => (Some(status), None),
-            Some(fleet::State::Snapshot(status)) => (None, Some(status)),
-            None => (None, None),
-        };
-        let live = one.progress.as_ref();
+        let (lag_bytes, lag_seconds) = one.lag();
         Summary {
             name: one.name.clone(),
             mode: one.mode.clone(),
@@ -58,14 +53,13 @@ impl Summary {
             verdict: one.verdict.clone(),
             since: one.since.clone(),
             duty: one.duty,
-            phase: live.map(|live| live.phase).or(status.map(|status| status.phase)),
+            phase: one.progress.as_ref().map(|live| live.phase).or_else(|| one.phase()),
             source: one.source.clone(),
             target: one.target.clone(),
-            lag_bytes: live.and_then(|live| live.lag_bytes).or(status.and_then(|status| status.lag_bytes)),
-            lag_seconds: live
-                .and_then(|live| live.lag_seconds)
-                .or(status.and_then(|status| status.lag_seconds)),
-            replica_age_seconds: snapshot
+            lag_bytes,
+            lag_seconds,
+            replica_age_seconds: one
+                .snapshot()
                 .and_then(|status| status.serving.as_ref())
                 .and_then(|serving| serving.age_seconds),
             paused: one.paused.is_some(),
@@ -319,11 +313,7 @@ pub(in crate::http) async fn set_paused(
 /// The configuration that counts, with every secret as set or unset
 #[utoipa::path(get, path = "/api/v1/configuration", tag = "daemon", responses((status = 200, body = Vec<Object>)))]
 pub(super) async fn configuration(State(door): State<Door>, visitor: Visitor) -> Json<Value> {
-    let sections = door.configuration();
-    let seen = sections
-        .into_iter()
-        .filter(|section| section.pipeline.as_ref().is_none_or(|name| visitor.sees(name)));
-    Json(json!(seen.collect::<Vec<_>>()))
+    Json(json!(door.configuration_of(&visitor)))
 }
 
 /// Read the configuration again; pipelines that it does not change go on undisturbed

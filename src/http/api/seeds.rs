@@ -118,11 +118,7 @@ pub(super) async fn status(
 }
 
 fn told(one: &Overview) -> SyncStatus {
-    let (status, snapshot) = match &one.state {
-        Some(fleet::State::Stream(status)) => (Some(status), None),
-        Some(fleet::State::Snapshot(status)) => (None, Some(status)),
-        None => (None, None),
-    };
+    let (status, snapshot) = (one.stream(), one.snapshot());
     let runs_elsewhere =
         one.duty == fleet::Duty::Standby || snapshot.is_some_and(|status| !status.kept_by.is_empty());
     let is_enabled = one.paused.is_none() && (one.duty == fleet::Duty::Active || runs_elsewhere);
