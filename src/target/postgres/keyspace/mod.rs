@@ -7,9 +7,11 @@
 //! What PostgreSQL refuses because of its data is found by halving, under savepoints ([`sieve`]): it becomes a misfit
 //! of its key, and the rest of the batch is stored all the same.
 //!
-//! No trigger and no foreign key is switched off: what arrives has never been checked by a PostgreSQL before.
+//! What arrives has never been checked by a PostgreSQL before: no trigger is switched off, and a foreign key only where
+//! the lookup of its rows has just done what it does ([`bulk`]).
 
 mod batch;
+mod bulk;
 mod compare;
 mod control;
 mod run;
@@ -95,8 +97,10 @@ impl KeyspaceTarget {
         session.query("set enable_seqscan = off").await?;
         session.query(&search_path(layout)).await?;
         let shapes = shape::load(&mut session, layout).await?;
+        let checked = bulk::checked(&mut session, layout, &shapes).await?;
+        let numbered = shapes.iter().zip(checked).enumerate();
         let statements: Vec<Statements> =
-            shapes.iter().enumerate().map(|(number, shape)| Statements::new(number, shape)).collect();
+            numbered.map(|(number, (shape, is_checked))| Statements::new(number, shape, is_checked)).collect();
         session.query(control::CREATE_KEY_STAGE).await?;
         for create in statements.iter().flat_map(|of| &of.create_stages) {
             session.query(create).await?;
