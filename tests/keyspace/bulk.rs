@@ -30,7 +30,8 @@ fn many(round: usize) -> Vec<Chat> {
             (0..3).map(|place| (format!("m{place}"), format!("{round} of {place}"))).collect();
         let bodies: Vec<(&str, &str)> =
             bodies.iter().map(|(key, body)| (key.as_str(), body.as_str())).collect();
-        let mut chat = Chat::new(&name, &format!("title {round}"), &bodies).of_user(&format!("u{}", number % 40));
+        let mut chat =
+            Chat::new(&name, &format!("title {round}"), &bodies).of_user(&format!("u{}", number % 40));
         for (place, message) in chat.messages.iter_mut().enumerate() {
             message.1 = (place > 0).then(|| format!("u{}", (number * 7 + place) % 40));
         }
@@ -97,7 +98,8 @@ fn who_may_not_switch_roles_writes_the_same() {
          grant select, insert, update, delete on all tables in schema public, pgdiode to weak;
          grant usage on all sequences in schema public, pgdiode to weak",
     );
-    ground.target = ground.runtime.block_on(open_as(&ground.cluster, "weak", &chat_layout())).expect("it may");
+    ground.target =
+        ground.runtime.block_on(open_as(&ground.cluster, "weak", &chat_layout())).expect("it may");
     let applied = ground.apply(many(0).iter().map(Chat::present).collect());
     assert_eq!(counts(&applied, SESSIONS), [SESSIONS_MANY as u64, 0, 0, 0]);
     assert_eq!(roles(&ground), "origin");
@@ -156,6 +158,7 @@ fn nothing_is_noted_of_who_is_not_there() {
     let applied = ground.apply(entries);
     assert_eq!(counts(&applied, SESSIONS)[0], SESSIONS_MANY as u64 - 1);
     assert!(applied.misfits >= 1, "{applied:?}");
-    let said = ground.sql("select count(*) > 0 from pgdiode.keyspace_misfit where reason ~ 'referred to is not there'");
+    let said = ground
+        .sql("select count(*) > 0 from pgdiode.keyspace_misfit where reason ~ 'referred to is not there'");
     assert_eq!(said, "t");
 }

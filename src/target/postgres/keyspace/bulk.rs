@@ -87,7 +87,10 @@ impl Bulk {
                  with no data",
                 lookup.by, lookup.take, lookup.target
             ));
-            looks_up.push(LookUp { sql: look_up(&stage, &rows, index, lookup, is_checked), stage: stage.clone() });
+            looks_up.push(LookUp {
+                sql: look_up(&stage, &rows, index, lookup, is_checked),
+                stage: stage.clone(),
+            });
             joined.columns[index].lookup = Some(Lookup {
                 target: stage,
                 by: "given".to_owned(),
@@ -171,9 +174,8 @@ pub async fn checked(session: &mut Session, layout: &Layout, shapes: &[Shape]) -
         let arrays = [&of, &refers_to, &take, &set].map(|texts| shape::text_array(texts));
         let [of, refers_to, take, set] = arrays.each_ref().map(|array| Some(array.as_str()));
         let name = quote::table(&shape.name);
-        let rows = session
-            .query_with(IS_CHECKED_BY_REFERENCES, &[Some(&name), of, refers_to, take, set])
-            .await?;
+        let rows =
+            session.query_with(IS_CHECKED_BY_REFERENCES, &[Some(&name), of, refers_to, take, set]).await?;
         checked.push(rows.first().is_some_and(|row| row.bool(0)));
     }
     Ok(checked)

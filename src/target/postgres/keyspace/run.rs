@@ -17,10 +17,10 @@ use crate::keyspace::{ContentHash, Misfit, State, Why};
 use crate::pg::quote;
 use crate::target::postgres::encode::{CopyFormat, CopyRows};
 use crate::target::postgres::keyspace::batch::{self, Item};
-use crate::target::postgres::keyspace::{bulk, control};
 use crate::target::postgres::keyspace::shape::Shape;
 use crate::target::postgres::keyspace::statement::{Expected, Statements};
 use crate::target::postgres::keyspace::underway::{Counts, Underway};
+use crate::target::postgres::keyspace::{bulk, control};
 
 /// Entries that are applied together; no two have rows under the same anchor.
 pub struct Run<'a> {
