@@ -1,6 +1,7 @@
 //! Scenarios with real Redis and Valkey servers.
 
 mod chaos;
+mod cluster;
 mod connection;
 mod convergence;
 mod edge_cases;
