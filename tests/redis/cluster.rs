@@ -209,6 +209,7 @@ fn nodes_come_and_go_and_nothing_is_looked_at_twice() {
     let mut running = start(&run);
     world.settle(|| running.stderr());
     let new = world.cluster.add_node();
+    running.wait_for_log(&world.cluster.nodes()[new].cli(&["CLUSTER", "MYID"]));
     let writers = world.writers(rng.seed());
     for (slot, from) in world.slots(&mut rng).into_iter().take(25) {
         world.cluster.move_slot(slot, from, new, || ());
@@ -220,9 +221,11 @@ fn nodes_come_and_go_and_nothing_is_looked_at_twice() {
         world.cluster.move_slot(slot, from, rng.usize(0..3), || ());
     }
     writers.stop();
-    running.wait_for_log("the node holds nothing any more");
+    let id = world.cluster.nodes()[new].cli(&["CLUSTER", "MYID"]);
+    let sql = format!("select count(*) from pgdiode.keyspace_position where node = '{id}'");
+    let is_let_go = || world.postgres.psql("mirror", &sql).trim() == "0";
+    assert!(wait_for(|| is_let_go().then_some(())).is_some(), "{}", running.stderr());
     world.cluster.remove(new);
-    running.wait_for_log("the cluster has other primaries by now");
     world.write(rng.seed() + 2, 500);
     world.settle(|| running.stderr());
     assert_eq!(looks_at_everything(&running.stderr()), 1, "{}", running.stderr());
@@ -352,4 +355,64 @@ fn whoever_obeys_the_deletion_at_the_old_node_loses_what_moved() {
     assert_eq!(obey(&world, 50), (0, 50), "each key has moved, and its deletion was heard");
     world.settle(|| running.stderr());
     assert_eq!(world.actual().len(), 50);
+    // And back: the nodes' histories are taken in the other order.
+    let at = world.cluster.index_of("{moved}");
+    let slot = world.cluster.nodes()[at].cli(&["CLUSTER", "KEYSLOT", "{moved}"]).parse().expect("a slot");
+    world.cluster.move_slot(slot, at, (at + 2) % 3, || ());
+    world.cluster.cli("{moved}", &["SET", "s:{moved}0", "last"]);
+    world.settle(|| running.stderr());
+    assert_eq!(world.actual().len(), 50);
+}
+
+#[test]
+fn the_verbs_know_a_cluster() {
+    let mut rng = Rng::from_environment_or(73);
+    let world = World::new(RedisCluster::start(RedisVersion::V7_0));
+    world.write(rng.seed(), 1500);
+    let run = world.pgdiode("");
+    let checked = run.run(&["check"]).success();
+    assert!(checked.contains("the cluster has 3 primary nodes, 3 of them with slots"), "{checked}");
+    assert!(checked.contains("pattern s:*:") && !checked.contains("no key matches"), "{checked}");
+    let rights = run.run(&["setup", "--print-sql"]).success();
+    assert!(rights.contains("+cluster|slots") && rights.contains("+asking"), "{rights}");
+    run.run(&["start", "--once-caught-up"]).success();
+    assert_eq!(world.expected(), world.actual());
+    let verified = |wanted: bool| {
+        let output = run.run(&["verify", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).expect("a report");
+        assert_eq!(report["identical"], wanted, "{report}\n{}", output.stderr);
+        report
+    };
+    assert!(verified(true)["keys"].as_u64() > Some(50));
+    world.postgres.psql("mirror", "update fields set value = 'other' where (name, field) = (select name, field from fields limit 1)");
+    assert_eq!(verified(false)["differences_total"], 1);
+    run.run(&["resync", "--reason", "a row was spoilt"]).success();
+    let mut running = run.spawn(&["start"]);
+    running.wait_for_log("every key is looked at");
+    world.settle(|| running.stderr());
+    // While slots move and are written to it differs in nothing either.
+    let writers = world.writers(rng.seed());
+    for (slot, from) in world.slots(&mut rng).into_iter().take(10) {
+        world.cluster.move_slot(slot, from, (from + 1) % 3, || ());
+    }
+    writers.stop();
+    verified(true);
+    let status = run.run(&["status", "--json"]).success();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("a status");
+    let nodes = &status["pipelines"][0]["keys"]["nodes"];
+    assert_eq!(nodes.as_array().map(Vec::len), Some(3), "{status}");
+    assert!(nodes[0]["source_offset"].as_u64() >= nodes[0]["offset"].as_u64(), "{nodes}");
+}
+
+#[test]
+fn what_a_cluster_has_not_is_refused() {
+    let world = World::new(RedisCluster::start(RedisVersion::V7_0));
+    for (keys, hint) in
+        [("databases = [0, 1]", "set redis.databases = [0]"), ("live = \"polling\"", "redis.live = \"auto\"")]
+    {
+        let run = world.pgdiode(keys);
+        let refused = run.run(&["start"]).failure(2);
+        assert!(refused.contains(hint), "{refused}");
+        assert!(run.run(&["check"]).stdout.contains(hint));
+    }
 }

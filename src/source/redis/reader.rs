@@ -49,6 +49,14 @@ impl Reader {
         }
     }
 
+    /// Where the keys came from that a scan showed last.
+    pub fn scanned(&mut self, scan: &Scan) -> &mut Connection {
+        match self {
+            Reader::Server(fetcher) => fetcher.connection(),
+            Reader::Cluster(nodes) => nodes.connection(scan.at()),
+        }
+    }
+
     /// The clock of the server, milliseconds since 1970.
     pub async fn now(&mut self) -> Result<i64> {
         match self {

@@ -38,6 +38,11 @@ impl Scan {
         self.cursor.is_none() && self.is_last
     }
 
+    /// Of a cluster: which of its nodes was asked last.
+    pub(super) fn at(&self) -> usize {
+        self.node
+    }
+
     /// Which of so many nodes is asked next.
     pub(super) fn node(&mut self, nodes: usize) -> usize {
         if self.cursor.is_none() && self.node + 1 < nodes {

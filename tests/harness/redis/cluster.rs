@@ -72,7 +72,8 @@ impl RedisCluster {
         for node in self.living() {
             node.wait_until("all to know each other", |client| {
                 let nodes = client.call(&["CLUSTER", "NODES"]).to_string();
-                ids.iter().all(|id| nodes.contains(id)) && !nodes.contains("handshake")
+                let is_up = client.call(&["CLUSTER", "INFO"]).to_string().contains("cluster_state:ok");
+                is_up && ids.iter().all(|id| nodes.contains(id)) && !nodes.contains("handshake")
             });
         }
         self.nodes.len() - 1
