@@ -180,7 +180,8 @@ impl Run<'_> {
         let fetcher = Fetcher::new(reading, server.as_ref()).into();
         let has_history = way == LiveMode::Replica;
         let goal = server.filter(|_| has_history).map_or(0, |server| server.offset);
-        let mut work = Work::new(self.pipeline, &self.mapper, Arc::clone(&live), way, fetcher, rows, &self.meter);
+        let mut work =
+            Work::new(self.pipeline, &self.mapper, Arc::clone(&live), way, fetcher, rows, &self.meter);
         self.meter.phase(Phase::CatchingUp, "");
         self.began = Some(Instant::now());
         let asked = Wishes::new(self.resyncs);

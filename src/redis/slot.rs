@@ -9,7 +9,8 @@ const TABLE: [u16; 256] = table();
 
 pub fn slot(key: &[u8]) -> u16 {
     let hashed = tag(key).unwrap_or(key);
-    let crc = hashed.iter().fold(0_u16, |crc, byte| (crc << 8) ^ TABLE[usize::from(crc.to_be_bytes()[0] ^ byte)]);
+    let crc =
+        hashed.iter().fold(0_u16, |crc, byte| (crc << 8) ^ TABLE[usize::from(crc.to_be_bytes()[0] ^ byte)]);
     crc % SLOTS
 }
 

@@ -10,6 +10,7 @@ mod harness_works;
 mod live_modes;
 mod naive_listener;
 pub mod sessions;
+mod transactions;
 mod transport;
 mod verbs;
 mod verify;

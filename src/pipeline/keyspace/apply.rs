@@ -18,6 +18,7 @@ use crate::source::redis::fetch::{Found, Kind};
 use crate::source::redis::live::Live;
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::reader::Reader;
+use crate::source::redis::together::cut;
 use crate::source::redis::value::Value;
 use crate::status::{Phase, StopReason};
 use crate::target::postgres::keyspace::{Applied, KeyspaceTarget, Known};
@@ -34,6 +35,10 @@ const EXPIRY_SLACK_MS: i64 = 50;
 const FETCH_BYTES: usize = 8 << 20;
 const FETCH_KEYS_FIRST: usize = 64;
 
+/// What transactions of the source have written is committed together, as far as it is not more than this.
+const WHOLE_KEYS_MAX: usize = 100_000;
+const WHOLE_BYTES_MAX: usize = 64 << 20;
+
 /// A key to be fetched.
 struct Touched {
     key: Key,
@@ -41,6 +46,7 @@ struct Touched {
     /// The last value that came with a command, if the key is gone by now.
     passed: Option<Inline>,
     id: KeyId,
+    group: Option<u32>,
 }
 
 pub(super) struct Work<'a> {
@@ -190,8 +196,12 @@ impl<'a> Work<'a> {
         let heard = NodePosition { is_scanned: !self.is_owed(), mapping: ContentHash(self.salt), ..heard };
         let has_keys = !taken.keys.is_empty();
         let mut rest = taken.keys;
-        while rest.len() > self.batch_keys() {
-            let later = rest.split_off(self.batch_keys());
+        loop {
+            let end = cut(&rest, self.batch_keys(), WHOLE_KEYS_MAX, |(_, pending)| pending.group);
+            let later = rest.split_off(end);
+            if later.is_empty() {
+                break;
+            }
             let before = self.position.clone();
             self.look(rest, &before).await?;
             rest = later;
@@ -225,6 +235,7 @@ impl<'a> Work<'a> {
     /// Looks at keys, applies what they have become, and commits that with `position`.
     pub(super) async fn look(&mut self, keys: Vec<(Key, Pending)>, position: &NodePosition) -> Result<()> {
         let ids: Vec<KeyId> = keys.iter().map(|(key, _)| key.id()).collect();
+        let has_groups = keys.iter().any(|(_, pending)| pending.group.is_some());
         let known = self.target.known(&ids).await?;
         let mut observed = Vec::with_capacity(keys.len());
         let mut touched = Vec::new();
@@ -238,7 +249,7 @@ impl<'a> Work<'a> {
                 What::Touched => {
                     if let Some(kind) = self.mapper.kind(&key) {
                         let passed = pending.value.filter(|_| self.fetcher.is_at_home(&key));
-                        touched.push(Touched { key, kind, passed, id });
+                        touched.push(Touched { key, kind, passed, id, group: pending.group });
                     }
                 }
                 What::Valued => {
@@ -251,11 +262,16 @@ impl<'a> Work<'a> {
                 }
             }
         }
+        let mut held = 0;
         while !touched.is_empty() {
-            let later = touched.split_off(self.fetch_keys.min(touched.len()));
+            let end = cut(&touched, self.fetch_keys, self.batch_keys(), |touched| touched.group);
+            let later = touched.split_off(end);
             let bytes = self.fetch(touched, &known, &mut observed).await?;
+            held += bytes;
             touched = later;
-            if bytes > FETCH_BYTES / 2 && !touched.is_empty() {
+            let is_much = if has_groups { held > WHOLE_BYTES_MAX } else { bytes > FETCH_BYTES / 2 };
+            if is_much && !touched.is_empty() {
+                held = 0;
                 let before = self.position.clone();
                 self.commit(std::mem::take(&mut observed), &before).await?;
             }

@@ -107,19 +107,16 @@ impl Run<'_> {
         let mut listening = JoinSet::new();
         let mut streams = Vec::new();
         for (joined, primary) in joined.into_iter().zip(&primaries) {
-            let position = NodePosition {
-                node: primary.id.clone(),
-                is_scanned: !is_owed,
-                mapping,
-                ..joined.position
-            };
+            let position =
+                NodePosition { node: primary.id.clone(), is_scanned: !is_owed, mapping, ..joined.position };
             let live = self.one_of(primaries.len() as u64, position).with_bell(Arc::clone(&bell));
             let live = Arc::new(live);
             ear::spawn_with(&mut listening, joined.replica, Arc::clone(&live));
             streams.push(Stream::new(live, joined.goal));
         }
         let is_present = |id: &String| primaries.iter().any(|primary| primary.id == *id);
-        let obsolete = all_stored.into_iter().map(|stored| stored.node).filter(|id| !is_present(id)).collect();
+        let obsolete =
+            all_stored.into_iter().map(|stored| stored.node).filter(|id| !is_present(id)).collect();
         let live = Arc::clone(&streams[0].live);
         let mut work = Work::new(
             self.pipeline,
@@ -134,9 +131,12 @@ impl Run<'_> {
         self.began = Some(Instant::now());
         if is_owed {
             let databases = self.mapper.databases().iter().copied().collect();
-            work.survey = Some(Survey::owed(&self.mapper, None, databases, std::collections::BTreeSet::new()));
+            work.survey =
+                Some(Survey::owed(&self.mapper, None, databases, std::collections::BTreeSet::new()));
             self.meter.phase(Phase::Copying, "looking at every key");
-            tracing::info!("a history begins, or something of one may have been missed: every key is looked at");
+            tracing::info!(
+                "a history begins, or something of one may have been missed: every key is looked at"
+            );
         }
         let wishes = Wishes::new(self.resyncs);
         let looked_around = Instant::now();
@@ -156,10 +156,10 @@ impl Run<'_> {
         }
         let live = self.pipeline.redis.live;
         if !matches!(live, LiveMode::Auto | LiveMode::Replica) {
-            let what =
-                format!("redis.live = \"{}\", and the source is a Redis cluster", live.as_str());
-            return Err(Error::config(what)
-                .hint("the nodes of a cluster are listened to as a replica does: set redis.live = \"auto\""));
+            let what = format!("redis.live = \"{}\", and the source is a Redis cluster", live.as_str());
+            return Err(Error::config(what).hint(
+                "the nodes of a cluster are listened to as a replica does: set redis.live = \"auto\"",
+            ));
         }
         Ok(())
     }
@@ -174,8 +174,7 @@ impl Run<'_> {
         continued: &mut [bool],
     ) -> Result<JoinedNode> {
         let location = at(&self.location, &primary.host);
-        let mut connection =
-            Connection::open(&location, &format!("pgdiode-{}", self.pipeline.name)).await?;
+        let mut connection = Connection::open(&location, &format!("pgdiode-{}", self.pipeline.name)).await?;
         let Some(server) = Server::ask(&mut connection).await? else {
             return Err(Error::refused(format!("{} does not say whose history it has", connection.place()))
                 .hint("Listening to the nodes of a cluster needs the right +info."));

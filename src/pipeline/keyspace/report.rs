@@ -71,7 +71,12 @@ async fn of_keys(target: &mut Session, pipeline: &str) -> Result<Option<KeysStat
         let offset: u64 = row.get(2)?;
         keys.offset += offset;
         if !row.string(0).is_empty() {
-            keys.nodes.push(NodeStatus { id: row.string(0), history: row.string(1), offset, source_offset: None });
+            keys.nodes.push(NodeStatus {
+                id: row.string(0),
+                history: row.string(1),
+                offset,
+                source_offset: None,
+            });
         }
     }
     keys.history = Some(first.string(1)).filter(|history| keys.nodes.is_empty() && !history.is_empty());

@@ -44,11 +44,7 @@ struct Mapped {
 }
 
 impl Survey<'_> {
-    pub(super) async fn sample(
-        &mut self,
-        mut reader: Reader,
-        mapper: &Mapper,
-    ) -> Result<()> {
+    pub(super) async fn sample(&mut self, mut reader: Reader, mapper: &Mapper) -> Result<()> {
         let patterns = mapper.patterns();
         let mut matched: Vec<Matched> = patterns.iter().map(|_| Matched::default()).collect();
         let mut others: BTreeMap<String, u64> = BTreeMap::new();

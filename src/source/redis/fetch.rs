@@ -216,7 +216,9 @@ impl Fetcher {
         for (index, (read, expiry)) in found.into_iter().enumerate() {
             values.push(match read {
                 Read::Nothing => None,
-                Read::Value(value) => Some(Found { value, expires_at: expires_at(expiry, self.knows_expiry_times, now) }),
+                Read::Value(value) => {
+                    Some(Found { value, expires_at: expires_at(expiry, self.knows_expiry_times, now) })
+                }
                 Read::OtherType => {
                     strange.push(index);
                     None

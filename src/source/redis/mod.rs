@@ -22,6 +22,7 @@ pub mod psync;
 pub mod reader;
 pub mod scan;
 pub mod server;
+pub mod together;
 pub mod told;
 pub mod tracking;
 pub mod untouched;

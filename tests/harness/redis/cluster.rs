@@ -232,7 +232,12 @@ impl ClusterClient {
         panic!("no node takes commands about {tag}: {commands:?}")
     }
 
-    fn send(&mut self, port: u16, asking: Option<Vec<String>>, commands: &[Vec<String>]) -> Option<Vec<Reply>> {
+    fn send(
+        &mut self,
+        port: u16,
+        asking: Option<Vec<String>>,
+        commands: &[Vec<String>],
+    ) -> Option<Vec<Reply>> {
         if !self.clients.contains_key(&port) {
             self.clients.insert(port, RedisClient::connect(port).ok()?);
         }

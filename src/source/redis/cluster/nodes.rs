@@ -31,6 +31,9 @@ const ROUNDS_MAX: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSES_MAX: u32 = 20;
 
+/// What `PEXPIRETIME` and `PTTL` answer of a key that is not there.
+const NOT_THERE: i64 = -2;
+
 /// Connections to all primaries of a cluster.
 pub struct Nodes {
     nodes: Vec<Node>,
@@ -170,10 +173,7 @@ impl Nodes {
 
     // ---- questions ----
 
-    async fn ask<'k>(
-        &mut self,
-        questions: impl Iterator<Item = (&'k Key, Question)>,
-    ) -> Result<Vec<Answer>> {
+    async fn ask<'k>(&mut self, questions: impl Iterator<Item = (&'k Key, Question)>) -> Result<Vec<Answer>> {
         let mut names: Vec<&[u8]> = Vec::new();
         let mut open: Vec<Open> = Vec::new();
         for (place, (key, question)) in questions.enumerate() {
@@ -242,7 +242,11 @@ impl Nodes {
                         let is_alone = code != "MOVED";
                         match group.as_slice() {
                             [only] if code == "ASK" => sent_on.push((node, *only)),
-                            _ => again.extend(group.into_iter().map(|open| Open { is_alone, asks: None, ..open })),
+                            _ => again.extend(group.into_iter().map(|open| Open {
+                                is_alone,
+                                asks: None,
+                                ..open
+                            })),
                         }
                     }
                 }
@@ -319,9 +323,8 @@ impl Nodes {
         let mut next = || replies.next().unwrap_or(Reply::Nil);
         let mut is_again = false;
         for open in group {
-            let refused = |words: &str| {
-                Err(self.nodes[node].connection.refusal(words).context("reading keys"))
-            };
+            let refused =
+                |words: &str| Err(self.nodes[node].connection.refusal(words).context("reading keys"));
             let mut ask = |question: Question| {
                 is_again = true;
                 again.push(Open { question, ..*open });
@@ -330,6 +333,8 @@ impl Nodes {
                 Question::Value(kind) => {
                     let (value, expiry) = (read(kind, next()), next().integer().unwrap_or(-1));
                     match value {
+                        // A stream that is empty reads like one that is not there.
+                        _ if expiry == NOT_THERE => answers[open.place] = Answer::Value(None),
                         Read::Nothing => answers[open.place] = Answer::Value(None),
                         Read::Value(value) => {
                             let expires_at = expires_at(expiry, self.knows_expiry_times, now);
@@ -341,14 +346,17 @@ impl Nodes {
                 }
                 Question::Type => match next() {
                     Reply::Error(words) => return refused(&words),
-                    name => match (name.text().unwrap_or_default(), Kind::named(name.text().unwrap_or_default())) {
-                        (_, Some(kind)) => ask(Question::Value(kind)),
-                        ("none", _) => answers[open.place] = Answer::Value(None),
-                        (other, _) => {
-                            let value = crate::source::redis::value::Value::Other(other.to_owned());
-                            answers[open.place] = Answer::Value(Some(Found { value, expires_at: None }));
+                    name => {
+                        match (name.text().unwrap_or_default(), Kind::named(name.text().unwrap_or_default()))
+                        {
+                            (_, Some(kind)) => ask(Question::Value(kind)),
+                            ("none", _) => answers[open.place] = Answer::Value(None),
+                            (other, _) => {
+                                let value = crate::source::redis::value::Value::Other(other.to_owned());
+                                answers[open.place] = Answer::Value(Some(Found { value, expires_at: None }));
+                            }
                         }
-                    },
+                    }
                 },
                 Question::Exists => match next() {
                     Reply::Error(words) => return refused(&words),
