@@ -458,6 +458,7 @@ pub fn sessions() -> Overview {
         offset: 1_220_445_118,
         source_offset: Some(1_220_446_002),
         is_scanned: true,
+        nodes: Vec::new(),
     });
     one.state = Some(State::Stream(Box::new(status)));
     one.samples = samples(0.04, 300.0, GB);

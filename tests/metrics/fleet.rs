@@ -234,6 +234,7 @@ fn chat() -> Overview {
         offset: 734_003,
         source_offset: Some(734_100),
         is_scanned: true,
+        nodes: Vec::new(),
     });
     Overview {
         duty: Duty::Standby,

@@ -32,7 +32,7 @@ use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::keyspace::{ContentHash, Key, KeyId, Layout, NodePosition, Observed};
 use crate::pg::quote;
-use crate::pg::session::Session;
+use crate::pg::session::{Row, Session};
 use crate::target::postgres::keyspace::batch::Item;
 use crate::target::postgres::keyspace::control::Stored;
 use crate::target::postgres::keyspace::run::{Run, Verdict};
@@ -120,18 +120,36 @@ impl KeyspaceTarget {
 
     /// How far a node's history has been applied; `None` before its first batch.
     pub async fn position(&mut self, node: &str) -> Result<Option<NodePosition>> {
-        let sql = "select replication_id, read_offset, database, is_scanned, mapping from pgdiode.keyspace_position \
-                   where pipeline = $1 and node = $2";
-        let rows = self.underway.session.query_with(sql, &[Some(&self.pipeline), Some(node)]).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some(NodePosition {
-            node: node.to_owned(),
-            replication_id: row.string(0),
-            offset: row.get(1)?,
-            database: row.optional(2)?,
-            is_scanned: row.bool(3),
-            mapping: ContentHash(control::half(row.text(4).unwrap_or_default())?),
-        }))
+        Ok(self.positions().await?.into_iter().find(|position| position.node == node))
+    }
+
+    /// How far each history has been applied.
+    pub async fn positions(&mut self) -> Result<Vec<NodePosition>> {
+        let sql = "select node, replication_id, read_offset, database, is_scanned, mapping \
+                   from pgdiode.keyspace_position where pipeline = $1 order by node";
+        let rows = self.underway.session.query_with(sql, &[Some(&self.pipeline)]).await?;
+        let position = |row: &Row| {
+            Ok(NodePosition {
+                node: row.string(0),
+                replication_id: row.string(1),
+                offset: row.get(2)?,
+                database: row.optional(3)?,
+                is_scanned: row.bool(4),
+                mapping: ContentHash(control::half(row.text(5).unwrap_or_default())?),
+            })
+        };
+        rows.iter().map(position).collect()
+    }
+
+    /// Forgets how far the histories of these nodes have been applied.
+    pub async fn forget_positions(&mut self, nodes: &[String]) -> Result<()> {
+        let nodes: Vec<String> = nodes.iter().map(|node| quote::literal(node)).collect();
+        let sql = format!(
+            "delete from pgdiode.keyspace_position where pipeline = {} and node in ({})",
+            quote::literal(&self.pipeline),
+            nodes.join(", ")
+        );
+        self.underway.session.query(&sql).await.map(drop)
     }
 
     /// What is stored of these keys; those that nothing is stored of are left out. Who applies entries of them next need
