@@ -99,6 +99,7 @@ impl Daemon {
             started_at: now(),
             at: now(),
             configured_at: now(),
+            certificate_expires_at: None,
         };
         let fleet = watch::Sender::new(Arc::new(Fleet { instance: instance.clone(), pipelines: Vec::new() }));
         let config = Arc::new(config);
@@ -192,6 +193,12 @@ impl Daemon {
     /// All there is to know, now and whenever it changes.
     pub fn fleet(&self) -> watch::Receiver<Arc<Fleet>> {
         self.0.fleet.subscribe()
+    }
+
+    /// Tells all who look until when the certificate counts that the door shows.
+    pub fn shows_certificate(&self, until: Option<jiff::Timestamp>) {
+        locked(&self.0.instance).certificate_expires_at = until.map(utc);
+        self.publish();
     }
 
     pub fn runs(&self) -> &Runs {

@@ -8,8 +8,15 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use super::ServerOptions;
 use crate::error::{Error, Result};
 use crate::wire::certificate;
+use crate::wire::validity::Validity;
 
 impl ServerOptions {
+    /// From when until when the certificate counts; `None` where there is none, or it cannot be read.
+    pub fn certificate_validity(&self) -> Option<Validity> {
+        let chain = certificate::certificates("server.tls_certificate", self.tls_certificate.as_deref()?);
+        Validity::of(&chain.ok()?)
+    }
+
     /// TLS as configured, read from its files; `None` where it does not end here.
     pub fn tls(&self) -> Result<Option<Arc<ServerConfig>>> {
         let (Some(chain), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };

@@ -14,12 +14,14 @@ use super::{api, pages, probes, server};
 use crate::config::ServerOptions;
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
+use crate::wire::validity::Validity;
 
 /// Opened, and nobody let in yet.
 pub struct Entrance {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
+    certificate: Option<Validity>,
     access: Access,
     options: ServerOptions,
 }
@@ -34,7 +36,8 @@ impl Entrance {
         let address = listener
             .local_addr()
             .map_err(|error| Error::unexpected("the listener has no address").because(error))?;
-        Ok(Entrance { listener, address, tls, access, options: options.clone() })
+        let certificate = options.certificate_validity();
+        Ok(Entrance { listener, address, tls, certificate, access, options: options.clone() })
     }
 
     /// Where it is, as one types it.
@@ -47,6 +50,7 @@ impl Entrance {
 
     /// Lets people in until the daemon ends.
     pub async fn serve(self, daemon: Daemon, ending: watch::Receiver<bool>) {
+        daemon.shows_certificate(self.certificate.map(|validity| validity.until));
         let door = Door::new(daemon, ending.clone());
         let app = self.app(&door);
         server::serve(self.listener, self.tls, app, ending).await;

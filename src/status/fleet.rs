@@ -32,6 +32,8 @@ pub struct Instance {
     pub at: String,
     /// When the configuration was read.
     pub configured_at: String,
+    /// Until when the certificate counts that the door shows; `None` where it shows none.
+    pub certificate_expires_at: Option<String>,
 }
 
 /// One pipeline.
