@@ -563,6 +563,16 @@ section! {
         /// Begins each line about an audited operation in the log on standard error, so that they can be found there.
         /// Left empty, these lines are logged at level `debug` only.
         audit_prefix: String = String::new(), Shape::Text, r#""LI:""#;
+        /// A private key of ed25519, without a passphrase, as `ssh-keygen -t ed25519` makes it: each operation then ends with
+        /// a checkpoint, the log's head with a signature. `pgdiode audit verify` finds by it that the owner of the database
+        /// made the log anew.
+        signing_key: Option<PathBuf> = None, Shape::Path, r#""/etc/pgdiode/audit_key""#;
+        /// Public keys of which one must have signed each checkpoint: lines of `.pub` files. The key of `signing_key` always
+        /// counts.
+        signed_by: Vec<String> = Vec::new(), Shape::Texts, r#"["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"]"#;
+        /// Where checkpoints are kept: a file a pipeline, `NAME.jsonl`, that only grows. Left out: `checkpoints` in
+        /// `$XDG_STATE_HOME/pgdiode`, or in `~/.local/state/pgdiode`.
+        checkpoint_dir: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/checkpoints""#;
     }
 }
 
@@ -840,7 +850,7 @@ impl Config {
             snapshot,
             ..PipelineKeys::default()
         };
-        let audit = Audit { audit_prefix: "LI:".into() };
+        let audit = Audit { audit_prefix: "LI:".into(), ..Audit::default() };
         let document =
             Document { pipeline: BTreeMap::from([("li".into(), keys)]), audit, ..Document::default() };
         Config::check(document, &|key| {
@@ -872,6 +882,7 @@ impl Config {
             }
             pipelines.push(pipeline);
         }
+        document.audit.trusted().map_err(|error| error.context(place(&["audit", "signed_by"])))?;
         if let Some(server) = &document.server {
             server.check(place)?;
         }
@@ -1142,6 +1153,8 @@ impl Pipeline {
             &mut snapshot.lock_file,
             &mut snapshot.checkpoint_file,
             &mut snapshot.grants,
+            &mut self.audit.signing_key,
+            &mut self.audit.checkpoint_dir,
         ];
         for path in paths.into_iter().flatten() {
             *path = directory.join(&*path);

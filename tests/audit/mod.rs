@@ -1,6 +1,7 @@
 //! The audit log against real servers: every verb that changes something leaves its entries, what cannot be audited is
 //! not done, and whatever is done to the log afterwards is found.
 
+mod signed;
 mod tampering;
 
 use std::thread;

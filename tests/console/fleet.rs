@@ -682,6 +682,7 @@ pub fn report(intact: bool) -> Report {
             damage: Damage::Edited,
             why: "the entry is not what was written".into(),
         }),
+        checkpoints: None,
     }
 }
 
