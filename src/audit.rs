@@ -120,6 +120,20 @@ impl Action {
 tokio::task_local! {
     /// Who asked for what this task does, where that is not whoever started the process.
     static ACTOR: String;
+    /// Why it is done, where nobody says so on the way.
+    static REASON: String;
+}
+
+/// Does `work` for a reason. Entries that it writes say so, unless they have one of their own.
+pub async fn because<T>(reason: Option<String>, work: impl Future<Output = T>) -> T {
+    match reason {
+        Some(reason) => REASON.scope(reason, work).await,
+        None => work.await,
+    }
+}
+
+fn for_the_reason() -> Option<String> {
+    REASON.try_with(String::clone).ok()
 }
 
 /// Does `work` in the name of somebody: `alice (console, 127.0.0.1)`. Entries and runs that it writes say so.

@@ -511,6 +511,9 @@ section! {
         schedule: Option<String> = None, Shape::Text, r#""0 */6 * * *""#;
         /// The time zone that the schedule is read in, by its IANA name.
         time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+        /// Each due time is put off by up to so many minutes, differently for each pipeline and time but the same in every
+        /// process, so that pipelines with one schedule do not all copy at once.
+        schedule_jitter_minutes: u64 = 0, Shape::Whole(0, 1440);
         /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
         catch_up: bool = true, Shape::Switch;
     }
@@ -685,7 +688,7 @@ impl CopyOptions {
 
 impl SnapshotOptions {
     /// `schedule`, in its time zone.
-    pub fn schedule(&self) -> Result<Option<Schedule>> {
+    fn schedule(&self) -> Result<Option<Schedule>> {
         self.schedule.as_deref().map(|text| Schedule::parse(text, &self.time_zone)).transpose()
     }
 }
@@ -897,16 +900,10 @@ impl Config {
             (None, [only]) => Ok(only),
             (None, _) => Err(Error::config("several pipelines are configured")
                 .hint(format!("choose one with --pipeline: {}", listed()))),
-            (Some(name), pipelines) => {
-                pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
-                    Error::config(format!("there is no pipeline \"{name}\"")).hint(
-                        match nearest(name, names()) {
-                            Some(near) => format!("did you mean \"{near}\"?"),
-                            None => format!("configured: {}", listed()),
-                        },
-                    )
-                })
-            }
+            (Some(name), pipelines) => pipelines
+                .iter()
+                .find(|pipeline| pipeline.name == name)
+                .ok_or_else(|| unknown_pipeline(name, &names().collect::<Vec<_>>())),
         }
     }
 
@@ -931,6 +928,15 @@ impl Config {
             })
             .collect()
     }
+}
+
+/// That there is no pipeline of this name, and which is meant of those that are known.
+pub fn unknown_pipeline(name: &str, known: &[&str]) -> Error {
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("configured: {}", known.join(", ")),
+    };
+    Error::config(format!("there is no pipeline \"{name}\"")).hint(hint)
 }
 
 /// What names the ends of a sync in the environment.
@@ -1026,6 +1032,12 @@ fn check_plugin(plugin: Plugin, source: &Endpoint, target: &Endpoint, at: Place<
 }
 
 impl Pipeline {
+    /// When it is synced by itself, jitter included.
+    pub fn schedule(&self) -> Result<Option<Schedule>> {
+        let minutes = self.snapshot.schedule_jitter_minutes;
+        Ok(self.snapshot.schedule()?.map(|schedule| schedule.put_off(&self.name, minutes)))
+    }
+
     pub fn way(&self) -> Way {
         if self.source.is_redis() {
             return Way::FromRedis;

@@ -1,6 +1,7 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
 pub mod archiving;
+pub mod asked;
 mod backoff;
 mod continuity;
 pub mod copy;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::checkpoint::Checkpoints;
-use super::{Action, Entry, append, create_if_missing, in_the_name_of};
+use super::{Action, Entry, append, create_if_missing, for_the_reason, in_the_name_of};
 use crate::config::{Audit, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
@@ -37,7 +37,7 @@ impl Journal {
         let entry = Entry {
             pipeline: pipeline.name.clone(),
             action,
-            reason: reason.map(str::to_owned),
+            reason: reason.map(str::to_owned).or_else(for_the_reason),
             verdict: "begun".into(),
             details,
         };

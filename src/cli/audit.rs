@@ -30,7 +30,7 @@ Examples:
   pgdiode audit export > audit.jsonl
   pgdiode audit verify audit.jsonl      needs no server
   pgdiode audit checkpoint              signs the head; keep a copy of the line elsewhere
-  pgdiode audit verify audit.jsonl --checkpoints main.jsonl --signed-by \"ssh-ed25519 AAAA...\"
+  pgdiode audit verify audit.jsonl --checkpoints main.jsonl
 
 Ends with 4 when the log is broken. An end that was cut off, and a log that was made anew by somebody who may write \
 the table, show only with a head that was kept elsewhere: pgdiode audit verify --head NUMBER:HASH. With audit.signing_key \

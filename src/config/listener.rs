@@ -21,7 +21,7 @@ impl ServerOptions {
     pub fn tls(&self) -> Result<Option<Arc<ServerConfig>>> {
         let (Some(chain), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };
         let certificates = certificate::certificates("server.tls_certificate", chain)?;
-        let private_key = certificate::private_key(key)?;
+        let private_key = certificate::private_key(key).map_err(|error| error.context("server.tls_key"))?;
         let unfit = |error: tokio_rustls::rustls::Error| {
             let what = format!("the key {} does not fit the certificate {}", key.display(), chain.display());
             Error::config(what).because(error).hint("name the private key that the certificate was made for")

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::snapshot::SnapshotStatus;
@@ -149,7 +149,7 @@ pub enum Duty {
     Idle,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// Who.
     pub actor: String,
@@ -157,7 +157,7 @@ pub struct Pause {
     pub since: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub what: String,
     pub hint: Option<String>,
@@ -202,6 +202,8 @@ pub enum RunState {
     Done,
     Failed,
     Cancelled,
+    /// The process that worked on it is gone, and nobody knows how far it came.
+    Interrupted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
