@@ -7,6 +7,7 @@
 
 mod audit;
 mod events;
+mod listing;
 mod openapi;
 mod pipelines;
 mod request;
@@ -20,6 +21,7 @@ use super::door::Door;
 
 pub(super) use audit::{latest as audit_latest, verified as audit_verified};
 pub(super) use events::of_fleet;
+pub(super) use listing::Listings;
 pub use openapi::document;
 pub(super) use pipelines::set_paused;
 pub(super) use request::{ordered, seen};

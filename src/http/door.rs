@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::access::Visitor;
+use super::api::Listings;
 use crate::audit::Report;
 use crate::config::Effective;
 use crate::daemon::{Daemon, Reloaded};
@@ -19,6 +20,7 @@ pub struct Door {
     fleet: watch::Receiver<Arc<Fleet>>,
     ending: watch::Receiver<bool>,
     checks: Arc<Mutex<BTreeMap<String, Checked>>>,
+    pub(super) listings: Listings,
 }
 
 /// What a check of an audit log found, and when it was made.
@@ -27,7 +29,7 @@ pub(super) type Checked = (Arc<Report>, String);
 impl Door {
     pub fn new(daemon: Daemon, ending: watch::Receiver<bool>) -> Door {
         let fleet = daemon.fleet();
-        Door { daemon, fleet, ending, checks: Arc::default() }
+        Door { daemon, fleet, ending, checks: Arc::default(), listings: Listings::default() }
     }
 
     /// All there is to know, as it was published last.

@@ -50,6 +50,7 @@ pub fn instance() -> Instance {
         started_at: at(9 * 86_400 + 3_700),
         at: at(0),
         configured_at: at(2 * 86_400),
+        certificate_expires_at: None,
     }
 }
 
@@ -682,6 +683,7 @@ pub fn report(intact: bool) -> Report {
             damage: Damage::Edited,
             why: "the entry is not what was written".into(),
         }),
+        checkpoints: None,
     }
 }
 

@@ -6,6 +6,8 @@ mod keys;
 mod listeners;
 mod many;
 mod memory;
+mod reload;
+mod runs;
 mod standby;
 mod supervision;
 
