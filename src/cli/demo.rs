@@ -117,5 +117,5 @@ async fn enter(keyboard: &mut Option<Keyboard>) {
             Some(Err(_)) | None => *keyboard = None,
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

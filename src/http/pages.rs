@@ -1,6 +1,8 @@
 //! The console's routes: what a page needs is looked up and handed to [`console`]; a form becomes an order, and leads
 //! to where one sees what became of it.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Form, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -10,13 +12,14 @@ use axum::routing::{get, post};
 
 use super::access::{By, Right, Visitor, accepts};
 use super::api;
-use super::console::{self, AuditPage, AuditQuery, Flash, ProblemPage, Section, SettingsPage, Tab, Viewer};
+use super::console::{
+    self, AuditPage, AuditQuery, Beside, Flash, HistoryQuery, ProblemPage, Section, SettingsPage, Tab, Viewer,
+};
 use super::door::Door;
 use super::problem::{Problem, as_page};
-use crate::config::Mode;
-use crate::daemon::{Order, on_its_own};
+use crate::daemon::Order;
 use crate::error::Error;
-use crate::snapshot;
+use crate::status::fleet::Overview;
 
 /// Entries of the audit log that its page looks through.
 const AUDIT_ENTRIES: u32 = 500;
@@ -149,9 +152,10 @@ async fn pipeline(
     visitor: Visitor,
     Path(name): Path<String>,
     query: Query<console::Query>,
+    asked: Query<HistoryQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    tab(door, visitor, Path((name, String::new())), query, headers).await
+    tab(door, visitor, Path((name, String::new())), query, asked, headers).await
 }
 
 async fn tab(
@@ -159,22 +163,50 @@ async fn tab(
     visitor: Visitor,
     Path((name, tab)): Path<(String, String)>,
     Query(query): Query<console::Query>,
+    Query(asked): Query<HistoryQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let one = api::seen(&door, &visitor, &name)?;
     let tab = Tab::of_path(&tab).ok_or_else(|| not_found("a pipeline has no such page"))?;
     let pipeline = door.daemon.pipeline(&name)?;
-    // What the page shows without: the one that serves.
-    let kept = if pipeline.mode == Mode::Snapshot && tab == Tab::Now {
-        on_its_own("generations", async move || snapshot::generations(&pipeline).await)
-            .await
-            .unwrap_or_default()
-    } else {
-        Vec::new()
-    };
-    let viewer = viewer(&visitor, &headers);
+    let is_history = tab == Tab::Runs;
+    let kept = if is_history || tab == Tab::Now { door.lookups.of(&pipeline).await } else { Arc::default() };
     let one = door.with_ended_runs(&one);
-    page(&viewer, console::pipeline(&door.fleet_of(&visitor), &one, tab, &query, &kept, &viewer))
+    let beside = Beside { generations: &kept.generations, runs: &kept.runs, history: asked };
+    if is_history && !beside.history.format.is_empty() {
+        return file(&one, &beside);
+    }
+    let viewer = viewer(&visitor, &headers);
+    page(&viewer, console::pipeline(&door.fleet_of(&visitor), &one, tab, &query, &beside, &viewer))
+}
+
+/// The history as a file.
+fn file(one: &Overview, beside: &Beside<'_>) -> Result<Response, Problem> {
+    let records = console::history_records(one, beside);
+    let (content_type, end, body) = match beside.history.format.as_str() {
+        "csv" => ("text/csv; charset=utf-8; header=present", "csv", console::csv(&records)),
+        "json" => {
+            let json = serde_json::to_string_pretty(&records)
+                .map_err(|error| Error::unexpected("the history is no JSON").because(error))?;
+            ("application/json", "json", json)
+        }
+        other => {
+            let what = format!("there is no format \"{other}\"");
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "no-such-format",
+                "There is no such format",
+                what,
+            )
+            .hint("ask for format=csv or format=json"));
+        }
+    };
+    // A name of its own is the browser's to make harmless: what it is not sure of, it replaces.
+    let name: String =
+        one.name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let disposition = format!("attachment; filename=\"{name}-history.{end}\"");
+    Ok(([(header::CONTENT_TYPE, content_type.to_owned()), (header::CONTENT_DISPOSITION, disposition)], body)
+        .into_response())
 }
 
 async fn run(
@@ -184,8 +216,15 @@ async fn run(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = api::run_seen(&door, &visitor, &id)?;
+    // A reload may have taken the pipeline away; its runs are remembered.
+    let kept = match door.daemon.pipeline(&run.pipeline) {
+        Ok(pipeline) if matches!(run.verb.as_str(), "sync" | "rollback") => door.lookups.of(&pipeline).await,
+        _ => Arc::default(),
+    };
+    let beside =
+        Beside { generations: &kept.generations, runs: &kept.runs, history: HistoryQuery::default() };
     let viewer = viewer(&visitor, &headers);
-    page(&viewer, console::run(&door.fleet_of(&visitor), &run, &viewer))
+    page(&viewer, console::run(&door.fleet_of(&visitor), &run, &beside, &viewer))
 }
 
 async fn settings(
@@ -205,7 +244,7 @@ async fn settings(
         path: door.daemon.configured_by().map(|path| path.display().to_string()),
         sections: sections.collect(),
         certificates: Vec::new(),
-        versions: vec![("pgdiode".into(), env!("CARGO_PKG_VERSION").into())],
+        versions: Vec::new(),
     };
     let viewer = viewer(&visitor, &headers);
     page(&viewer, console::settings(&door.fleet_of(&visitor), &shown, &viewer))
@@ -306,6 +345,10 @@ async fn act(
             api::set_paused(&door, &visitor, &name, reason(&fields)?, is_paused).await?;
             let says = if is_paused { "The pipeline is paused." } else { "The pipeline may run again." };
             return Ok(leads_to(&format!("/pipelines/{name}"), says));
+        }
+        "schema" => {
+            api::compare_schemas(&door, &visitor, &name)?;
+            return Ok(leads_to(&format!("/pipelines/{name}/schema"), "Both sides are being looked at."));
         }
         "sync" => Order::Sync { adopt: false, accept_losses: false },
         "verify" => Order::Verify { tables: tables() },

@@ -6,6 +6,7 @@ mod keys;
 mod listeners;
 mod many;
 mod memory;
+mod schemas;
 mod standby;
 mod supervision;
 
