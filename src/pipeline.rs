@@ -1,6 +1,7 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
 pub mod archiving;
+pub mod asked;
 mod backoff;
 mod continuity;
 pub mod copy;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 
 use crate::archive::manifest::Base;
 use crate::audit;
+use crate::audit::checkpoint::{self, Checkpoint, Checkpoints};
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Kind, Result};
@@ -371,9 +373,22 @@ pub(crate) async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     }
 }
 
-/// Checks the audit log of the target.
+/// Checks the audit log of the target; it must lead through a known head, and through each signed checkpoint.
 pub async fn audit_verify(pipeline: &Pipeline, known: Option<audit::Head>) -> Result<audit::Report> {
-    audit::verify(&mut audit_session(pipeline).await?, known).await
+    let kept = Checkpoints::of(&pipeline.name, &pipeline.audit)?;
+    let signed = kept.map_or(Ok(Vec::new()), |kept| kept.all())?;
+    let known = known.into_iter().chain(signed.iter().map(Checkpoint::head));
+    let report = audit::verify(&mut audit_session(pipeline).await?, known).await?;
+    Ok(audit::Report { checkpoints: checkpoint::summary(&signed), ..report })
+}
+
+/// Checks it in the same way and signs its head; `None` where the log has no entries.
+pub async fn audit_checkpoint(pipeline: &Pipeline) -> Result<Option<Checkpoint>> {
+    let Some(checkpoints) = Checkpoints::of(&pipeline.name, &pipeline.audit)? else {
+        return Err(Error::config("nobody signs the audit log")
+            .hint("name a key with audit.signing_key, or --signing-key"));
+    };
+    checkpoints.make(&mut audit_session(pipeline).await?).await
 }
 
 /// Hands on every entry of the target's audit log, of all its pipelines.

@@ -235,6 +235,15 @@ impl CheckReport {
         self.refusal = Some(refusal);
     }
 
+    /// Takes in what was found elsewhere. What is refused outweighs an end that cannot be reached.
+    pub fn adds(&mut self, other: CheckReport) {
+        self.refusal = match (self.refusal, other.refusal) {
+            (Some(one), Some(another)) if one != another => Some(Kind::Refused),
+            (one, another) => one.or(another),
+        };
+        self.findings.extend(other.findings);
+    }
+
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|finding| finding.level == level).count()
     }

@@ -36,6 +36,7 @@ pub(super) enum Wish {
 
 pub(super) struct Member {
     pub(super) pipeline: Arc<Pipeline>,
+    standard: judgement::Standard,
     pub(super) wish: watch::Sender<Wish>,
     /// A keeper that waits goes on.
     pub(super) nudge: Notify,
@@ -45,6 +46,8 @@ pub(super) struct Member {
     pub(super) measure: Notify,
     /// And compares both schemas.
     pub(super) compare: Ask,
+    /// Why its first run was wanted.
+    reason: Mutex<Option<String>>,
     known: Mutex<Known>,
     duty: watch::Sender<Duty>,
     paused: watch::Sender<Option<Pause>>,
@@ -72,14 +75,16 @@ struct Known {
 }
 
 impl Member {
-    pub(super) fn new(pipeline: Pipeline) -> Member {
+    pub(super) fn new(pipeline: Pipeline, reason: Option<String>) -> Member {
         Member {
+            standard: judgement::Standard::of(&pipeline),
             pipeline: Arc::new(pipeline),
             wish: watch::Sender::new(Wish::Run),
             nudge: Notify::new(),
             look: Notify::new(),
             measure: Notify::new(),
             compare: Ask::default(),
+            reason: Mutex::new(reason),
             known: Mutex::default(),
             duty: watch::Sender::new(Duty::Idle),
             paused: watch::Sender::new(None),
@@ -98,6 +103,11 @@ impl Member {
 
     // ---- told by the keeper ----
 
+    /// Why it is run, for the audit log, until the run has begun.
+    pub(super) fn reason(&self) -> Option<String> {
+        locked(&self.reason).clone()
+    }
+
     pub(super) fn has_duty(&self, duty: Duty) {
         if self.duty.send_replace(duty) != duty {
             self.changed.store(true, Ordering::Relaxed);
@@ -109,6 +119,10 @@ impl Member {
     }
 
     pub(super) fn progresses(&self, progress: Progress) {
+        if progress.phase != crate::status::Phase::New {
+            // It has begun; another one is not that wish's doing.
+            locked(&self.reason).take();
+        }
         self.change(|known| {
             known.problem = known.problem.take().filter(|_| progress.phase == crate::status::Phase::New);
             known.progress = Some(progress);
@@ -212,7 +226,7 @@ impl Member {
             samples: Arc::clone(&known.samples),
         };
         let (health, verdict) =
-            judgement::judge(&self.pipeline, &overview, *self.wish.borrow() == Wish::Rest);
+            judgement::judge(&self.standard, &overview, *self.wish.borrow() == Wish::Rest);
         let since = match &known.health {
             Some((before, since)) if *before == health => since.clone(),
             _ => now(),

@@ -90,6 +90,7 @@ async fn measure(member: &Member) {
 async fn measured(member: &Member) -> Result<()> {
     let pipeline = &member.pipeline;
     if !record::has_record(pipeline) {
+        member.is_paused(record::pause_of(pipeline).await?);
         return Ok(());
     }
     let mut session = pipeline::audit_session(pipeline).await?;

@@ -7,6 +7,7 @@
 
 mod audit;
 mod events;
+mod listing;
 mod openapi;
 mod pipelines;
 mod request;
@@ -20,10 +21,11 @@ use super::door::Door;
 
 pub(super) use audit::{latest as audit_latest, verified as audit_verified};
 pub(super) use events::of_fleet;
+pub(super) use listing::Listings;
 pub use openapi::document;
 pub(super) use pipelines::{compare_schemas, set_paused};
 pub(super) use request::{ordered, seen};
-pub(super) use runs::{cancelled, seen as run_seen};
+pub(super) use runs::{cancelled, found as run_found, seen as run_seen};
 
 /// Every route.
 pub(super) fn router() -> Router<Door> {

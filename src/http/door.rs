@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::access::Visitor;
+use super::api::Listings;
 use super::kept::Lookups;
 use crate::audit::Report;
 use crate::config::Effective;
@@ -21,6 +22,7 @@ pub struct Door {
     ending: watch::Receiver<bool>,
     checks: Arc<Mutex<BTreeMap<String, Checked>>>,
     pub(super) lookups: Lookups,
+    pub(super) listings: Listings,
 }
 
 /// What a check of an audit log found, and when it was made.
@@ -29,7 +31,14 @@ pub(super) type Checked = (Arc<Report>, String);
 impl Door {
     pub fn new(daemon: Daemon, ending: watch::Receiver<bool>) -> Door {
         let fleet = daemon.fleet();
-        Door { daemon, fleet, ending, checks: Arc::default(), lookups: Lookups::default() }
+        Door {
+            daemon,
+            fleet,
+            ending,
+            checks: Arc::default(),
+            lookups: Lookups::default(),
+            listings: Listings::default(),
+        }
     }
 
     /// All there is to know, as it was published last.

@@ -13,13 +13,16 @@ use axum::routing::{get, post};
 use super::access::{By, Right, Visitor, accepts};
 use super::api;
 use super::console::{
-    self, AuditPage, AuditQuery, Beside, Flash, HistoryQuery, ProblemPage, Section, SettingsPage, Tab, Viewer,
+    self, AuditPage, AuditQuery, Beside, Certificate, Flash, HistoryQuery, ProblemPage, Section,
+    SettingsPage, Tab, Viewer,
 };
 use super::door::Door;
 use super::problem::{Problem, as_page};
+use crate::config::Mode;
 use crate::daemon::Order;
 use crate::error::Error;
-use crate::status::fleet::Overview;
+use crate::schedule::utc;
+use crate::status::fleet::{Overview, Run};
 
 /// Entries of the audit log that its page looks through.
 const AUDIT_ENTRIES: u32 = 500;
@@ -170,8 +173,14 @@ async fn tab(
     let tab = Tab::of_path(&tab).ok_or_else(|| not_found("a pipeline has no such page"))?;
     let pipeline = door.daemon.pipeline(&name)?;
     let is_history = tab == Tab::Runs;
-    let kept = if is_history || tab == Tab::Now { door.lookups.of(&pipeline).await } else { Arc::default() };
-    let one = door.with_ended_runs(&one);
+    let is_shown_now = tab == Tab::Now && pipeline.mode == Mode::Snapshot;
+    let kept = if is_history || is_shown_now { door.lookups.of(&pipeline).await } else { Arc::default() };
+    let mut one = door.with_ended_runs(&one);
+    if is_history {
+        let of_others = kept.asked.iter().filter(|run| one.runs.iter().all(|known| known.id != run.id));
+        let of_others: Vec<Run> = of_others.cloned().collect();
+        one.runs.extend(of_others);
+    }
     let beside = Beside { generations: &kept.generations, runs: &kept.runs, history: asked };
     if is_history && !beside.history.format.is_empty() {
         return file(&one, &beside);
@@ -215,7 +224,7 @@ async fn run(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = api::run_seen(&door, &visitor, &id)?;
+    let run = api::run_found(&door, &visitor, &id).await?;
     // A reload may have taken the pipeline away; its runs are remembered.
     let kept = match door.daemon.pipeline(&run.pipeline) {
         Ok(pipeline) if matches!(run.verb.as_str(), "sync" | "rollback") => door.lookups.of(&pipeline).await,
@@ -243,11 +252,28 @@ async fn settings(
     let shown = SettingsPage {
         path: door.daemon.configured_by().map(|path| path.display().to_string()),
         sections: sections.collect(),
-        certificates: Vec::new(),
+        certificates: certificate(&door).into_iter().collect(),
         versions: Vec::new(),
     };
     let viewer = viewer(&visitor, &headers);
     page(&viewer, console::settings(&door.fleet_of(&visitor), &shown, &viewer))
+}
+
+/// The one that the door shows. Its names come from its file, which may hold another one by now: then it says so.
+fn certificate(door: &Door) -> Option<Certificate> {
+    let expires_at = door.fleet().instance.certificate_expires_at.clone()?;
+    let options = door.daemon.server_options()?;
+    let in_the_file = options.certificate_validity().map(|validity| utc(validity.until));
+    let is_shown = in_the_file.as_ref() == Some(&expires_at);
+    let names = options.certificate_names().filter(|_| is_shown);
+    let (subject, issuer) = names.map_or_else(Default::default, |names| (names.subject, names.issuer));
+    Some(Certificate {
+        of: "This door".into(),
+        subject,
+        issuer,
+        expires_at,
+        waiting: in_the_file.filter(|_| !is_shown),
+    })
 }
 
 // ---- the audit log ----

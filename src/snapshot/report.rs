@@ -56,7 +56,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
 
 /// What is due next by the configuration, whether somebody keeps the schedule or not.
 fn next_run(pipeline: &Pipeline) -> Result<Option<ScheduleStatus>> {
-    let Some(schedule) = pipeline.snapshot.schedule()? else { return Ok(None) };
+    let Some(schedule) = pipeline.schedule()? else { return Ok(None) };
     let next = schedule.next_after(jiff::Timestamp::now());
     Ok(Some(ScheduleStatus {
         expression: pipeline.snapshot.schedule.clone().unwrap_or_default(),

@@ -53,6 +53,7 @@ pub fn instance() -> Instance {
         started_at: at(9 * 86_400 + 3_700),
         at: at(0),
         configured_at: at(2 * 86_400),
+        certificate_expires_at: None,
     }
 }
 
@@ -769,6 +770,7 @@ pub fn report(intact: bool) -> Report {
             damage: Damage::Edited,
             why: "the entry is not what was written".into(),
         }),
+        checkpoints: None,
     }
 }
 
@@ -807,12 +809,16 @@ pub fn settings_page() -> SettingsPage {
             Certificate {
                 of: "source of orders".into(),
                 subject: "CN=main-db".into(),
+                issuer: "CN=Internal CA,O=Example".into(),
                 expires_at: at(-9 * 86_400),
+                waiting: Some(at(-380 * 86_400)),
             },
             Certificate {
                 of: "this console".into(),
                 subject: "CN=replica-1.internal".into(),
+                issuer: "CN=replica-1.internal".into(),
                 expires_at: at(-80 * 86_400),
+                waiting: None,
             },
         ],
         versions: vec![("Rust".into(), "1.95".into())],

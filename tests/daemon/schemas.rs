@@ -88,4 +88,17 @@ fn a_sync_tells_where_its_time_went_and_its_history_is_a_file() {
     assert_eq!(lab.http().get("/pipelines/li/runs?format=xlsx").status, 400);
     let page = lab.http().send("GET", "/pipelines/li/runs", &[("Accept", "text/html")], "").body;
     assert!(page.contains("Where the time went") && page.contains("Generations"), "{page}");
+
+    // Another process knows the same.
+    running.kill9();
+    let mut running = lab.run.spawn(&["start"]);
+    lab.wait(&mut running, "/api/v1/pipelines", |list| list.as_array().is_some_and(|list| list.len() == 2));
+    assert_eq!(lab.http().get("/pipelines/li/runs?kind=sync&format=csv").body, file.body);
+    let run = lab.http().send(
+        "GET",
+        &format!("/runs/{}", run["id"].as_str().unwrap()),
+        &[("Accept", "text/html")],
+        "",
+    );
+    assert_eq!(run.status, 200, "{}", run.body);
 }

@@ -32,6 +32,7 @@ pub fn instance() -> Instance {
         started_at: "2026-11-20T08:00:00Z".into(),
         at: AT.into(),
         configured_at: "2026-11-21T09:30:00Z".into(),
+        certificate_expires_at: Some("2027-02-01T00:00:00Z".into()),
     }
 }
 

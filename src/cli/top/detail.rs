@@ -68,6 +68,7 @@ fn runs(overview: &Overview) -> Vec<String> {
         RunState::Done => "done",
         RunState::Failed => "failed",
         RunState::Cancelled => "was cancelled",
+        RunState::Interrupted => "was interrupted",
     };
     let runs = overview.runs.iter().take(RUNS_MAX).map(|run| {
         let subject =

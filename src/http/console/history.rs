@@ -246,7 +246,8 @@ fn entries<'a>(pipeline: &'a Overview, more: &'a [RunStatus]) -> Vec<Entry<'a>> 
         _ => None,
     };
     let running = status.and_then(|status| status.running.as_ref());
-    let shown = status.map_or(&[][..], |status| if more.is_empty() { &status.runs[..] } else { more });
+    let known = status.map_or(&[][..], |status| &status.runs[..]);
+    let shown = if more.is_empty() { known } else { more };
     // What the page looked up itself has the one that runs, too.
     let running = running.filter(|run| shown.iter().all(|other| other.id != run.id));
     let mut left: Vec<&Run> = pipeline.runs.iter().collect();
@@ -292,9 +293,9 @@ pub(super) fn history(pipeline: &Overview, beside: &Beside<'_>, clock: Clock) ->
         counts: pipeline.snapshot().map(|status| (status.runs_done, status.runs_failed)),
         kinds: if is_snapshot { vec!["sync", "rollback"] } else { vec!["verify", "resync", "sync"] },
         outcomes: if is_snapshot {
-            vec!["done", "failed", "killed", "not promoted", "cancelled", "running"]
+            vec!["done", "failed", "killed", "not promoted", "cancelled", "interrupted", "running"]
         } else {
-            vec!["done", "failed", "cancelled", "running"]
+            vec!["done", "failed", "cancelled", "interrupted", "running"]
         },
         csv: query.href(&path, "format=csv"),
         json: query.href(&path, "format=json"),

@@ -118,6 +118,7 @@ fn verdict(run: &Run) -> String {
         RunState::Done => format!("The {verb} of {} was done in {took}.", run.pipeline),
         RunState::Failed => format!("The {verb} of {} failed after {took}.", run.pipeline),
         RunState::Cancelled => format!("The {verb} of {} was cancelled after {took}.", run.pipeline),
+        RunState::Interrupted => format!("The {verb} of {} ended with its process.", run.pipeline),
     }
 }
 

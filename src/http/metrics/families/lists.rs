@@ -55,6 +55,16 @@ const DAEMON: &[Family] = &[
         help: "When what is exported here was put together.",
         read: Read::Instance(|instance, samples| samples.value(seconds(Some(&instance.at)))),
     },
+    Family {
+        name: "pgdiode_certificate_expiry_timestamp_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        labels: &[],
+        help: "Until when the certificate counts that the door shows, and those that vouch for it.",
+        read: Read::Instance(|instance, samples| {
+            samples.value(seconds(instance.certificate_expires_at.as_ref()));
+        }),
+    },
 ];
 
 const PIPELINES: &[Family] = &[
