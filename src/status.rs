@@ -5,6 +5,7 @@
 //! [`text`] renders them for people.
 
 pub mod archive;
+pub mod drift;
 pub mod fleet;
 pub mod keys;
 pub mod snapshot;
