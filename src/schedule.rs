@@ -15,7 +15,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::nearest;
+use crate::nearest::nearest;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 
