@@ -105,6 +105,30 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         .hint("name a file that `pgdiode audit checkpoint` writes, and that this user may read")
 }
 
+/// Reads files of checkpoints, each signed by one of these keys; without any, by whom the options trust.
+pub fn read_all(
+    files: &[PathBuf],
+    keys: &[String],
+    options: impl FnOnce() -> Result<Audit>,
+) -> Result<Vec<Checkpoint>> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let whose = if keys.is_empty() {
+        let options = options()?;
+        let signer = options.signing_key.as_deref().map(Signer::load).transpose()?;
+        trusted(&options, signer.as_ref())?
+    } else {
+        Trusted::parse(keys.iter().map(String::as_str))?
+    };
+    if whose.is_empty() {
+        return Err(Error::config("nobody says who must have signed the checkpoints")
+            .hint("name the public key with --signed-by, or audit.signed_by"));
+    }
+    let each = files.iter().map(|file| read(file, &whose)).collect::<Result<Vec<_>>>()?;
+    Ok(each.concat())
+}
+
 /// What a report says of them.
 pub fn summary(checkpoints: &[Checkpoint]) -> Option<Checked> {
     let last = checkpoints.iter().max_by_key(|one| one.number)?;
@@ -137,12 +161,6 @@ impl Checkpoints {
         let directory = options.checkpoint_dir.clone().unwrap_or_else(usual);
         let file = directory.join(format!("{pipeline}.jsonl"));
         Ok(Some(Checkpoints { pipeline: pipeline.to_owned(), file, signer, trusted }))
-    }
-
-    /// Whose checkpoints count.
-    pub fn trusted_of(options: &Audit) -> Result<Trusted> {
-        let signer = options.signing_key.as_deref().map(Signer::load).transpose()?;
-        trusted(options, signer.as_ref())
     }
 
     /// All there are, checked.

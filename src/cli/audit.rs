@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Global, output};
-use crate::archive::signing::Trusted;
-use crate::audit::checkpoint::{self, Checkpoint, Checkpoints};
+use crate::audit::checkpoint::{self, Checkpoint};
 use crate::audit::{self, Head, Record, Report};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline;
@@ -85,7 +84,8 @@ impl Audit {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         match self.verb {
             AuditVerb::Verify { file: Some(file), head, checkpoints, signed_by } => {
-                let signed = signed(global, &checkpoints, &signed_by)?;
+                let options = || Ok(global.pipeline()?.audit);
+                let signed = checkpoint::read_all(&checkpoints, &signed_by, options)?;
                 let known = head.into_iter().chain(signed.iter().map(Checkpoint::head));
                 let report = in_file(&file, known)?;
                 told(&Report { checkpoints: checkpoint::summary(&signed), ..report }, global.json)
@@ -111,24 +111,6 @@ impl Audit {
             }
         }
     }
-}
-
-/// Checkpoints that are kept in files, each signed by whom it must be.
-fn signed(global: &Global, files: &[PathBuf], keys: &[String]) -> Result<Vec<Checkpoint>> {
-    if files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let trusted = if keys.is_empty() {
-        Checkpoints::trusted_of(&global.pipeline()?.audit)?
-    } else {
-        Trusted::parse(keys.iter().map(String::as_str))?
-    };
-    if trusted.is_empty() {
-        return Err(Error::config("nobody says who must have signed the checkpoints")
-            .hint("name the public key with --signed-by, or audit.signed_by"));
-    }
-    let each = files.iter().map(|file| checkpoint::read(file, &trusted)).collect::<Result<Vec<_>>>()?;
-    Ok(each.concat())
 }
 
 fn in_file(path: &Path, known: impl IntoIterator<Item = Head>) -> Result<Report> {
