@@ -82,7 +82,7 @@ const SPARK_POINTS: usize = 48;
 /// In per cent: the scale's words are beside the bars, not below them.
 const GUTTER: f64 = 8.0;
 /// In per cent: as wide as a level's word may be.
-const MARK_WORD: f64 = 12.0;
+const MARK_WORD: f64 = 7.0;
 const TABLE_ROWS: usize = 48;
 /// Lines of the scale, about.
 const TICKS: f64 = 5.0;

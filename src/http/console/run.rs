@@ -178,7 +178,12 @@ fn plain_facts(result: &serde_json::Value) -> Vec<(String, String)> {
                 _ => return None,
             };
             // What took how long stands above.
-            (name != "seconds").then(|| (capitalised(&name.replace('_', " ")), shown))
+            let label = match name.as_str() {
+                "seconds" => return None,
+                "run" => "Number".to_owned(),
+                other => capitalised(&other.replace('_', " ")),
+            };
+            Some((label, shown))
         })
         .collect()
 }
