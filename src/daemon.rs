@@ -20,6 +20,7 @@ mod member;
 mod orders;
 mod runs;
 pub mod sampling;
+mod schemas;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

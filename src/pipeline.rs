@@ -21,6 +21,7 @@ pub mod replay;
 mod report;
 mod reset;
 pub mod run;
+pub(crate) mod schemas;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
@@ -44,6 +45,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::drift::SchemaDrift;
 use crate::status::fleet::Storage;
 use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
@@ -167,6 +169,11 @@ pub async fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
 /// What the replica takes, and may take; `None` where it is an archive, or not there yet.
 pub async fn storage(pipeline: &Pipeline, growth: Option<f64>) -> Result<Option<Storage>> {
     storage::measure(pipeline, growth).await
+}
+
+/// In what the schemas of both sides differ; `None` where there are no two sides of tables.
+pub async fn compare_schemas(pipeline: &Pipeline) -> Result<Option<SchemaDrift>> {
+    schemas::compare(pipeline).await
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.

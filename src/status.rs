@@ -5,6 +5,7 @@
 //! [`text`] renders them for people.
 
 pub mod archive;
+pub mod drift;
 pub mod fleet;
 pub mod keys;
 pub mod snapshot;
@@ -136,6 +137,19 @@ pub struct KeysStatus {
     pub source_offset: Option<u64>,
     /// Every key has been looked at since something may have been missed.
     pub is_scanned: bool,
+    /// Of a cluster: its primaries, each with a history of its own; the offsets above are their sums then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How far the history of one primary of a Redis cluster is applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    pub id: String,
+    pub history: String,
+    pub offset: u64,
+    /// How far it reaches at the node; `None` where that cannot be asked.
+    pub source_offset: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,13 +8,19 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use super::ServerOptions;
 use crate::error::{Error, Result};
 use crate::wire::certificate;
-use crate::wire::validity::Validity;
+use crate::wire::validity::{Names, Validity};
 
 impl ServerOptions {
     /// From when until when the certificate counts; `None` where there is none, or it cannot be read.
     pub fn certificate_validity(&self) -> Option<Validity> {
         let chain = certificate::certificates("server.tls_certificate", self.tls_certificate.as_deref()?);
         Validity::of(&chain.ok()?)
+    }
+
+    /// Whose certificate the file holds, and who vouches for it; `None` where there is none, or it cannot be read.
+    pub fn certificate_names(&self) -> Option<Names> {
+        let chain = certificate::certificates("server.tls_certificate", self.tls_certificate.as_deref()?);
+        Names::of(&chain.ok()?)
     }
 
     /// TLS as configured, read from its files; `None` where it does not end here.

@@ -34,6 +34,9 @@ comment on table pgdiode.asked is 'what was asked for through a door, and what c
 /// How long it is kept.
 const KEPT: &str = "30 days";
 
+/// How much of it a history has.
+const LATEST_MAX: u32 = 500;
+
 /// Held by whoever works on it.
 const LOCK: &str =
     "select pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('pgdiode asked ' || $1, 0))";
@@ -130,19 +133,34 @@ async fn write_end(session: &mut Session, run: &Run) -> Result<()> {
 
 /// What was asked for by this id.
 pub async fn find(pipeline: &Pipeline, id: &str) -> Result<Option<Run>> {
+    let Some(mut session) = look(pipeline).await? else { return Ok(None) };
+    let run = read(&mut session, id).await?;
+    Ok(run.filter(|run| run.pipeline == pipeline.name))
+}
+
+/// What was asked for of a pipeline of late, the newest first.
+pub async fn latest(pipeline: &Pipeline) -> Result<Vec<Run>> {
+    let Some(mut session) = look(pipeline).await? else { return Ok(Vec::new()) };
+    let running = "select id from pgdiode.asked where pipeline = $1 and state = 'running'";
+    for row in session.query_with(running, &[Some(&pipeline.name)]).await? {
+        session.query_with(INTERRUPT, &[Some(&row.string(0))]).await?;
+    }
+    let sql = format!(
+        "select {COLUMNS} from pgdiode.asked where pipeline = $1 order by started_at desc limit {LATEST_MAX}"
+    );
+    session.query_with(&sql, &[Some(&pipeline.name)]).await?.iter().map(run).collect()
+}
+
+/// A session where it is kept; `None` where nothing was ever asked for.
+async fn look(pipeline: &Pipeline) -> Result<Option<Session>> {
     if !record::has_record(pipeline) {
         return Ok(None);
     }
     let mut session = match super::audit_session(pipeline).await {
-        // Nothing was ever asked for.
         Err(error) if error.kind() == Kind::Refused => return Ok(None),
         session => session?,
     };
-    if !is_there(&mut session).await? {
-        return Ok(None);
-    }
-    let run = read(&mut session, id).await?;
-    Ok(run.filter(|run| run.pipeline == pipeline.name))
+    Ok(is_there(&mut session).await?.then_some(session))
 }
 
 async fn read(session: &mut Session, id: &str) -> Result<Option<Run>> {

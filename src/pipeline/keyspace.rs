@@ -13,6 +13,7 @@
 //! which database it was, and nothing else.
 
 mod apply;
+mod cluster;
 mod ladder;
 mod place;
 mod report;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::{Sender, channel};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::apply::Work;
@@ -152,22 +154,19 @@ impl Run<'_> {
         self.resyncs = wishes(&mut target, &self.pipeline.name).await?.0;
         rows.begin_resync(self.resyncs);
         let mapping = self.mapping();
+        let mut reading = self.connect_source().await?;
+        let server = Server::ask(&mut reading).await?;
+        if server.as_ref().is_some_and(|server| server.is_cluster) {
+            return self.attempt_on_cluster(rows).await;
+        }
         // By another mapping, or since a resync was asked for, every key has yet to be looked at.
         let stored = rows.position("").await?.map(|stored| NodePosition {
             is_scanned: stored.is_scanned && stored.mapping == mapping,
             ..stored
         });
-        let mut reading = self.connect_source().await?;
-        let server = Server::ask(&mut reading).await?;
-        if server.as_ref().is_some_and(|server| server.is_cluster) {
-            return Err(Error::refused(
-                "the source is a Redis cluster, of which each node has a history of its own",
-            )
-            .hint("Cluster mode is not followed yet; name a single primary or replica."));
-        }
         let joined = self.join(stored.as_ref(), server.as_ref()).await?;
         let way = joined.way();
-        let (live, mut listening) = match joined {
+        let (live, listening) = match joined {
             Listening::Replica(replica, position, is_owed) => {
                 let live = self.live(position, is_owed);
                 (Arc::clone(&live), ear::spawn(replica, live))
@@ -176,27 +175,41 @@ impl Run<'_> {
                 let live = self.live(self.nowhere(), true);
                 (Arc::clone(&live), ear::spawn(told, live))
             }
-            Listening::Nobody => (self.live(self.nowhere(), true), tokio::task::JoinSet::new()),
+            Listening::Nobody => (self.live(self.nowhere(), true), JoinSet::new()),
         };
-        let fetcher = Fetcher::new(reading, server.as_ref());
+        let fetcher = Fetcher::new(reading, server.as_ref()).into();
         let has_history = way == LiveMode::Replica;
         let goal = server.filter(|_| has_history).map_or(0, |server| server.offset);
-        let mut work = Work::new(self.pipeline, &self.mapper, &live, way, fetcher, rows, &self.meter);
+        let mut work =
+            Work::new(self.pipeline, &self.mapper, Arc::clone(&live), way, fetcher, rows, &self.meter);
         self.meter.phase(Phase::CatchingUp, "");
         self.began = Some(Instant::now());
         let asked = Wishes::new(self.resyncs);
-        let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked, &asked, &live);
         let until = (self.until == Until::CaughtUp).then_some(goal);
+        let worked = work.run(until, &self.asked, &asked);
+        let reason = self.until_lost(worked, listening, &asked, &live).await?;
+        Ok(Attempted::Stopped(self.stopped(reason)))
+    }
+
+    /// Works until that ends or the source is lost, and listens to the target meanwhile.
+    async fn until_lost<T>(
+        &self,
+        work: impl Future<Output = Result<T>>,
+        mut listening: JoinSet<Error>,
+        wishes: &Wishes,
+        live: &Live,
+    ) -> Result<T> {
+        let mut watch = watch::Watch::new(&self.end, self.pipeline, &self.meter, &self.asked, wishes, live);
         let worked = tokio::select! {
             // Asked to stop, it sees what it does to its end; when the source is lost, it is dropped: as in a crash.
-            worked = work.run(until, &self.asked, &asked) => worked,
+            worked = work => worked,
             Some(ended) = listening.join_next() => Err(ended.unwrap_or_else(|error| {
                 Error::unexpected("whoever listened to the source is gone").because(error)
             })),
             () = watch.run() => unreachable!("it watches until it is dropped"),
         };
         watch.store_last().await;
-        Ok(Attempted::Stopped(self.stopped(worked?)))
+        worked
     }
 
     /// Creates the tables that are not there, in schemas that are: what is there is the user's.
@@ -236,14 +249,20 @@ impl Run<'_> {
     }
 
     fn live(&self, position: NodePosition, is_owed: bool) -> Arc<Live> {
-        let mapper = Arc::clone(&self.mapper);
-        let wanted = Arc::new(move |database: u32, name: &[u8]| mapper.wants(database, name));
-        let bytes_max = usize::try_from(self.pipeline.redis.memory_mb << 20).unwrap_or(usize::MAX);
-        let live = Live::new(wanted, self.mapper.databases(), bytes_max, position);
+        let live = self.one_of(1, position);
         if is_owed {
             live.heard().dirty.rescan_all();
         }
         Arc::new(live)
+    }
+
+    /// What is heard of one of so many servers.
+    fn one_of(&self, servers: u64, position: NodePosition) -> Live {
+        let mapper = Arc::clone(&self.mapper);
+        let wanted = Arc::new(move |database: u32, name: &[u8]| mapper.wants(database, name));
+        let bytes = (self.pipeline.redis.memory_mb << 20) / servers.max(1);
+        let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Live::new(wanted, self.mapper.databases(), bytes_max, position)
     }
 
     /// The position where there is no history.

@@ -1,6 +1,7 @@
 //! A Redis server as the source of a pipeline: whether it can be read, how changes will be heard of, for how long an outage
 //! may last; and what its mapping makes of the keys that are there. Nothing is written, nor any snapshot caused.
 
+mod cluster;
 mod sample;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use crate::pipeline::{holder, keyspace};
 use crate::redis::connection::Connection;
 use crate::redis::location::Location;
 use crate::redis::resp::Reply;
+use crate::source::redis::fetch::Fetcher;
 use crate::source::redis::mapping::Mapper;
 use crate::source::redis::probe;
 use crate::source::redis::server::Server;
@@ -70,8 +72,11 @@ impl Survey<'_> {
         if let Some(server) = &server {
             let info = Info::ask(&mut connection).await?;
             self.redis_server(&connection, server, &info);
-            if server.is_cluster || server.version.0 < MAJOR_MIN {
+            if server.version.0 < MAJOR_MIN {
                 return Ok(());
+            }
+            if server.is_cluster {
+                return self.cluster(location, &name, mapper).await;
             }
             self.way_of_listening(Connection::open(location, &name).await?, server).await?;
             self.kept_history(&mut connection, server, &info).await?;
@@ -86,26 +91,22 @@ impl Survey<'_> {
                 "give the user +info: without it nobody can listen as a replica",
             );
         }
-        self.sample(connection, server.as_ref(), mapper).await
+        self.sample(Fetcher::new(connection, server.as_ref()).into(), mapper).await
     }
 
     fn redis_server(&mut self, connection: &Connection, server: &Server, info: &Info) {
         let (major, minor) = server.version;
+        let of = if server.is_cluster { " of a cluster" } else { "" };
         let role = if server.is_replica { "a replica" } else { "a primary" };
         let named = match info.text("server_name") {
             "valkey" => format!("Valkey {}", info.text("valkey_version")),
             _ => format!("Redis {}", info.text("redis_version")),
         };
-        let what = format!("source {} is {named}, {role}", connection.place());
+        let what = format!("source {} is {named}, {role}{of}", connection.place());
         if major < MAJOR_MIN {
             self.report.refuse(
                 format!("{what}: too old"),
                 format!("{major}.{minor} hands scripts on instead of what they did; upgrade to Redis {MAJOR_MIN} or newer"),
-            );
-        } else if server.is_cluster {
-            self.report.refuse(
-                format!("{what} of a cluster, of which each node has a history of its own"),
-                "cluster mode is not followed yet; name a server that is no cluster",
             );
         } else if server.is_linked {
             self.report.ok(what);

@@ -4,4 +4,5 @@
 pub mod connection;
 pub mod location;
 pub mod resp;
+pub mod slot;
 pub mod transport;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::drift::SchemaDrift;
 use super::snapshot::SnapshotStatus;
 use super::{Phase, PipelineStatus, Progress};
 
@@ -65,6 +66,8 @@ pub struct Overview {
     /// The last comparison of both sides by this daemon or any other `pgdiode verify`.
     pub verification: Option<Verification>,
     pub storage: Option<Storage>,
+    /// Both schemas compared; `None` before that, and where there are no two sides of tables.
+    pub schema_drift: Option<SchemaDrift>,
     /// Of the last day, the oldest first.
     pub samples: Arc<Vec<Sample>>,
 }

@@ -207,6 +207,11 @@ impl KeysStatus {
             let of = self.source_offset.map(|end| format!(" of {end}")).unwrap_or_default();
             facts.push(("history", format!("{}, at {}{of}", printable(history), self.offset)));
         }
+        facts.extend(self.nodes.iter().map(|node| {
+            let of = node.source_offset.map(|end| format!(" of {end}")).unwrap_or_default();
+            let (id, history) = (printable(&node.id), printable(&node.history));
+            ("node", format!("{id}: {history}, at {}{of}", node.offset))
+        }));
         facts
     }
 }

@@ -30,6 +30,21 @@ impl Validity {
     }
 }
 
+/// Whose a certificate is, and whose word for it counts: distinguished names, as RFC 4514 writes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    pub subject: String,
+    pub issuer: String,
+}
+
+impl Names {
+    /// Of the first certificate of a chain, which is the server's own.
+    pub fn of(chain: &[CertificateDer<'_>]) -> Option<Names> {
+        let own = Certificate::from_der(chain.first()?).ok()?.tbs_certificate;
+        Some(Names { subject: own.subject.to_string(), issuer: own.issuer.to_string() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +54,17 @@ mod tests {
         parameters.not_before = rcgen::date_time_ymd(from.0, from.1, 1);
         parameters.not_after = rcgen::date_time_ymd(until.0, until.1, 1);
         parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_certificate_names_its_own_and_who_vouches_for_it() {
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "replica.internal");
+        let own = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+        let names = Names::of(&[own, certificate((2026, 3), (2026, 12))]).unwrap();
+        assert_eq!(names.subject, "CN=replica.internal");
+        assert_eq!(names.issuer, names.subject);
+        assert_eq!(Names::of(&[]), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod many;
 mod memory;
 mod reload;
 mod runs;
+mod schemas;
 mod soak;
 mod standby;
 mod supervision;

@@ -33,7 +33,7 @@ pub use fixtures::{load_fixtures, work};
 pub use ground::give_to_service_user;
 pub use pipeline::{Output, PgdiodeRun, Running};
 pub use proxy::Proxy;
-pub use redis::{RedisClient, RedisCluster, RedisServer, RedisVersion, Reply};
+pub use redis::{ClusterClient, RedisClient, RedisCluster, RedisServer, RedisVersion, Reply};
 pub use rng::Rng;
 pub use s3::{BUCKET, S3Server};
 pub use ssh::SshServer;

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 pub use client::{RedisClient, Reply};
-pub use cluster::RedisCluster;
+pub use cluster::{ClusterClient, RedisCluster};
 
 use super::authority::Authority;
 use super::service::Service;

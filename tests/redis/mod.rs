@@ -1,6 +1,7 @@
 //! Scenarios with real Redis and Valkey servers.
 
 mod chaos;
+mod cluster;
 mod connection;
 mod convergence;
 mod edge_cases;
@@ -9,6 +10,7 @@ mod harness_works;
 mod live_modes;
 mod naive_listener;
 pub mod sessions;
+mod transactions;
 mod transport;
 mod verbs;
 mod verify;

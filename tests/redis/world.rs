@@ -58,7 +58,7 @@ table = [{ table = "entries", each = "$", key = ["database", "name", "id"], colu
 "#;
 
 /// One row as a line of text.
-type Row = String;
+pub type Row = String;
 
 pub struct World {
     pub postgres: Cluster,
@@ -91,35 +91,11 @@ impl World {
 
     /// What the tables must hold.
     pub fn expected(&self) -> BTreeSet<Row> {
-        let mut client = self.redis.client();
-        let has_expiry_times = !self.redis.info("server", "redis_version").starts_with("6.");
-        let mut rows = BTreeSet::new();
-        for database in DATABASES {
-            client.call(&["SELECT", &database.to_string()]);
-            for key in client.call(&["KEYS", "?:*"]).items() {
-                let key = key.to_string();
-                rows.extend(rows_of(&mut client, database, &key, has_expiry_times));
-            }
-        }
-        rows
+        rows_at(&self.redis, &DATABASES)
     }
 
     pub fn actual(&self) -> BTreeSet<Row> {
-        let is_old = self.redis.info("server", "redis_version").starts_with("6.");
-        let expiry = if is_old {
-            "(expires_at is not null)::text"
-        } else {
-            "coalesce(round(extract(epoch from expires_at) * 1000)::int8::text, '-')"
-        };
-        let sql = format!(
-            "select concat_ws('|', 's', database, name, value, {expiry}) from strings
-             union all select concat_ws('|', 'h', database, name, field, value) from fields
-             union all select concat_ws('|', 'l', database, name, place, value) from items
-             union all select concat_ws('|', 'e', database, name, member) from members
-             union all select concat_ws('|', 'z', database, name, member, score) from scores
-             union all select concat_ws('|', 'x', database, name, id) from entries"
-        );
-        self.postgres.psql("mirror", &sql).lines().map(str::to_owned).collect()
+        rows_in(&self.postgres, &self.redis)
     }
 
     /// Rows that are missing, and rows that should not be there.
@@ -141,6 +117,40 @@ impl World {
             panic!("missing: {missing:#?}\nextra: {extra:#?}\n{}", log());
         }
     }
+}
+
+/// The rows that a server's keys make.
+pub fn rows_at(redis: &RedisServer, databases: &[u32]) -> BTreeSet<Row> {
+    let mut client = redis.client();
+    let has_expiry_times = !redis.info("server", "redis_version").starts_with("6.");
+    let mut rows = BTreeSet::new();
+    for &database in databases {
+        client.call(&["SELECT", &database.to_string()]);
+        for key in client.call(&["KEYS", "?:*"]).items() {
+            let key = key.to_string();
+            rows.extend(rows_of(&mut client, database, &key, has_expiry_times));
+        }
+    }
+    rows
+}
+
+/// The rows of the tables that are filled from a server like this.
+pub fn rows_in(postgres: &Cluster, redis: &RedisServer) -> BTreeSet<Row> {
+    let is_old = redis.info("server", "redis_version").starts_with("6.");
+    let expiry = if is_old {
+        "(expires_at is not null)::text"
+    } else {
+        "coalesce(round(extract(epoch from expires_at) * 1000)::int8::text, '-')"
+    };
+    let sql = format!(
+        "select concat_ws('|', 's', database, name, value, {expiry}) from strings
+         union all select concat_ws('|', 'h', database, name, field, value) from fields
+         union all select concat_ws('|', 'l', database, name, place, value) from items
+         union all select concat_ws('|', 'e', database, name, member) from members
+         union all select concat_ws('|', 'z', database, name, member, score) from scores
+         union all select concat_ws('|', 'x', database, name, id) from entries"
+    );
+    postgres.psql("mirror", &sql).lines().map(str::to_owned).collect()
 }
 
 fn rows_of(client: &mut RedisClient, database: u32, key: &str, has_expiry_times: bool) -> Vec<Row> {

@@ -13,13 +13,21 @@ pub enum Sweeping {
 }
 
 pub struct Writer {
-    rng: Rng,
+    commands: Commands,
     client: RedisClient,
-    sweeping: Sweeping,
-    counter: u64,
 }
 
-type Command = Vec<String>;
+/// Commands without end.
+pub struct Commands {
+    rng: Rng,
+    sweeping: Sweeping,
+    counter: u64,
+    /// Of a cluster: how many hash tags there are; all keys of a command have one of them.
+    tags: usize,
+    tag: String,
+}
+
+pub type Command = Vec<String>;
 
 fn words(text: &str) -> Command {
     text.split(' ').map(str::to_owned).collect()
@@ -27,19 +35,38 @@ fn words(text: &str) -> Command {
 
 impl Writer {
     pub fn new(rng: Rng, client: RedisClient, sweeping: Sweeping) -> Writer {
-        Writer { rng, client, sweeping, counter: 0 }
+        Writer { commands: Commands { rng, sweeping, counter: 0, tags: 0, tag: String::new() }, client }
     }
 
     /// So many commands, some of them in transactions. What the server refuses (a key of the wrong type) is part of it;
     /// false where the connection broke.
     pub fn write(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            let commands = if self.rng.u8(..) < 16 { self.transaction() } else { vec![self.command()] };
-            if self.client.try_pipeline(commands).is_err() {
+            if self.client.try_pipeline(self.commands.next()).is_err() {
                 return false;
             }
         }
         true
+    }
+}
+
+impl Commands {
+    /// For a cluster, of keys with so many hash tags.
+    pub fn of_cluster(rng: Rng, tags: usize) -> Commands {
+        Commands { rng, sweeping: Sweeping::Never, counter: 0, tags, tag: String::new() }
+    }
+
+    /// The tag of the commands that were had last.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// One command, or a transaction.
+    pub fn next(&mut self) -> Vec<Command> {
+        if self.tags > 0 {
+            self.tag = format!("{{{}}}", self.rng.usize(0..self.tags));
+        }
+        if self.rng.u8(..) < 16 { self.transaction() } else { vec![self.command()] }
     }
 
     fn transaction(&mut self) -> Vec<Command> {
@@ -47,10 +74,10 @@ impl Writer {
         // Always the same value in both: torn where they differ.
         let value = self.value();
         commands.push(words("SELECT 0"));
-        commands.push(words(&format!("SET s:pair-a {value}")));
+        commands.push(words(&format!("SET s:{}pair-a {value}", self.tag)));
         commands.push(self.command());
         commands.push(words("SELECT 0"));
-        commands.push(words(&format!("SET s:pair-b {value}")));
+        commands.push(words(&format!("SET s:{}pair-b {value}", self.tag)));
         commands.push(words("EXEC"));
         commands
     }
@@ -63,7 +90,7 @@ impl Writer {
     fn name(&mut self, kind: &str) -> String {
         // Names of another type's pattern as well: a key may change its type.
         let kind = if self.rng.u8(..) < 8 { KINDS[self.rng.usize(0..KINDS.len())] } else { kind };
-        format!("{kind}:{}", self.rng.usize(0..NAMES))
+        format!("{kind}:{}{}", self.tag, self.rng.usize(0..NAMES))
     }
 
     fn command(&mut self) -> Command {
@@ -71,7 +98,7 @@ impl Writer {
         let (key, other) = (self.name(kind), self.name(kind));
         let value = self.value();
         let number = self.rng.usize(0..8);
-        let database = self.rng.usize(0..4);
+        let database = if self.tags == 0 { self.rng.usize(0..4) } else { 0 };
         let text = match self.rng.u8(..) {
             // About the key, whatever it is.
             0..=9 => format!("SELECT {database}"),
@@ -100,8 +127,13 @@ impl Writer {
         let script = format!(
             "redis.call('SET', 's:' .. ARGV[1], ARGV[2]); redis.call('DEL', '{key}'); return redis.call('EXISTS', '{other}')"
         );
-        let name = self.rng.usize(0..NAMES).to_string();
-        vec!["EVAL".into(), script, "0".into(), name, value.to_owned()]
+        let name = format!("{}{}", self.tag, self.rng.usize(0..NAMES));
+        let mut command: Command = vec!["EVAL".into(), script];
+        // A cluster wants to know where to run it.
+        let keys = if self.tags == 0 { vec!["0".to_owned()] } else { vec!["1".to_owned(), key.to_owned()] };
+        command.extend(keys);
+        command.extend([name, value.to_owned()]);
+        command
     }
 
     fn of_kind(&mut self, kind: &str, key: &str, other: &str, value: &str, number: usize) -> String {
@@ -114,8 +146,8 @@ impl Writer {
             ("s", 4) => format!("MSET {key} {value} {other} {value}"),
             ("s", 5) => format!("GETSET {key} {value}"),
             ("s", 6) => format!("SETRANGE {key} 0 {value}"),
-            ("s", 7) => format!("INCR s:number-{number}"),
-            ("s", 8) => format!("INCRBYFLOAT s:number-{number} 0.5"),
+            ("s", 7) => format!("INCR s:{}number-{number}", self.tag),
+            ("s", 8) => format!("INCRBYFLOAT s:{}number-{number} 0.5", self.tag),
             ("s", 9) => format!("SETNX {key} {value}"),
             ("s", 10) => format!("GETDEL {key}"),
             ("s", _) => format!("SET {key} {value}"),

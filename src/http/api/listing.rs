@@ -79,6 +79,7 @@ mod tests {
             runs: Vec::new(),
             verification: None,
             storage: None,
+            schema_drift: None,
             samples: Arc::default(),
         })
     }

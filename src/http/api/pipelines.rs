@@ -142,6 +142,36 @@ pub(super) async fn samples(
     Ok(Json(Arc::clone(&seen(&door, &visitor, &name)?.samples)))
 }
 
+/// In what the schemas of both sides differ, as they were compared last; null before that
+#[utoipa::path(get, path = "/api/v1/pipelines/{name}/drift", tag = "pipelines", params(("name" = String, Path)),
+    responses((status = 200, body = Option<Object>)))]
+pub(super) async fn drift(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!(seen(&door, &visitor, &name)?.schema_drift)))
+}
+
+/// Have the schemas of both sides compared now; what comes of it is at the same address some seconds later
+#[utoipa::path(post, path = "/api/v1/pipelines/{name}/drift", tag = "pipelines", params(("name" = String, Path)),
+    responses((status = 202, body = Object)))]
+pub(super) async fn compare(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    compare_schemas(&door, &visitor, &name)?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "asked": true }))))
+}
+
+/// Has schemas compared: it changes nothing, and costs both servers something.
+pub(in crate::http) fn compare_schemas(door: &Door, visitor: &Visitor, name: &str) -> Result<(), Problem> {
+    visitor.must(Right::Act)?;
+    seen(door, visitor, name)?;
+    Ok(door.daemon.compare_schemas(name)?)
+}
+
 /// What would fail, looked for now
 #[utoipa::path(get, path = "/api/v1/pipelines/{name}/check", tag = "pipelines", params(("name" = String, Path)),
     responses((status = 200, body = Object)))]

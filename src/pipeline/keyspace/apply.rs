@@ -1,6 +1,7 @@
 //! The loop of a run from Redis: takes what was heard, looks at keys, applies what they have become.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,24 +14,30 @@ use crate::keyspace::{ContentHash, Key, KeyId, NodePosition, Observed, State, Wh
 use crate::pipeline::lifecycle::{self, Asked};
 use crate::pipeline::meter::Meter;
 use crate::source::redis::dirty::{Inline, Pending, What};
-use crate::source::redis::fetch::{Fetcher, Found, Kind};
+use crate::source::redis::fetch::{Found, Kind};
 use crate::source::redis::live::Live;
 use crate::source::redis::mapping::Mapper;
+use crate::source::redis::reader::Reader;
+use crate::source::redis::together::cut;
 use crate::source::redis::value::Value;
 use crate::status::{Phase, StopReason};
 use crate::target::postgres::keyspace::{Applied, KeyspaceTarget, Known};
 use crate::target::{Counts, Flushed};
 
 /// How often the position of a server where nothing happens is stored.
-const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the server's clock is looked at.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
 /// A key that is gone so shortly before its time has expired: clocks differ, and the news was on its way.
 const EXPIRY_SLACK_MS: i64 = 50;
 
 /// What a fetch may bring, and how many keys the first one asks for, when nothing is known of their size.
 const FETCH_BYTES: usize = 8 << 20;
 const FETCH_KEYS_FIRST: usize = 64;
+
+/// What transactions of the source have written is committed together, as far as it is not more than this.
+const WHOLE_KEYS_MAX: usize = 100_000;
+const WHOLE_BYTES_MAX: usize = 64 << 20;
 
 /// A key to be fetched.
 struct Touched {
@@ -39,37 +46,38 @@ struct Touched {
     /// The last value that came with a command, if the key is gone by now.
     passed: Option<Inline>,
     id: KeyId,
+    group: Option<u32>,
 }
 
 pub(super) struct Work<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) mapper: &'a Mapper,
-    pub(super) live: &'a Live,
+    pub(super) live: Arc<Live>,
     /// How changes are heard of.
     pub(super) way: LiveMode,
-    pub(super) fetcher: Fetcher,
+    pub(super) fetcher: Reader,
     pub(super) target: KeyspaceTarget,
     pub(super) meter: &'a Meter,
     /// Up to here everything is applied; what it is ahead of `committed` had no rows.
     pub(super) position: NodePosition,
-    committed: Option<NodePosition>,
+    pub(super) committed: Option<NodePosition>,
     /// Every key is being looked at.
     pub(super) survey: Option<Survey>,
     survey_ended: Instant,
     /// How many keys are fetched at once.
     fetch_keys: usize,
-    stored: Instant,
+    pub(super) stored: Instant,
     clock_read: Option<Instant>,
-    salt: [u8; 16],
+    pub(super) salt: [u8; 16],
 }
 
 impl<'a> Work<'a> {
     pub(super) fn new(
         pipeline: &'a Pipeline,
         mapper: &'a Mapper,
-        live: &'a Live,
+        live: Arc<Live>,
         way: LiveMode,
-        fetcher: Fetcher,
+        fetcher: Reader,
         target: KeyspaceTarget,
         meter: &'a Meter,
     ) -> Work<'a> {
@@ -132,7 +140,7 @@ impl<'a> Work<'a> {
     }
 
     /// When all keys are looked at again, or the survey that waits for its turn goes on.
-    fn next_look(&self) -> Instant {
+    pub(super) fn next_look(&self) -> Instant {
         let idle = Instant::now() + IDLE_INTERVAL;
         let next = match &self.survey {
             Some(survey) => survey.goes_on_at(),
@@ -149,7 +157,7 @@ impl<'a> Work<'a> {
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    fn begin_routine_survey(&mut self) {
+    pub(super) fn begin_routine_survey(&mut self) {
         let is_due = self.routine_interval().is_some_and(|interval| self.survey_ended.elapsed() >= interval);
         if is_due && self.survey.is_none() {
             self.survey = Some(Survey::routine(self.mapper));
@@ -179,7 +187,7 @@ impl<'a> Work<'a> {
     }
 
     /// Applies what was heard; false where that was nothing.
-    async fn take(&mut self) -> Result<bool> {
+    pub(super) async fn take(&mut self) -> Result<bool> {
         let Some((taken, heard)) = self.live.take() else { return Ok(false) };
         if !taken.rescan.is_empty() {
             self.survey = Some(Survey::owed(self.mapper, self.survey.take(), taken.rescan, taken.emptied));
@@ -188,8 +196,12 @@ impl<'a> Work<'a> {
         let heard = NodePosition { is_scanned: !self.is_owed(), mapping: ContentHash(self.salt), ..heard };
         let has_keys = !taken.keys.is_empty();
         let mut rest = taken.keys;
-        while rest.len() > self.batch_keys() {
-            let later = rest.split_off(self.batch_keys());
+        loop {
+            let end = cut(&rest, self.batch_keys(), WHOLE_KEYS_MAX, |(_, pending)| pending.group);
+            let later = rest.split_off(end);
+            if later.is_empty() {
+                break;
+            }
             let before = self.position.clone();
             self.look(rest, &before).await?;
             rest = later;
@@ -223,6 +235,7 @@ impl<'a> Work<'a> {
     /// Looks at keys, applies what they have become, and commits that with `position`.
     pub(super) async fn look(&mut self, keys: Vec<(Key, Pending)>, position: &NodePosition) -> Result<()> {
         let ids: Vec<KeyId> = keys.iter().map(|(key, _)| key.id()).collect();
+        let has_groups = keys.iter().any(|(_, pending)| pending.group.is_some());
         let known = self.target.known(&ids).await?;
         let mut observed = Vec::with_capacity(keys.len());
         let mut touched = Vec::new();
@@ -231,10 +244,12 @@ impl<'a> Work<'a> {
             if self.is_seen_later(&pending, known) {
                 continue;
             }
-            match pending.what {
+            let what = if self.fetcher.takes_at_word() { pending.what } else { What::Touched };
+            match what {
                 What::Touched => {
                     if let Some(kind) = self.mapper.kind(&key) {
-                        touched.push(Touched { key, kind, passed: pending.value, id });
+                        let passed = pending.value.filter(|_| self.fetcher.is_at_home(&key));
+                        touched.push(Touched { key, kind, passed, id, group: pending.group });
                     }
                 }
                 What::Valued => {
@@ -247,11 +262,16 @@ impl<'a> Work<'a> {
                 }
             }
         }
+        let mut held = 0;
         while !touched.is_empty() {
-            let later = touched.split_off(self.fetch_keys.min(touched.len()));
+            let end = cut(&touched, self.fetch_keys, self.batch_keys(), |touched| touched.group);
+            let later = touched.split_off(end);
             let bytes = self.fetch(touched, &known, &mut observed).await?;
+            held += bytes;
             touched = later;
-            if bytes > FETCH_BYTES / 2 && !touched.is_empty() {
+            let is_much = if has_groups { held > WHOLE_BYTES_MAX } else { bytes > FETCH_BYTES / 2 };
+            if is_much && !touched.is_empty() {
+                held = 0;
                 let before = self.position.clone();
                 self.commit(std::mem::take(&mut observed), &before).await?;
             }

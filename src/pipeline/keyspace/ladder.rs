@@ -120,7 +120,10 @@ impl Work<'_> {
     pub(super) fn listening(&self) -> String {
         let redis = &self.pipeline.redis;
         match self.way {
-            LiveMode::Replica | LiveMode::Auto => format!("as a replica, at {}", self.position.offset),
+            LiveMode::Replica | LiveMode::Auto => match self.fetcher.nodes() {
+                0 => format!("as a replica, at {}", self.position.offset),
+                nodes => format!("as a replica of each of {nodes} primaries"),
+            },
             LiveMode::Tracking => {
                 "by client tracking: what changes while the connection is down is found by looking at every key; so is SWAPDB"
                     .into()

@@ -163,7 +163,7 @@ impl Work<'_> {
             Stage::Scanning { scan, then } => {
                 let mut keys = Vec::new();
                 for _ in 0..SCANS_A_STEP {
-                    let Some(more) = scan.next(self.fetcher.connection()).await? else { break };
+                    let Some(more) = self.fetcher.scan(scan).await? else { break };
                     keys.extend(more.into_iter().filter(|key| self.mapper.wants(key.database, &key.name)));
                     if keys.len() >= self.batch_keys() {
                         break;
@@ -264,7 +264,8 @@ impl Work<'_> {
 
     /// How far the history goes that is listened to.
     async fn history_end(&mut self) -> Result<Option<u64>> {
-        let server = Server::ask(self.fetcher.connection()).await?;
+        let Some(connection) = self.fetcher.server() else { return Ok(None) };
+        let server = Server::ask(connection).await?;
         let is_heard = |server: &Server| server.replication_id == self.position.replication_id;
         Ok(server.filter(is_heard).map(|server| server.offset))
     }

@@ -38,6 +38,9 @@ const READING: &[&str] = &[
     "hgetall", "lrange", "smembers", "zrange", "xrange", "pttl",
 ];
 
+/// What is sent to the nodes of a cluster beside that.
+const OF_A_CLUSTER: [&str; 5] = ["cluster|info", "cluster|nodes", "cluster|slots", "asking", "dbsize"];
+
 // ---- setup ----
 
 pub(in crate::pipeline) async fn setup_plan(pipeline: &Pipeline) -> Result<Vec<String>> {
@@ -123,6 +126,9 @@ pub(in crate::pipeline) async fn rights(pipeline: &Pipeline) -> Result<Vec<Strin
     commands.push("client|setname".into());
     commands.extend(knows.expiry_times.then(|| "pexpiretime".to_owned()));
     commands.extend(knows.documents.then(|| "json.get".to_owned()));
+    if knows.is_cluster {
+        commands.extend(OF_A_CLUSTER.map(str::to_owned));
+    }
     commands.extend(listening(pipeline));
     let granted: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();
     let mut patterns: Vec<String> = mapper.globs().iter().map(|glob| quoted(&pattern(glob))).collect();
@@ -164,6 +170,7 @@ fn listening(pipeline: &Pipeline) -> Vec<String> {
 struct Knows {
     expiry_times: bool,
     documents: bool,
+    is_cluster: bool,
 }
 
 impl Knows {
@@ -178,15 +185,16 @@ impl Knows {
                 _ => reads_documents,
             };
             Ok::<Knows, Error>(Knows {
-                expiry_times: server.is_none_or(|server| server.version >= (7, 0)),
+                expiry_times: server.as_ref().is_none_or(|server| server.version >= (7, 0)),
                 documents,
+                is_cluster: server.is_some_and(|server| server.is_cluster),
             })
         };
         match asked.await {
             Ok(knows) => knows,
             Err(error) => {
                 tracing::debug!(error = error.chain(), "the source could not be asked what it knows");
-                Knows { expiry_times: true, documents: reads_documents }
+                Knows { expiry_times: true, documents: reads_documents, is_cluster: false }
             }
         }
     }

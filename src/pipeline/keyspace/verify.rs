@@ -30,8 +30,10 @@ use crate::keyspace::{ContentHash, Entry, Key, KeyId};
 use crate::pipeline::ends::TargetEnd;
 use crate::pipeline::holder;
 use crate::redis::connection::Connection;
+use crate::source::redis::cluster::Nodes;
 use crate::source::redis::fetch::{Fetcher, Found as Value};
 use crate::source::redis::mapping::Mapper;
+use crate::source::redis::reader::Reader;
 use crate::source::redis::scan::Scan;
 use crate::source::redis::server::Server;
 use crate::source::redis::untouched::Watcher;
@@ -70,10 +72,15 @@ pub(in crate::pipeline) async fn verify(pipeline: &Pipeline) -> Result<KeysRepor
     let is_running = holder::holder(&mut target, &pipeline.name).await?.is_some();
     let target = Comparer::open(target, &pipeline.name, mapper.layout()).await?;
     let name = format!("pgdiode-{}-verify", pipeline.name);
-    let mut source = Connection::open(&place::location(pipeline)?, &name).await?;
+    let location = place::location(pipeline)?;
+    let mut source = Connection::open(&location, &name).await?;
     let server = Server::ask(&mut source).await?;
-    let fetcher = Fetcher::new(source, server.as_ref());
-    let watcher = Watcher::new(Connection::open(&place::location(pipeline)?, &name).await?);
+    let fetcher: Reader = if server.as_ref().is_some_and(|server| server.is_cluster) {
+        Nodes::open(&location, &name).await?.into()
+    } else {
+        Fetcher::new(source, server.as_ref()).into()
+    };
+    let watcher = Watcher::new(Connection::open(&location, &name).await?);
     let history = server.map(|server| server.replication_id).unwrap_or_default();
     let mut comparison = Comparison::new(pipeline, &mapper, (fetcher, watcher), target, history, is_running);
     comparison.wait_for_survey().await?;
@@ -114,7 +121,7 @@ struct Looked {
 struct Comparison<'a> {
     pipeline: &'a Pipeline,
     mapper: &'a Mapper,
-    fetcher: Fetcher,
+    fetcher: Reader,
     watcher: Watcher,
     target: Comparer,
     /// The server's, as it was at the beginning.
@@ -130,7 +137,7 @@ impl<'a> Comparison<'a> {
     fn new(
         pipeline: &'a Pipeline,
         mapper: &'a Mapper,
-        (fetcher, watcher): (Fetcher, Watcher),
+        (fetcher, watcher): (Reader, Watcher),
         target: Comparer,
         history: String,
         is_running: bool,
@@ -194,7 +201,7 @@ impl<'a> Comparison<'a> {
         let globs = self.mapper.globs();
         for &database in self.mapper.databases() {
             let mut scan = Scan::new(database, &globs);
-            while let Some(mut keys) = scan.next(self.fetcher.connection()).await? {
+            while let Some(mut keys) = self.fetcher.scan(&mut scan).await? {
                 keys.retain(|key| self.mapper.wants(key.database, &key.name));
                 keys.sort_unstable();
                 keys.dedup();

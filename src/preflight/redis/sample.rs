@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::keyspace::{Entry, Key};
 use crate::redis::connection::Connection;
 use crate::redis::resp::Reply;
-use crate::source::redis::fetch::{Fetcher, Kind};
+use crate::source::redis::fetch::Kind;
 use crate::source::redis::mapping::Mapper;
+use crate::source::redis::reader::Reader;
 use crate::source::redis::scan::Scan;
-use crate::source::redis::server::Server;
 
 /// Keys of a database whose names are looked at.
 const KEYS_MAX: usize = 10_000;
@@ -44,21 +44,16 @@ struct Mapped {
 }
 
 impl Survey<'_> {
-    pub(super) async fn sample(
-        &mut self,
-        mut connection: Connection,
-        server: Option<&Server>,
-        mapper: &Mapper,
-    ) -> Result<()> {
+    pub(super) async fn sample(&mut self, mut reader: Reader, mapper: &Mapper) -> Result<()> {
         let patterns = mapper.patterns();
         let mut matched: Vec<Matched> = patterns.iter().map(|_| Matched::default()).collect();
         let mut others: BTreeMap<String, u64> = BTreeMap::new();
         for &database in mapper.databases() {
             let mut scan = Scan::new(database, &[]);
             let (mut seen, mut is_whole) = (0, true);
-            while let Some(keys) = scan.next(&mut connection).await? {
+            while let Some(keys) = reader.scan(&mut scan).await? {
                 seen += keys.len();
-                let types = types(&mut connection, &keys).await?;
+                let types = types(reader.scanned(&scan), &keys).await?;
                 for (key, name) in keys.into_iter().zip(types) {
                     let Some(pattern) = mapper.pattern_of(&key) else {
                         *others.entry(prefix(&key.name)).or_default() += 1;
@@ -81,7 +76,6 @@ impl Survey<'_> {
                 .ok(format!("database {database}: looked at {}, {all} that it has", counted(seen, "key")));
         }
         self.unmatched(&others);
-        let mut fetcher = Fetcher::new(connection, server);
         for (pattern, matched) in patterns.iter().zip(&matched) {
             if matched.keys == 0 {
                 self.report.warn(
@@ -97,7 +91,7 @@ impl Survey<'_> {
                 counted(usize::try_from(matched.keys).unwrap_or(usize::MAX), "key"),
                 types.join(", ")
             ));
-            let mapped = mapped(&mut fetcher, mapper, &matched.sample).await;
+            let mapped = mapped(&mut reader, mapper, &matched.sample).await;
             if let Some(mapped) = self.kept(mapped) {
                 self.mapped(pattern, mapper, &mapped);
             }
@@ -175,13 +169,13 @@ async fn types(connection: &mut Connection, keys: &[Key]) -> Result<Vec<String>>
     Ok(types)
 }
 
-async fn mapped(fetcher: &mut Fetcher, mapper: &Mapper, sample: &[Key]) -> Result<Mapped> {
+async fn mapped(reader: &mut Reader, mapper: &Mapper, sample: &[Key]) -> Result<Mapped> {
     let mut mapped = Mapped::default();
     let mut bytes = 0;
     for keys in sample.chunks(VALUES_AT_ONCE) {
         let asked: Vec<(Key, Kind)> =
             keys.iter().filter_map(|key| Some((key.clone(), mapper.kind(key)?))).collect();
-        let fetched = fetcher.fetch(&asked).await?;
+        let fetched = reader.fetch(&asked).await?;
         for ((key, _), found) in asked.iter().zip(fetched.values) {
             let Some(found) = found else { continue };
             bytes += found.value.bytes();

@@ -3,13 +3,14 @@
 //! The stream adds, the pipeline takes all there is. The set is never larger than its budget: first values are let go
 //! of, which are then fetched, and then single keys, whose database is then looked at whole. The primary never waits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::commands::{Effect, Expiry};
+use super::together::Groups;
 use crate::keyspace::Key;
 
 /// Which keys of which databases are of interest.
@@ -27,12 +28,14 @@ pub struct Pending {
     /// Where in the history it was first written since the last take, for the order; and last.
     pub first: u64,
     pub last: u64,
+    /// Keys with the same number were written in one transaction, or in several that have keys in common.
+    pub group: Option<u32>,
 }
 
 impl Pending {
     /// Nothing was heard of the key, and it is to be looked at now: nothing that is stored of it is younger than that.
     pub fn look() -> Pending {
-        Pending { value: None, what: What::Touched, first: u64::MAX, last: u64::MAX }
+        Pending { value: None, what: What::Touched, first: u64::MAX, last: u64::MAX, group: None }
     }
 }
 
@@ -57,7 +60,7 @@ pub enum What {
 /// Everything up to a moment.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// In the order in which they were first written.
+    /// In the order in which they were first written; those of one group together.
     pub keys: Vec<(Key, Pending)>,
     /// Databases of which every key must be looked at, and every known one.
     pub rescan: BTreeSet<u32>,
@@ -69,13 +72,14 @@ pub struct Taken {
 pub struct Dirty {
     wanted: Wanted,
     databases: Vec<u32>,
-    keys: HashMap<u32, HashMap<Bytes, Pending>>,
+    keys: BTreeMap<u32, HashMap<Bytes, Pending>>,
     rescan: BTreeSet<u32>,
     emptied: BTreeSet<u32>,
     bytes: usize,
     bytes_max: usize,
     /// What commands of an open transaction did, and how much that takes.
     open: Option<(Vec<Step>, usize)>,
+    groups: Groups,
 }
 
 /// What happened to one key.
@@ -111,12 +115,13 @@ impl Dirty {
         Dirty {
             wanted,
             databases: databases.to_vec(),
-            keys: HashMap::new(),
+            keys: BTreeMap::new(),
             rescan: BTreeSet::new(),
             emptied: BTreeSet::new(),
             bytes: 0,
             bytes_max,
             open: None,
+            groups: Groups::default(),
         }
     }
 
@@ -146,10 +151,10 @@ impl Dirty {
     /// All keys and databases that wait. Not while a transaction is open.
     pub fn take(&mut self) -> Taken {
         let mut keys: Vec<(Key, Pending)> = Vec::with_capacity(self.len());
-        for (database, waiting) in self.keys.drain() {
+        for (database, waiting) in mem::take(&mut self.keys) {
             keys.extend(waiting.into_iter().map(|(name, pending)| (Key::new(database, name), pending)));
         }
-        keys.sort_unstable_by(|(one, first), (other, second)| (first.first, one).cmp(&(second.first, other)));
+        self.gather(&mut keys);
         self.bytes = 0;
         Taken { keys, rescan: mem::take(&mut self.rescan), emptied: mem::take(&mut self.emptied) }
     }
@@ -160,9 +165,13 @@ impl Dirty {
             Effect::Begin => self.open = Some((Vec::new(), 0)),
             Effect::End => {
                 let (steps, _) = self.open.take().unwrap_or_default();
-                for step in steps {
-                    self.step(step);
+                if steps.len() > 1 {
+                    self.groups.begin();
                 }
+                for Step { database, key, act, at } in steps {
+                    self.step(database, &key, act, at);
+                }
+                self.groups.end();
             }
             Effect::Selected(_) | Effect::Asked => {}
             Effect::Flushed { all } => self.rescan(if all { None } else { moment.database }, true),
@@ -193,10 +202,12 @@ impl Dirty {
         if !is_wanted {
             return;
         }
-        let step = Step { database, key: Bytes::copy_from_slice(key), act: act(self), at: moment.offset };
-        let Some((steps, bytes)) = &mut self.open else { return self.step(step) };
-        *bytes += KEY_BYTES + key.len() + step.act.bytes();
-        steps.push(step);
+        let act = act(self);
+        let Some((steps, bytes)) = &mut self.open else {
+            return self.step(database, key, act, moment.offset);
+        };
+        *bytes += KEY_BYTES + key.len() + act.bytes();
+        steps.push(Step { database, key: Bytes::copy_from_slice(key), act, at: moment.offset });
         if *bytes > self.bytes_max {
             // A transaction larger than memory: all its keys are in databases that are looked at whole.
             self.open = Some((Vec::new(), 0));
@@ -228,13 +239,12 @@ impl Dirty {
         self.rescan.extend(concerned);
     }
 
-    fn step(&mut self, step: Step) {
-        let Step { database, key, act, at } = step;
+    fn step(&mut self, database: Option<u32>, key: &[u8], act: Act, at: u64) {
         let Some(database) = database else {
             // Nobody has said which database it was: the server knows what each of them holds.
             for database in self.databases.clone() {
-                if (self.wanted)(database, &key) {
-                    self.pending(database, key.clone(), at).what = What::Touched;
+                if (self.wanted)(database, key) {
+                    self.pending(database, key, at).what = What::Touched;
                 }
             }
             return;
@@ -255,18 +265,46 @@ impl Dirty {
     }
 
     /// The key's place in the set.
-    fn pending(&mut self, database: u32, key: Bytes, at: u64) -> &mut Pending {
+    fn pending(&mut self, database: u32, key: &[u8], at: u64) -> &mut Pending {
         if self.bytes > self.bytes_max {
             self.let_go();
         }
         let waiting = self.keys.entry(database).or_default();
-        if !waiting.contains_key(&key) {
+        if !waiting.contains_key(key) {
             self.bytes += KEY_BYTES + key.len();
+            let fresh = Pending { value: None, what: What::Touched, first: at, last: at, group: None };
+            waiting.insert(Bytes::copy_from_slice(key), fresh);
         }
-        let fresh = Pending { value: None, what: What::Touched, first: at, last: at };
-        let pending = waiting.entry(key).or_insert(fresh);
+        let pending = waiting.get_mut(key).expect("it has just been put there where it was not");
         pending.last = at;
+        self.groups.join(&mut pending.group);
         pending
+    }
+
+    /// Puts keys in the order in which they were written, and those of a group together. Where one of a group must be
+    /// fetched all are, in one look: else one would be of now and another of then.
+    fn gather(&mut self, keys: &mut [(Key, Pending)]) {
+        let mut groups: HashMap<u32, (u64, bool)> = HashMap::new();
+        for (_, pending) in keys.iter_mut() {
+            let Some(group) = &mut pending.group else { continue };
+            *group = self.groups.root(*group);
+            let (first, is_fetched) = groups.entry(*group).or_insert((pending.first, false));
+            *first = pending.first.min(*first);
+            *is_fetched |= pending.what == What::Touched;
+        }
+        self.groups.clear();
+        for (_, pending) in keys.iter_mut() {
+            if pending.group.is_some_and(|group| groups[&group].1) {
+                pending.what = What::Touched;
+            }
+        }
+        let place = |pending: &Pending| {
+            let first = pending.group.map_or(pending.first, |group| groups[&group].0);
+            (first, pending.group, pending.first)
+        };
+        keys.sort_unstable_by(|(one, first), (other, second)| {
+            (place(first), one).cmp(&(place(second), other))
+        });
     }
 
     /// Trades memory for work: values are fetched again, and where that is not enough whole databases looked at.
@@ -378,6 +416,42 @@ mod tests {
         dirty.add(set("s:a", "2"), AT);
         dirty.add(Effect::End, AT);
         assert_eq!(told(&mut dirty), ["0 s:a Some(\"2\") Valued"]);
+    }
+
+    #[test]
+    fn what_a_transaction_wrote_stands_together_and_is_fetched_together() {
+        let mut dirty = dirty(10_000);
+        let mut write = |effects: &[Effect<'static>], from: u64| {
+            let is_transaction = effects.len() > 1;
+            is_transaction.then(|| dirty.add(Effect::Begin, at(from)));
+            for (offset, effect) in (from..).zip(effects) {
+                dirty.add(*effect, at(offset));
+            }
+            is_transaction.then(|| dirty.add(Effect::End, at(from)));
+        };
+        write(&[set("s:a", "1"), set("s:b", "1")], 1);
+        write(&[set("s:x", "1")], 5);
+        write(&[set("s:b", "2"), touched("s:c")], 10);
+        write(&[set("s:p", "1"), gone("s:q")], 20);
+        let taken = dirty.take().keys;
+        let shown: Vec<String> = taken
+            .iter()
+            .map(|(key, pending)| format!("{} {:?}", String::from_utf8_lossy(&key.name), pending.what))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "s:a Touched",
+                "s:b Touched",
+                "s:c Touched",
+                "s:x Valued",
+                "s:p Valued",
+                "s:q Gone { at: 1000 }"
+            ]
+        );
+        let groups: Vec<_> = taken.iter().map(|(_, pending)| pending.group).collect();
+        assert!(groups[0].is_some() && groups[0] == groups[1] && groups[1] == groups[2], "{groups:?}");
+        assert!(groups[3].is_none() && groups[4].is_some() && groups[4] == groups[5], "{groups:?}");
     }
 
     #[test]

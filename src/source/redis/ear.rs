@@ -34,8 +34,13 @@ pub trait Ear: Send + 'static {
 /// Listens on a task of its own, which ends with why it ended. What is heard goes into `live`.
 pub fn spawn(ear: impl Ear, live: Arc<Live>) -> JoinSet<Error> {
     let mut task = JoinSet::new();
-    task.spawn(async move { listen(ear, &live).await });
+    spawn_with(&mut task, ear, live);
     task
+}
+
+/// The same beside others.
+pub fn spawn_with(tasks: &mut JoinSet<Error>, ear: impl Ear, live: Arc<Live>) {
+    tasks.spawn(async move { listen(ear, &live).await });
 }
 
 async fn listen<E: Ear>(mut ear: E, live: &Live) -> Error {

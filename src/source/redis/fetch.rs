@@ -36,7 +36,7 @@ pub enum Kind {
 
 impl Kind {
     /// By what `TYPE` says; `None` for what nobody can read in general.
-    fn named(name: &str) -> Option<Kind> {
+    pub(super) fn named(name: &str) -> Option<Kind> {
         Some(match name {
             "string" => Kind::Text,
             "ReJSON-RL" => Kind::Json,
@@ -49,7 +49,7 @@ impl Kind {
         })
     }
 
-    fn send(self, connection: &mut Connection, key: &[u8]) {
+    pub(super) fn send(self, connection: &mut Connection, key: &[u8]) {
         match self {
             Kind::Text => connection.send(&[b"GET", key]),
             Kind::Json => connection.send(&[b"JSON.GET", key]),
@@ -64,6 +64,10 @@ impl Kind {
 
 /// What a key is must be asked before it is read, and may be something else by then: as often as this in a row is not chance.
 const TYPE_ROUNDS_MAX: usize = 8;
+
+/// What `PEXPIRETIME` and `PTTL` answer of a key that is not there: a stream that is empty, and one that is not there,
+/// read alike.
+const NOT_THERE: i64 = -2;
 
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]
@@ -102,10 +106,7 @@ impl Fetcher {
 
     /// Whether two looks at a key may have found the same time of expiry.
     pub fn expires_alike(&self, one: Option<i64>, other: Option<i64>) -> bool {
-        match (one, other) {
-            (Some(one), Some(other)) if !self.knows_expiry_times => (one - other).abs() <= EXPIRY_JITTER_MS,
-            _ => one == other,
-        }
+        alike(one, other, self.knows_expiry_times)
     }
 
     pub fn connection(&mut self) -> &mut Connection {
@@ -218,8 +219,11 @@ impl Fetcher {
         let mut values = Vec::with_capacity(found.len());
         for (index, (read, expiry)) in found.into_iter().enumerate() {
             values.push(match read {
+                _ if expiry == NOT_THERE => None,
                 Read::Nothing => None,
-                Read::Value(value) => Some(Found { value, expires_at: self.expires_at(expiry, now) }),
+                Read::Value(value) => {
+                    Some(Found { value, expires_at: expires_at(expiry, self.knows_expiry_times, now) })
+                }
                 Read::OtherType => {
                     strange.push(index);
                     None
@@ -228,15 +232,6 @@ impl Fetcher {
             });
         }
         Ok((Fetched { values, offset, now }, strange))
-    }
-
-    /// What `PEXPIRETIME` or `PTTL` means; negative numbers say that there is none.
-    fn expires_at(&self, expiry: i64, now: i64) -> Option<i64> {
-        match (expiry, self.knows_expiry_times) {
-            (..0, _) => None,
-            (at, true) => Some(at),
-            (left, false) => Some(now + left),
-        }
     }
 
     async fn types(&mut self, keys: &[(Key, Kind)], places: &[usize]) -> Result<Vec<String>> {
@@ -293,21 +288,38 @@ impl Fetcher {
     }
 }
 
+/// What `PEXPIRETIME` or `PTTL` means; negative numbers say that there is none.
+pub(super) fn expires_at(expiry: i64, is_time: bool, now: i64) -> Option<i64> {
+    match (expiry, is_time) {
+        (..0, _) => None,
+        (at, true) => Some(at),
+        (left, false) => Some(now + left),
+    }
+}
+
+/// Whether two looks may have found the same time of expiry.
+pub(super) fn alike(one: Option<i64>, other: Option<i64>, is_time: bool) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) if !is_time => (one - other).abs() <= EXPIRY_JITTER_MS,
+        _ => one == other,
+    }
+}
+
 /// The answer to `TIME`: seconds and microseconds.
-fn milliseconds(answer: &Reply) -> Option<i64> {
+pub(super) fn milliseconds(answer: &Reply) -> Option<i64> {
     let Reply::Array(parts) = answer else { return None };
     Some(parts.first()?.integer()? * 1000 + parts.get(1)?.integer()? / 1000)
 }
 
 /// What became of reading a key.
-enum Read {
+pub(super) enum Read {
     Nothing,
     Value(Value),
     OtherType,
     Refused(String),
 }
 
-fn read(kind: Kind, reply: Reply) -> Read {
+pub(super) fn read(kind: Kind, reply: Reply) -> Read {
     let reply = match reply {
         Reply::Error(words) if words.starts_with("WRONGTYPE") || words.contains("wrong Redis type") => {
             return Read::OtherType;

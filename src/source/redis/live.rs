@@ -2,7 +2,7 @@
 //! durable.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -11,7 +11,7 @@ use crate::keyspace::NodePosition;
 
 pub struct Live {
     heard: Mutex<Heard>,
-    changed: Notify,
+    changed: Arc<Notify>,
     durable: AtomicU64,
     /// What the server's clock is ahead of ours, in milliseconds.
     clock_ahead: AtomicI64,
@@ -31,10 +31,17 @@ impl Live {
         let dirty = Dirty::new(wanted, databases, bytes_max);
         Live {
             heard: Mutex::new(Heard { dirty, position, inside: None }),
-            changed: Notify::new(),
+            changed: Arc::default(),
             durable: AtomicU64::new(durable),
             clock_ahead: AtomicI64::new(0),
         }
+    }
+
+    /// Tells whoever waits for any of those who have the same bell.
+    #[must_use]
+    pub fn with_bell(mut self, bell: Arc<Notify>) -> Live {
+        self.changed = bell;
+        self
     }
 
     /// To add what was heard.

@@ -6,7 +6,10 @@
 //! scan.rs      every key                                   |
 //!                                        fetch.rs: values of keys, as of one moment -> value.rs
 //! ```
+//!
+//! `cluster/` reads the keys of several servers as those of one; `reader.rs` is whichever of both it is.
 
+pub mod cluster;
 pub mod commands;
 pub mod dirty;
 pub mod ear;
@@ -16,8 +19,10 @@ pub mod mapping;
 pub mod notifications;
 pub mod probe;
 pub mod psync;
+pub mod reader;
 pub mod scan;
 pub mod server;
+pub mod together;
 pub mod told;
 pub mod tracking;
 pub mod untouched;

@@ -11,12 +11,17 @@ use crate::redis::connection::Connection;
 
 /// Buckets that the server looks into for one answer; it serves nobody else meanwhile, for some 100 microseconds.
 const COUNT: &[u8] = b"1000";
+/// The cursor of a scan that has not begun.
+const BEGINNING: &[u8] = b"0";
 
 pub struct Scan {
     database: u32,
     /// The pattern that the server narrows its answers down to, where one says it all.
     glob: Option<Vec<u8>>,
     cursor: Option<Bytes>,
+    /// Of a cluster: which of its nodes is being looked at, and whether others follow.
+    node: usize,
+    is_last: bool,
 }
 
 impl Scan {
@@ -25,12 +30,27 @@ impl Scan {
             [only] => Some(only.clone()),
             _ => None,
         };
-        Scan { database, glob, cursor: Some(Bytes::from_static(b"0")) }
+        Scan { database, glob, cursor: Some(Bytes::from_static(BEGINNING)), node: 0, is_last: true }
     }
 
     /// Whether all keys were there.
     pub fn is_over(&self) -> bool {
-        self.cursor.is_none()
+        self.cursor.is_none() && self.is_last
+    }
+
+    /// Of a cluster: which of its nodes was asked last.
+    pub(super) fn at(&self) -> usize {
+        self.node
+    }
+
+    /// Which of so many nodes is asked next.
+    pub(super) fn node(&mut self, nodes: usize) -> usize {
+        if self.cursor.is_none() && self.node + 1 < nodes {
+            self.node += 1;
+            self.cursor = Some(Bytes::from_static(BEGINNING));
+        }
+        self.is_last = self.node + 1 >= nodes;
+        self.node
     }
 
     /// Some more keys, maybe none; nothing once all were there.
@@ -45,7 +65,7 @@ impl Scan {
         let mut parts = answer.into_array().ok_or_else(strange)?.into_iter();
         let next = parts.next().and_then(|cursor| cursor.bytes().cloned()).ok_or_else(strange)?;
         let names = parts.next().and_then(crate::redis::resp::Reply::into_array).ok_or_else(strange)?;
-        self.cursor = (next != b"0"[..]).then_some(next);
+        self.cursor = (next != BEGINNING).then_some(next);
         let keys =
             names.iter().filter_map(|name| name.bytes().map(|name| Key::new(self.database, name.clone())));
         Ok(Some(keys.collect()))

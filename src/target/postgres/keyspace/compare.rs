@@ -50,7 +50,7 @@ struct Statements {
 #[derive(Debug, Default)]
 pub struct AsOf {
     pub known: HashMap<KeyId, Known>,
-    /// Whose history the target has applied and how far; whether every key has been looked at.
+    /// Whose history the target has applied and how far; whether every key has been looked at. Of several histories no name.
     pub position: Option<(String, u64, bool)>,
     misfits: HashMap<KeyId, Misfits>,
 }
@@ -117,8 +117,8 @@ impl Comparer {
     pub async fn begin(&mut self, ids: &[KeyId]) -> Result<AsOf> {
         let pipeline = &self.target.pipeline;
         let position = format!(
-            "select replication_id, read_offset, is_scanned from pgdiode.keyspace_position \
-             where pipeline = {} and node = ''",
+            "select case when count(*) = 1 then min(replication_id) else '' end, min(read_offset), \
+             bool_and(is_scanned) from pgdiode.keyspace_position where pipeline = {} having count(*) > 0",
             quote::literal(pipeline)
         );
         let asked = [
