@@ -102,7 +102,7 @@ pub struct Reloaded {
 
 impl Daemon {
     /// Runs all pipelines; the audit log says of each first run why.
-    pub fn start(config: Config, reread: Reread, reason: Option<String>) -> Daemon {
+    pub fn start(config: Config, reread: Reread, reason: Option<&str>) -> Daemon {
         Daemon::new(config, reread, true, reason)
     }
 
@@ -111,7 +111,7 @@ impl Daemon {
         Daemon::new(config, reread, false, None)
     }
 
-    fn new(config: Config, reread: Reread, keeps: bool, reason: Option<String>) -> Daemon {
+    fn new(config: Config, reread: Reread, keeps: bool, reason: Option<&str>) -> Daemon {
         let instance = Instance {
             host: crate::lock::host_name(),
             process_id: std::process::id(),
@@ -137,7 +137,7 @@ impl Daemon {
         let daemon = Daemon(Arc::new(shared));
         let count = config.pipelines.len();
         for pipeline in &config.pipelines {
-            daemon.adopt(pipeline, count, reason.clone());
+            daemon.adopt(pipeline, count, reason.map(str::to_owned));
         }
         daemon.publish();
         tokio::spawn(daemon.clone().publishes());

@@ -18,7 +18,7 @@ pub(super) async fn run(
     global: &Global,
     config: Config,
     server: Option<ServerOptions>,
-    reason: Option<String>,
+    reason: Option<&str>,
 ) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut hangup = signal(SignalKind::hangup())

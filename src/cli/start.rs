@@ -86,7 +86,7 @@ impl Start {
         };
         let is_for_one = self.detach || self.once_caught_up || self.until_lsn.is_some();
         if !is_for_one && service::is_meant(global, &config, server.as_ref()) {
-            return Box::pin(service::run(global, config, server, self.why.reason)).await;
+            return Box::pin(service::run(global, config, server, self.why.reason.as_deref())).await;
         }
         if self.listen.is_some() {
             return Err(Error::config(

@@ -9,6 +9,7 @@ mod memory;
 mod reload;
 mod runs;
 mod schemas;
+mod soak;
 mod standby;
 mod supervision;
 
