@@ -2,6 +2,8 @@
 
 CARGO ?= cargo
 SEED ?=
+# In a terminal a demo stays until Enter is pressed; STAY=1 has it stay anywhere, NO_CONSOLE=1 leaves its console out.
+DEMO_OPTIONS = $(if $(STAY), --stay)$(if $(NO_CONSOLE), --no-console)
 
 # What has not been built yet is not offered.
 HIDDEN := $(if $(wildcard scripts/bench),,bench) $(if $(wildcard src/demo.rs src/demo/mod.rs),,demo)
@@ -28,29 +30,29 @@ chaos: install ## the long random tests; SEED=n repeats one
 bench: ## copy, catch-up, lag and replacement, measured against others, into docs/benchmarks.md
 	scripts/bench
 
-demo: ## two throw-away servers and a pipeline between them; STAY=1 keeps them
+demo: ## two throw-away servers, a pipeline between them, and its console; NO_CONSOLE=1 leaves that out
 	@scripts/install demo
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
-	target/debug/pgdiode demo$(if $(STAY), --stay)
+	target/debug/pgdiode demo$(DEMO_OPTIONS)
 
-demo-snapshot: ## a replica that is replaced three times while it is read; STAY=1 keeps it
+demo-snapshot: ## a replica that is replaced three times while it is read
 	@scripts/install demo
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
-	target/debug/pgdiode demo snapshot$(if $(STAY), --stay)
+	target/debug/pgdiode demo snapshot$(DEMO_OPTIONS)
 
-demo-archive: ## production, a backup machine and two laptops; STAY=1 keeps them
+demo-archive: ## production, a backup machine and two laptops
 	@scripts/install demo-archive
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
-	target/debug/pgdiode demo archive$(if $(STAY), --stay)
+	target/debug/pgdiode demo archive$(DEMO_OPTIONS)
 
-demo-redis: ## chat sessions of a Redis server that become rows; STAY=1 keeps them
+demo-redis: ## chat sessions of a Redis server that become rows
 	@scripts/install demo-redis
 	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust, see https://rustup.rs'; exit 1; }
 	$(CARGO) build --locked
-	target/debug/pgdiode demo redis$(if $(STAY), --stay)
+	target/debug/pgdiode demo redis$(DEMO_OPTIONS)
 
 fmt: ## formats the code
 	$(CARGO) fmt

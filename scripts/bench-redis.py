@@ -2,6 +2,8 @@
 
     fill PORT SESSIONS
     loop PORT URI SESSIONS PASSWORD_FILE     prints sessions a second
+    write PORT KEYS SECONDS RATE             SETs of 1 KB, so many a second or, with 0, as many as go; prints how many
+    probe PORT COUNT                         a key with the time every 20 ms
 """
 
 import json
@@ -9,8 +11,11 @@ import random
 import socket
 import sys
 import time
+from datetime import datetime, timezone
 
 MESSAGES = 7
+# Commands that are sent before their answers are read.
+PIPELINED = 200
 
 
 class Redis:
@@ -122,9 +127,40 @@ def loop(port, uri, sessions, password_file):
         print(f"{sessions / (time.monotonic() - began):.0f}")
 
 
+def write(port, keys, seconds, rate):
+    """No value is that of before, so that each key has to be written again."""
+    redis = Redis(port)
+    chance, padding, written = random.Random(0), b"x" * 988, 0
+    began = time.monotonic()
+    while (now := time.monotonic() - began) < seconds:
+        if rate and written > rate * now:
+            time.sleep(written / rate - now)
+        numbers = range(written, written + PIPELINED)
+        commands = [
+            b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$1000\r\n%012d%b\r\n" % (chance.randrange(keys), number, padding)
+            for number in numbers
+        ]
+        redis.socket.sendall(b"".join(commands))
+        redis.answers.read(len(b"+OK\r\n") * PIPELINED)
+        written += PIPELINED
+    print(written)
+
+
+def probe(port, count):
+    redis = Redis(port)
+    for number in range(1, count + 1):
+        redis.send("SET", f"probe:{number}", datetime.now(timezone.utc).isoformat())
+        redis.read()
+        time.sleep(0.02)
+
+
 if __name__ == "__main__":
     verb, port = sys.argv[1], int(sys.argv[2])
     if verb == "fill":
         fill(port, int(sys.argv[3]))
+    elif verb == "write":
+        write(port, int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
+    elif verb == "probe":
+        probe(port, int(sys.argv[3]))
     else:
         loop(port, sys.argv[3], int(sys.argv[4]), sys.argv[5])

@@ -9,6 +9,7 @@
 //! which nothing is done, and one that says how it ended. Where the second is missing, the process was killed.
 
 pub mod chain;
+pub mod checkpoint;
 mod journal;
 
 use std::io::BufRead;
@@ -119,6 +120,20 @@ impl Action {
 tokio::task_local! {
     /// Who asked for what this task does, where that is not whoever started the process.
     static ACTOR: String;
+    /// Why it is done, where nobody says so on the way.
+    static REASON: String;
+}
+
+/// Does `work` for a reason. Entries that it writes say so, unless they have one of their own.
+pub async fn because<T>(reason: Option<String>, work: impl Future<Output = T>) -> T {
+    match reason {
+        Some(reason) => REASON.scope(reason, work).await,
+        None => work.await,
+    }
+}
+
+fn for_the_reason() -> Option<String> {
+    REASON.try_with(String::clone).ok()
 }
 
 /// Does `work` in the name of somebody: `alice (console, 127.0.0.1)`. Entries and runs that it writes say so.
@@ -273,11 +288,21 @@ fn is_disconnection(error: &Error) -> bool {
 }
 
 /// Checks every entry, in bounded memory; a `known` head shows a log that was cut off or made anew.
-pub async fn verify(session: &mut Session, known: Option<Head>) -> Result<Report> {
-    let is_known = known.is_some();
-    let mut chain = Chain::new(known);
+pub async fn verify(session: &mut Session, known: impl IntoIterator<Item = Head>) -> Result<Report> {
+    verify_from(session, 1, known).await
+}
+
+/// The same for the entries from `first` on.
+async fn verify_from(
+    session: &mut Session,
+    first: i64,
+    known: impl IntoIterator<Item = Head>,
+) -> Result<Report> {
+    let known: Vec<Head> = known.into_iter().collect();
+    let is_known = !known.is_empty();
+    let mut chain = Chain::from(first, known);
     if exists(session).await? {
-        read(session, |record| Ok(chain.takes(&record))).await?;
+        read(session, first, |record| Ok(chain.takes(&record))).await?;
     } else if !is_known {
         return Err(no_log());
     }
@@ -289,7 +314,7 @@ pub async fn export(session: &mut Session, mut each: impl FnMut(&Record) -> Resu
     if !exists(session).await? {
         return Err(no_log());
     }
-    read(session, |record| each(&record).map(|()| true)).await
+    read(session, 1, |record| each(&record).map(|()| true)).await
 }
 
 /// The latest entries, the oldest of them first.
@@ -302,7 +327,7 @@ pub async fn latest(session: &mut Session, count: u32) -> Result<Vec<Record>> {
 }
 
 /// Checks an export, one JSON object a line.
-pub fn verify_export(lines: impl BufRead, known: Option<Head>) -> Result<Report> {
+pub fn verify_export(lines: impl BufRead, known: impl IntoIterator<Item = Head>) -> Result<Report> {
     let mut chain = Chain::new(known);
     for (index, line) in lines.lines().enumerate() {
         let number = index + 1;
@@ -320,11 +345,17 @@ pub fn verify_export(lines: impl BufRead, known: Option<Head>) -> Result<Report>
     Ok(chain.report())
 }
 
-/// Reads under one snapshot, a page at a time, until `go_on` says no.
-async fn read(session: &mut Session, mut go_on: impl FnMut(Record) -> Result<bool>) -> Result<()> {
+/// Reads under one snapshot, a page at a time, until `go_on` says no; what stands before the first entry is looked at
+/// with it.
+async fn read(
+    session: &mut Session,
+    first: i64,
+    mut go_on: impl FnMut(Record) -> Result<bool>,
+) -> Result<()> {
+    let part = if first > 1 { format!("where number >= {first}") } else { String::new() };
     let begin = format!(
         "begin isolation level repeatable read read only; declare pgdiode_audit no scroll cursor for
-         select {COLUMNS} from pgdiode.audit order by number nulls first, hash"
+         select {COLUMNS} from pgdiode.audit {part} order by number nulls first, hash"
     );
     session.query(&begin).await.map_err(unreadable)?;
     let fetch = format!("fetch {PAGE} from pgdiode_audit");

@@ -511,6 +511,9 @@ section! {
         schedule: Option<String> = None, Shape::Text, r#""0 */6 * * *""#;
         /// The time zone that the schedule is read in, by its IANA name.
         time_zone: String = "UTC".to_owned(), Shape::Text, r#""Europe/Berlin""#;
+        /// Each due time is put off by up to so many minutes, differently for each pipeline and time but the same in every
+        /// process, so that pipelines with one schedule do not all copy at once.
+        schedule_jitter_minutes: u64 = 0, Shape::Whole(0, 1440);
         /// Whether `pgdiode start` syncs at once when no sync has succeeded since the schedule's last time.
         catch_up: bool = true, Shape::Switch;
     }
@@ -563,6 +566,16 @@ section! {
         /// Begins each line about an audited operation in the log on standard error, so that they can be found there.
         /// Left empty, these lines are logged at level `debug` only.
         audit_prefix: String = String::new(), Shape::Text, r#""LI:""#;
+        /// A private key of ed25519, without a passphrase, as `ssh-keygen -t ed25519` makes it: each operation then ends with
+        /// a checkpoint, the log's head with a signature. `pgdiode audit verify` finds by it that the owner of the database
+        /// made the log anew.
+        signing_key: Option<PathBuf> = None, Shape::Path, r#""/etc/pgdiode/audit_key""#;
+        /// Public keys of which one must have signed each checkpoint: lines of `.pub` files. The key of `signing_key` always
+        /// counts.
+        signed_by: Vec<String> = Vec::new(), Shape::Texts, r#"["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"]"#;
+        /// Where checkpoints are kept: a file a pipeline, `NAME.jsonl`, that only grows. Left out: `checkpoints` in
+        /// `$XDG_STATE_HOME/pgdiode`, or in `~/.local/state/pgdiode`.
+        checkpoint_dir: Option<PathBuf> = None, Shape::Path, r#""/var/lib/pgdiode/checkpoints""#;
     }
 }
 
@@ -675,7 +688,7 @@ impl CopyOptions {
 
 impl SnapshotOptions {
     /// `schedule`, in its time zone.
-    pub fn schedule(&self) -> Result<Option<Schedule>> {
+    fn schedule(&self) -> Result<Option<Schedule>> {
         self.schedule.as_deref().map(|text| Schedule::parse(text, &self.time_zone)).transpose()
     }
 }
@@ -840,7 +853,7 @@ impl Config {
             snapshot,
             ..PipelineKeys::default()
         };
-        let audit = Audit { audit_prefix: "LI:".into() };
+        let audit = Audit { audit_prefix: "LI:".into(), ..Audit::default() };
         let document =
             Document { pipeline: BTreeMap::from([("li".into(), keys)]), audit, ..Document::default() };
         Config::check(document, &|key| {
@@ -872,6 +885,7 @@ impl Config {
             }
             pipelines.push(pipeline);
         }
+        document.audit.trusted().map_err(|error| error.context(place(&["audit", "signed_by"])))?;
         if let Some(server) = &document.server {
             server.check(place)?;
         }
@@ -886,16 +900,10 @@ impl Config {
             (None, [only]) => Ok(only),
             (None, _) => Err(Error::config("several pipelines are configured")
                 .hint(format!("choose one with --pipeline: {}", listed()))),
-            (Some(name), pipelines) => {
-                pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
-                    Error::config(format!("there is no pipeline \"{name}\"")).hint(
-                        match nearest(name, names()) {
-                            Some(near) => format!("did you mean \"{near}\"?"),
-                            None => format!("configured: {}", listed()),
-                        },
-                    )
-                })
-            }
+            (Some(name), pipelines) => pipelines
+                .iter()
+                .find(|pipeline| pipeline.name == name)
+                .ok_or_else(|| unknown_pipeline(name, &names().collect::<Vec<_>>())),
         }
     }
 
@@ -920,6 +928,15 @@ impl Config {
             })
             .collect()
     }
+}
+
+/// That there is no pipeline of this name, and which is meant of those that are known.
+pub fn unknown_pipeline(name: &str, known: &[&str]) -> Error {
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("configured: {}", known.join(", ")),
+    };
+    Error::config(format!("there is no pipeline \"{name}\"")).hint(hint)
 }
 
 /// What names the ends of a sync in the environment.
@@ -1015,6 +1032,12 @@ fn check_plugin(plugin: Plugin, source: &Endpoint, target: &Endpoint, at: Place<
 }
 
 impl Pipeline {
+    /// When it is synced by itself, jitter included.
+    pub fn schedule(&self) -> Result<Option<Schedule>> {
+        let minutes = self.snapshot.schedule_jitter_minutes;
+        Ok(self.snapshot.schedule()?.map(|schedule| schedule.put_off(&self.name, minutes)))
+    }
+
     pub fn way(&self) -> Way {
         if self.source.is_redis() {
             return Way::FromRedis;
@@ -1142,6 +1165,8 @@ impl Pipeline {
             &mut snapshot.lock_file,
             &mut snapshot.checkpoint_file,
             &mut snapshot.grants,
+            &mut self.audit.signing_key,
+            &mut self.audit.checkpoint_dir,
         ];
         for path in paths.into_iter().flatten() {
             *path = directory.join(&*path);

@@ -7,7 +7,7 @@ mod file;
 mod tokens;
 mod users;
 
-pub use file::Kept;
+pub use file::{Kept, Listed};
 pub use tokens::{Grant, TOKEN_PREFIX, Token, Tokens};
 pub use users::{Password, Users};
 

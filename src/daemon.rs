@@ -20,6 +20,7 @@ mod member;
 mod orders;
 mod runs;
 pub mod sampling;
+mod schemas;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,15 +29,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, Effective, Pipeline};
-use crate::error::{Error, Result};
+use crate::config::{Config, Effective, Pipeline, ServerOptions, unknown_pipeline};
+use crate::error::Result;
 use crate::schedule::utc;
 use crate::status::fleet::{Fleet, Instance};
 use member::{Member, Wish};
 
 pub use alone::on_its_own;
 pub use orders::{Answer, Order, Orderer};
-pub use runs::{Asked, Begun, Runs, Scope};
+pub use runs::{Asked, Begun, Runs, Scope, pipeline_of};
 
 /// How often those who watch are told, at most.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
@@ -44,6 +45,8 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
 /// How long pipelines that are to end may take.
 const END_MAX: Duration = Duration::from_mins(1);
+/// How long the daemon waits, at its end, for the ends of runs to be recorded.
+const RECORD_MAX: Duration = Duration::from_secs(5);
 
 /// Pipelines, and how each does. Cheap to clone.
 #[derive(Clone)]
@@ -52,11 +55,26 @@ pub struct Daemon(Arc<Shared>);
 /// Reads the configuration again.
 pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
 
+/// Applies what another configuration says of the door, or refuses it and changes nothing.
+pub type Reopen = Box<dyn Fn(&Config) -> Result<Applied> + Send + Sync>;
+
+/// What the door has made of another configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Keys that it cannot change while it is open.
+    pub from_the_next_start: Vec<String>,
+    /// Until when the certificate counts that it shows now.
+    pub certificate_until: Option<jiff::Timestamp>,
+}
+
 struct Shared {
     config: Mutex<Arc<Config>>,
     reread: Reread,
+    reopen: Mutex<Option<Reopen>>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
     runs: Runs,
+    /// Runs whose end is yet to be recorded.
+    recording: watch::Sender<usize>,
     fleet: watch::Sender<Arc<Fleet>>,
     instance: Mutex<Instance>,
     /// Whether pipelines are run, or only looked at.
@@ -78,20 +96,22 @@ pub struct Reloaded {
     pub added: Vec<String>,
     pub removed: Vec<String>,
     pub changed: Vec<String>,
+    /// Keys that have changed and count from the next start on.
+    pub from_the_next_start: Vec<String>,
 }
 
 impl Daemon {
-    /// Runs all pipelines.
-    pub fn start(config: Config, reread: Reread) -> Daemon {
-        Daemon::new(config, reread, true)
+    /// Runs all pipelines; the audit log says of each first run why.
+    pub fn start(config: Config, reread: Reread, reason: Option<String>) -> Daemon {
+        Daemon::new(config, reread, true, reason)
     }
 
     /// Looks at all pipelines and runs none.
     pub fn observe(config: Config, reread: Reread) -> Daemon {
-        Daemon::new(config, reread, false)
+        Daemon::new(config, reread, false, None)
     }
 
-    fn new(config: Config, reread: Reread, keeps: bool) -> Daemon {
+    fn new(config: Config, reread: Reread, keeps: bool, reason: Option<String>) -> Daemon {
         let instance = Instance {
             host: crate::lock::host_name(),
             process_id: std::process::id(),
@@ -99,14 +119,17 @@ impl Daemon {
             started_at: now(),
             at: now(),
             configured_at: now(),
+            certificate_expires_at: None,
         };
         let fleet = watch::Sender::new(Arc::new(Fleet { instance: instance.clone(), pipelines: Vec::new() }));
         let config = Arc::new(config);
         let shared = Shared {
             config: Mutex::new(Arc::clone(&config)),
             reread,
+            reopen: Mutex::default(),
             members: Mutex::default(),
             runs: Runs::default(),
+            recording: watch::Sender::new(0),
             fleet,
             instance: Mutex::new(instance),
             keeps,
@@ -114,15 +137,15 @@ impl Daemon {
         let daemon = Daemon(Arc::new(shared));
         let count = config.pipelines.len();
         for pipeline in &config.pipelines {
-            daemon.adopt(pipeline, count);
+            daemon.adopt(pipeline, count, reason.clone());
         }
         daemon.publish();
         tokio::spawn(daemon.clone().publishes());
         daemon
     }
 
-    fn adopt(&self, pipeline: &Pipeline, count: usize) {
-        let member = Arc::new(Member::new(pipeline.clone()));
+    fn adopt(&self, pipeline: &Pipeline, count: usize, reason: Option<String>) {
+        let member = Arc::new(Member::new(pipeline.clone(), reason));
         locked(&self.0.members).insert(pipeline.name.clone(), Arc::clone(&member));
         tokio::spawn(sampling::sample(Arc::clone(&member), count));
         if self.0.keeps {
@@ -135,6 +158,11 @@ impl Daemon {
         locked(&self.0.config).effective()
     }
 
+    /// What the configuration says of the door.
+    pub fn server_options(&self) -> Option<ServerOptions> {
+        locked(&self.0.config).server.clone()
+    }
+
     /// The file that it came from; `None` where it came from the environment.
     pub fn configured_by(&self) -> Option<PathBuf> {
         locked(&self.0.config).file.clone()
@@ -144,8 +172,39 @@ impl Daemon {
     /// nothing.
     pub async fn reload(&self) -> Result<Reloaded> {
         let config = Arc::new((self.0.reread)()?);
+        let from_the_next_start = self.reopens(&config)?;
         *locked(&self.0.config) = Arc::clone(&config);
-        Ok(self.takes(&config).await)
+        if !from_the_next_start.is_empty() {
+            tracing::warn!(
+                "what was changed of {} counts from the next start on",
+                from_the_next_start.join(", ")
+            );
+        }
+        Ok(Reloaded { from_the_next_start, ..self.takes(&config).await })
+    }
+
+    /// Has the door apply what it can; the keys that count from the next start on.
+    fn reopens(&self, config: &Config) -> Result<Vec<String>> {
+        let before = Arc::clone(&locked(&self.0.config));
+        let mut waiting = Vec::new();
+        if before.log != config.log {
+            waiting.push("log".to_owned());
+        }
+        let applied = locked(&self.0.reopen).as_ref().map(|reopen| reopen(config)).transpose()?;
+        match applied {
+            Some(applied) => {
+                self.shows_certificate(applied.certificate_until);
+                waiting.extend(applied.from_the_next_start);
+            }
+            None if self.0.keeps && config.server.is_some() => waiting.push("server".to_owned()),
+            None => {}
+        }
+        Ok(waiting)
+    }
+
+    /// Asks the door from now on to apply what a reload changes of it.
+    pub fn has_door(&self, reopen: Reopen) {
+        *locked(&self.0.reopen) = Some(reopen);
     }
 
     async fn takes(&self, config: &Config) -> Reloaded {
@@ -174,7 +233,7 @@ impl Daemon {
                 reloaded.added.push(name.to_owned());
             }
             if is_new || reloaded.changed.iter().any(|changed| changed == name) {
-                self.adopt(pipeline, config.pipelines.len());
+                self.adopt(pipeline, config.pipelines.len(), None);
             }
         }
         locked(&self.0.instance).configured_at = now();
@@ -187,11 +246,20 @@ impl Daemon {
         let members: Vec<_> = locked(&self.0.members).values().cloned().collect();
         self.0.runs.cancel_all();
         end(&members).await;
+        let mut recording = self.0.recording.subscribe();
+        // The sender is ours: it cannot be gone. What is not recorded by then is told as interrupted.
+        let _ = tokio::time::timeout(RECORD_MAX, recording.wait_for(|runs| *runs == 0)).await;
     }
 
     /// All there is to know, now and whenever it changes.
     pub fn fleet(&self) -> watch::Receiver<Arc<Fleet>> {
         self.0.fleet.subscribe()
+    }
+
+    /// Tells all who look until when the certificate counts that the door shows.
+    pub fn shows_certificate(&self, until: Option<jiff::Timestamp>) {
+        locked(&self.0.instance).certificate_expires_at = until.map(utc);
+        self.publish();
     }
 
     pub fn runs(&self) -> &Runs {
@@ -208,14 +276,10 @@ impl Daemon {
     }
 
     fn member(&self, name: &str) -> Result<Arc<Member>> {
-        locked(&self.0.members).get(name).cloned().ok_or_else(|| {
-            let names = self.names();
-            let near = crate::config::nearest(name, names.iter().map(String::as_str));
-            let error = Error::config(format!("there is no pipeline \"{name}\""));
-            match near {
-                Some(near) => error.hint(format!("is \"{near}\" meant?")),
-                None => error.hint(format!("configured are: {}", names.join(", "))),
-            }
+        let members = locked(&self.0.members);
+        members.get(name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = members.keys().map(String::as_str).collect();
+            unknown_pipeline(name, &known)
         })
     }
 

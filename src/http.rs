@@ -12,6 +12,7 @@ pub mod api;
 pub mod console;
 mod door;
 mod entrance;
+mod kept;
 pub mod metrics;
 mod pages;
 mod probes;

@@ -1,6 +1,7 @@
 //! Runs a pipeline: the only place that names both a source and a target.
 
 pub mod archiving;
+pub mod asked;
 mod backoff;
 mod continuity;
 pub mod copy;
@@ -20,6 +21,7 @@ pub mod replay;
 mod report;
 mod reset;
 pub mod run;
+pub(crate) mod schemas;
 pub mod selection;
 mod setup;
 pub mod shadow_schemas;
@@ -35,6 +37,7 @@ use tokio::sync::watch;
 
 use crate::archive::manifest::Base;
 use crate::audit;
+use crate::audit::checkpoint::{self, Checkpoint, Checkpoints};
 use crate::change::TableName;
 use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Kind, Result};
@@ -42,6 +45,7 @@ use crate::pg::session::Session;
 use crate::pipeline::ends::{Ends, TargetEnd};
 use crate::preflight;
 use crate::snapshot;
+use crate::status::drift::SchemaDrift;
 use crate::status::fleet::Storage;
 use crate::status::keys::KeysReport;
 use crate::status::syncdata::SyncdataStatus;
@@ -165,6 +169,11 @@ pub async fn running(pipeline: &Pipeline) -> Result<Option<RunningOn>> {
 /// What the replica takes, and may take; `None` where it is an archive, or not there yet.
 pub async fn storage(pipeline: &Pipeline, growth: Option<f64>) -> Result<Option<Storage>> {
     storage::measure(pipeline, growth).await
+}
+
+/// In what the schemas of both sides differ; `None` where there are no two sides of tables.
+pub async fn compare_schemas(pipeline: &Pipeline) -> Result<Option<SchemaDrift>> {
+    schemas::compare(pipeline).await
 }
 
 /// Asks the running process to stop and waits until it has; `None` when none was running.
@@ -369,9 +378,22 @@ pub(crate) async fn audit_session(pipeline: &Pipeline) -> Result<Session> {
     }
 }
 
-/// Checks the audit log of the target.
+/// Checks the audit log of the target; it must lead through a known head, and through each signed checkpoint.
 pub async fn audit_verify(pipeline: &Pipeline, known: Option<audit::Head>) -> Result<audit::Report> {
-    audit::verify(&mut audit_session(pipeline).await?, known).await
+    let kept = Checkpoints::of(&pipeline.name, &pipeline.audit)?;
+    let signed = kept.map_or(Ok(Vec::new()), |kept| kept.all())?;
+    let known = known.into_iter().chain(signed.iter().map(Checkpoint::head));
+    let report = audit::verify(&mut audit_session(pipeline).await?, known).await?;
+    Ok(audit::Report { checkpoints: checkpoint::summary(&signed), ..report })
+}
+
+/// Checks it in the same way and signs its head; `None` where the log has no entries.
+pub async fn audit_checkpoint(pipeline: &Pipeline) -> Result<Option<Checkpoint>> {
+    let Some(checkpoints) = Checkpoints::of(&pipeline.name, &pipeline.audit)? else {
+        return Err(Error::config("nobody signs the audit log")
+            .hint("name a key with audit.signing_key, or --signing-key"));
+    };
+    checkpoints.make(&mut audit_session(pipeline).await?).await
 }
 
 /// Hands on every entry of the target's audit log, of all its pipelines.

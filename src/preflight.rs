@@ -5,6 +5,7 @@
 
 mod archive;
 mod between;
+mod door;
 mod publication;
 mod redis;
 mod server;
@@ -23,8 +24,9 @@ use crate::status::{CheckReport, Level};
 use crate::target::postgres::progress::{self, Stored};
 
 pub use archive::{check_reader, check_writer};
+pub use door::check_door;
 pub use redis::check_keys;
-pub use tables::refuse_unsafe_tables;
+pub use tables::{refuse_unsafe_tables, unnamed_rows};
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::nearest;
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 
 /// Due times that are remembered, so that a clock which is set back does not bring them again: a day of minutes.
@@ -24,11 +25,31 @@ const REMEMBERED_MAX: usize = 1440;
 /// Due times that are counted one by one.
 const COUNTED_MAX: usize = 1000;
 
-/// A cron expression of five fields, in a time zone.
+/// Times to come that are looked at for the longest between two: a week of workdays, and its end.
+const INTERVALS_LOOKED_AT: usize = 8;
+
+/// A cron expression of five fields, in a time zone; a due time may be put off by a jitter.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     cron: Cron,
     zone: TimeZone,
+    jitter: Option<Jitter>,
+}
+
+/// How long each due time is put off: by whose it is and the time alone, so that every process says the same.
+#[derive(Debug, Clone)]
+struct Jitter {
+    whose: String,
+    seconds_max: i64,
+}
+
+impl Jitter {
+    fn put_off(&self, at: Timestamp) -> SignedDuration {
+        let hash = sha256(format!("{} {}", self.whose, at.as_second()).as_bytes());
+        let number = u64::from_str_radix(&hash[..15], 16).unwrap_or_default();
+        let span = self.seconds_max.unsigned_abs() + 1;
+        SignedDuration::from_secs(i64::try_from(number % span).unwrap_or_default())
+    }
 }
 
 impl Schedule {
@@ -40,7 +61,7 @@ impl Schedule {
                 .hint("five fields: minute hour day-of-month month day-of-week, such as \"0 */6 * * *\"")
                 .because(error)
         })?;
-        let schedule = Schedule { cron, zone: find_zone(zone)? };
+        let schedule = Schedule { cron, zone: find_zone(zone)?, jitter: None };
         // A leap year begins here, so that every day there is comes within the search.
         let start = Timestamp::constant(1_704_067_200, 0);
         if schedule.next_after(start).is_none() {
@@ -50,16 +71,55 @@ impl Schedule {
         Ok(schedule)
     }
 
+    /// Puts each due time off by up to so much, though never to the next one: so that what is due at one moment does not
+    /// all begin at it. `whose` tells those apart.
+    #[must_use]
+    pub fn put_off(self, whose: &str, minutes_max: u64) -> Schedule {
+        let seconds_max = i64::try_from(minutes_max * 60).unwrap_or(i64::MAX);
+        let jitter = (minutes_max > 0).then(|| Jitter { whose: whose.to_owned(), seconds_max });
+        Schedule { jitter, ..self }
+    }
+
     /// The first due time after this moment.
     pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
-        let at = whole_second(at).to_zoned(self.zone.clone());
-        self.cron.find_next_occurrence(&at, false).ok().map(|due| due.timestamp())
+        let at = whole_second(at);
+        // One that has come by the expression may have been put off until later.
+        let pending = self.jitter.as_ref().and_then(|_| self.before(at, true));
+        let pending = pending.map(|time| self.due(time)).filter(|due| *due > at);
+        pending.or_else(|| self.after(at).map(|time| self.due(time)))
     }
 
     /// The last due time up to this moment.
     pub fn last_until(&self, at: Timestamp) -> Option<Timestamp> {
-        let at = whole_second(at).to_zoned(self.zone.clone());
-        self.cron.find_previous_occurrence(&at, true).ok().map(|due| due.timestamp())
+        let at = whole_second(at);
+        let time = self.before(at, true)?;
+        let due = Some(self.due(time)).filter(|due| *due <= at);
+        due.or_else(|| self.before(time, false).map(|time| self.due(time)))
+    }
+
+    /// The longest time between two of those that are next, in seconds.
+    pub fn longest_interval(&self, from: Timestamp) -> Option<i64> {
+        let following = std::iter::successors(self.next_after(from), |due| self.next_after(*due));
+        let dues: Vec<Timestamp> = following.take(INTERVALS_LOOKED_AT).collect();
+        dues.windows(2).map(|pair| pair[1].as_second() - pair[0].as_second()).max()
+    }
+
+    /// When what is due at a time of the expression really is.
+    fn due(&self, time: Timestamp) -> Timestamp {
+        let Some(jitter) = &self.jitter else { return time };
+        let put_off = time.checked_add(jitter.put_off(time)).unwrap_or(time);
+        let next = self.after(time).and_then(|next| next.checked_sub(SignedDuration::from_secs(1)).ok());
+        next.map_or(put_off, |latest| put_off.min(latest))
+    }
+
+    fn after(&self, at: Timestamp) -> Option<Timestamp> {
+        let at = at.to_zoned(self.zone.clone());
+        self.cron.find_next_occurrence(&at, false).ok().map(|time| time.timestamp())
+    }
+
+    fn before(&self, at: Timestamp, is_inclusive: bool) -> Option<Timestamp> {
+        let at = at.to_zoned(self.zone.clone());
+        self.cron.find_previous_occurrence(&at, is_inclusive).ok().map(|time| time.timestamp())
     }
 
     /// RFC 3339 in the schedule's zone, with its offset.
@@ -237,6 +297,77 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Spread over the minutes, the same for whoever asks, in order, and never beyond the next time.
+    #[test]
+    fn a_due_time_is_put_off_by_whose_it_is_and_when() {
+        let (from, to) = ("2026-01-01T00:00:00Z", "2026-01-11T00:00:00Z");
+        let put_off = |whose: &str, minutes| schedule("0 */6 * * *", "UTC").put_off(whose, minutes);
+        let plain = between(&put_off("main", 0), from, to);
+        assert_eq!(plain, between(&schedule("0 */6 * * *", "UTC"), from, to));
+        let mut all = Vec::new();
+        for whose in ["main", "orders"] {
+            let dues = between(&put_off(whose, 30), from, to);
+            assert_eq!(dues, between(&put_off(whose, 30), from, to));
+            assert_eq!(dues.len(), 40, "one for each time, the last of which is put off beyond the end");
+            let times = std::iter::once(utc(at(from))).chain(plain.clone());
+            for (due, time) in dues.iter().zip(times) {
+                let by = at(due).as_second() - at(&time).as_second();
+                assert!((0..=30 * 60).contains(&by), "{due} for {time}");
+                all.push(by);
+            }
+        }
+        let distinct: std::collections::BTreeSet<i64> = all.iter().copied().collect();
+        assert!(distinct.len() > 60, "they are spread: {distinct:?}");
+        assert!(all[..40] != all[40..], "two pipelines do not begin together");
+
+        // A minute is too short for ten of jitter: each time still comes once, before the next.
+        let minutely = schedule("* * * * *", "UTC").put_off("main", 10);
+        let dues = between(&minutely, "2026-01-01T00:00:30Z", "2026-01-01T01:00:00Z");
+        let minutes: std::collections::BTreeSet<&str> = dues.iter().map(|due| &due[..16]).collect();
+        assert_eq!((dues.len(), minutes.len()), (60, 60), "{dues:?}");
+    }
+
+    #[test]
+    fn looking_back_agrees_with_looking_ahead_by_jitter_too() {
+        let schedule = schedule("*/20 * * * *", "Europe/Berlin").put_off("main", 15);
+        let (from, to) = ("2026-03-28T23:00:00Z", "2026-03-29T03:00:00Z");
+        let ahead: Vec<Timestamp> = between(&schedule, from, to).iter().map(|due| at(due)).collect();
+        let mut now = at(from);
+        while now < at(to) {
+            let expected = ahead.iter().rfind(|due| **due <= now);
+            assert_eq!(schedule.last_until(now).filter(|due| *due > at(from)), expected.copied(), "at {now}");
+            assert_eq!(
+                schedule.next_after(now),
+                ahead.iter().find(|due| **due > now).copied().or_else(|| schedule.next_after(now))
+            );
+            now += SignedDuration::from_secs(59);
+        }
+    }
+
+    #[test]
+    fn each_time_that_was_put_off_is_handed_out_once() {
+        let six = schedule("0 */6 * * *", "UTC").put_off("main", 30);
+        let due = six.next_after(at("2026-01-01T05:59:59Z")).unwrap();
+        assert!(due > at("2026-01-01T06:00:00Z"), "{due}: another name tells more");
+        let before = due - SignedDuration::from_secs(1);
+        let mut table = Timetable::from(six.clone(), at("2026-01-01T05:00:00Z"));
+        assert_eq!((table.due(before), table.next(before)), (None, Some(due)));
+        assert_eq!((table.due(due), table.due(due + SignedDuration::from_secs(60))), (Some(due), None));
+        // A restart between the time and its due moment does not take the time for missed.
+        let mut table = Timetable::from_the_last(six.clone(), before);
+        assert_eq!(table.due(before), six.last_until(at("2026-01-01T05:00:00Z")));
+        assert_eq!(table.due(due), Some(due));
+    }
+
+    #[test]
+    fn the_longest_interval_is_that_over_a_weekend() {
+        let workdays = schedule("0 9 * * mon-fri", "UTC");
+        for day in 17..24 {
+            let from = at(&format!("2026-11-{day}T10:00:00Z"));
+            assert_eq!(workdays.longest_interval(from), Some(3 * 86_400), "{from}");
         }
     }
 

@@ -55,7 +55,7 @@ pub use audited::audit_session;
 pub use capacity::{Volume, volume};
 pub use preparation::check;
 pub use presence::stop;
-pub use report::{generations, status};
+pub use report::{generations, history, status};
 pub use rollback::rollback;
 pub use scheduled::{keep_schedule, refuse_unscheduled};
 

@@ -5,6 +5,7 @@
 //! [`text`] renders them for people.
 
 pub mod archive;
+pub mod drift;
 pub mod fleet;
 pub mod keys;
 pub mod snapshot;
@@ -245,6 +246,15 @@ impl CheckReport {
         };
         self.push(Level::Refused, error.chain(), error.hint_text().map(str::to_owned));
         self.refusal = Some(refusal);
+    }
+
+    /// Takes in what was found elsewhere. What is refused outweighs an end that cannot be reached.
+    pub fn adds(&mut self, other: CheckReport) {
+        self.refusal = match (self.refusal, other.refusal) {
+            (Some(one), Some(another)) if one != another => Some(Kind::Refused),
+            (one, another) => one.or(another),
+        };
+        self.findings.extend(other.findings);
     }
 
     pub fn count(&self, level: Level) -> usize {

@@ -3,3 +3,4 @@
 pub mod certificate;
 pub mod percent;
 pub mod stream;
+pub mod validity;

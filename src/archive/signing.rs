@@ -99,8 +99,20 @@ impl Signer {
 
     /// The signature of an object of this name, in base64.
     pub fn sign(&self, name: &str, text: &[u8]) -> String {
-        let signature = self.pair.sign(&to_sign(name, text));
-        BASE64.encode(&envelope(name, &self.public, signature.as_ref()))
+        self.sign_in(&namespace(name), text)
+    }
+
+    /// The signature of a text in a namespace, in base64.
+    pub fn sign_in(&self, namespace: &str, text: &[u8]) -> String {
+        let signature = self.pair.sign(&to_sign(namespace, text));
+        BASE64.encode(&envelope(namespace, &self.public, signature.as_ref()))
+    }
+
+    #[cfg(test)]
+    pub fn generated() -> Signer {
+        let pair = Ed25519KeyPair::generate().expect("the system has random numbers");
+        let public = PublicKey(pair.public_key().as_ref().try_into().expect("it has this length"));
+        Signer { pair, public }
     }
 }
 
@@ -135,17 +147,18 @@ pub fn signer_of(name: &str, bytes: &[u8]) -> Result<Option<PublicKey>> {
         Error::new(Kind::Difference, format!("{name} has a signature that is not valid"))
             .hint("Somebody has changed it, or put it there from another place: put back what was there.")
     };
-    let found = BASE64.decode(signature).map_err(|_| invalid())?;
-    // All of its other bytes follow from the name.
+    signer_in(&namespace(name), text, signature).map(Some).ok_or_else(invalid)
+}
+
+/// Who has signed a text in a namespace; `None` where the signature, in base64, is not valid.
+pub fn signer_in(namespace: &str, text: &[u8], signature: &[u8]) -> Option<PublicKey> {
+    let found = BASE64.decode(signature).ok()?;
+    // All of its other bytes follow from the namespace.
     let key_at = PREAMBLE.len() + 4 + 4 + 4 + ALGORITHM.len() + 4;
-    let key = found.get(key_at..key_at + KEY_BYTES).and_then(|key| key.try_into().ok());
-    let key = PublicKey(key.ok_or_else(invalid)?);
-    let (_, signature) = found.split_last_chunk::<SIGNATURE_BYTES>().ok_or_else(invalid)?;
-    let verified = UnparsedPublicKey::new(&ED25519, key.0).verify(&to_sign(name, text), signature);
-    if verified.is_err() || envelope(name, &key, signature) != found {
-        return Err(invalid());
-    }
-    Ok(Some(key))
+    let key = PublicKey(found.get(key_at..key_at + KEY_BYTES)?.try_into().ok()?);
+    let (_, signature) = found.split_last_chunk::<SIGNATURE_BYTES>()?;
+    UnparsedPublicKey::new(&ED25519, key.0).verify(&to_sign(namespace, text), signature).ok()?;
+    (envelope(namespace, &key, signature) == found).then_some(key)
 }
 
 /// Keys of which one must have signed.
@@ -163,6 +176,10 @@ impl Trusted {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn contains(&self, key: &PublicKey) -> bool {
+        self.0.contains(key)
     }
 
     /// Whether one of these keys has signed the object.
@@ -184,16 +201,16 @@ impl Trusted {
 /// `PROTOCOL.sshsig` of OpenSSH.
 const PREAMBLE: &[u8] = b"SSHSIG";
 
-fn to_sign(name: &str, text: &[u8]) -> Vec<u8> {
+fn to_sign(namespace: &str, text: &[u8]) -> Vec<u8> {
     let hash = digest(&SHA512, text);
-    [PREAMBLE.to_vec(), string(namespace(name).as_bytes()), string(b""), string(HASH), string(hash.as_ref())]
+    [PREAMBLE.to_vec(), string(namespace.as_bytes()), string(b""), string(HASH), string(hash.as_ref())]
         .concat()
 }
 
-fn envelope(name: &str, key: &PublicKey, signature: &[u8]) -> Vec<u8> {
+fn envelope(namespace: &str, key: &PublicKey, signature: &[u8]) -> Vec<u8> {
     let signature = [string(ALGORITHM), string(signature)].concat();
     let version = 1_u32.to_be_bytes().to_vec();
-    let parts = [&key.blob()[..], namespace(name).as_bytes(), b"", HASH, &signature].map(string);
+    let parts = [&key.blob()[..], namespace.as_bytes(), b"", HASH, &signature].map(string);
     [PREAMBLE.to_vec(), version, parts.concat()].concat()
 }
 
@@ -218,9 +235,7 @@ mod tests {
     const NAME: &str = "meta/archive.json";
 
     fn signer() -> Signer {
-        let pair = Ed25519KeyPair::generate().unwrap();
-        let public = PublicKey(pair.public_key().as_ref().try_into().unwrap());
-        Signer { pair, public }
+        Signer::generated()
     }
 
     fn identity() -> Identity {

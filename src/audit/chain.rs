@@ -17,6 +17,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::checkpoint::Checked;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 
@@ -153,6 +154,9 @@ pub struct Report {
     /// The last of them.
     pub head: Option<Head>,
     pub broken: Option<Broken>,
+    /// The signed checkpoints that it was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<Checked>,
 }
 
 /// Takes entries in the order of their numbers and remembers one of them.
@@ -160,7 +164,9 @@ pub struct Report {
 pub struct Chain {
     entries: u64,
     last: Option<Link>,
-    known: Option<Head>,
+    /// Entries up to this one are not looked at.
+    passed_over: i64,
+    known: Vec<Head>,
     broken: Option<Broken>,
 }
 
@@ -171,15 +177,26 @@ struct Link {
 }
 
 impl Chain {
-    /// With `known`, a head that was kept elsewhere, the chain must lead through it.
-    pub fn new(known: Option<Head>) -> Chain {
-        Chain { known, ..Chain::default() }
+    /// The chain must lead through what is `known`: heads that were kept elsewhere.
+    pub fn new(known: impl IntoIterator<Item = Head>) -> Chain {
+        Chain { known: known.into_iter().collect(), ..Chain::default() }
+    }
+
+    /// The same for the entries from `first` on.
+    pub fn from(first: i64, known: impl IntoIterator<Item = Head>) -> Chain {
+        let known = known.into_iter().filter(|head| head.number >= first).collect();
+        Chain { known, passed_over: first - 1, ..Chain::default() }
     }
 
     /// Takes the next entry; whether it holds. After one that does not, no more are looked at.
     pub fn takes(&mut self, record: &Record) -> bool {
         if self.broken.is_some() {
             return false;
+        }
+        if self.last.is_none() && self.passed_over > 0 {
+            let hash = record.previous_hash.clone();
+            let head = Head { number: self.passed_over, hash };
+            self.last = Some(Link { head, previous_hash: String::new() });
         }
         self.broken = self.damage(record);
         if self.broken.is_some() {
@@ -194,7 +211,7 @@ impl Chain {
     }
 
     fn last_number(&self) -> i64 {
-        self.last.as_ref().map_or(0, |last| last.head.number)
+        self.last.as_ref().map_or(self.passed_over, |last| last.head.number)
     }
 
     fn damage(&self, record: &Record) -> Option<Broken> {
@@ -229,8 +246,8 @@ impl Chain {
             };
             return broken(number, Damage::Forked, why);
         }
-        let known = self.known.as_ref().filter(|known| known.number == number)?;
-        (known.hash != record.hash).then(|| Broken {
+        let mut known = self.known.iter().filter(|known| known.number == number);
+        known.any(|known| known.hash != record.hash).then(|| Broken {
             number,
             damage: Damage::Rewritten,
             why: format!("entry {number} is not the one of the known head"),
@@ -240,7 +257,8 @@ impl Chain {
     /// What was found, after the last entry.
     pub fn report(mut self) -> Report {
         let last = self.last_number();
-        if let Some(known) = self.known.filter(|known| known.number > last && self.broken.is_none()) {
+        let known = self.known.into_iter().max_by_key(|known| known.number);
+        if let Some(known) = known.filter(|known| known.number > last && self.broken.is_none()) {
             self.broken = Some(Broken {
                 number: last + 1,
                 damage: Damage::Cut,
@@ -252,6 +270,7 @@ impl Chain {
             entries: self.entries,
             head: self.last.map(|last| last.head),
             broken: self.broken,
+            checkpoints: None,
         }
     }
 }
@@ -409,6 +428,25 @@ mod tests {
         assert!(report(&anew, None).intact, "only a head that was kept elsewhere shows this");
         let rewritten = report(&anew, Some(known)).broken.expect("the other history is found");
         assert_eq!((rewritten.number, rewritten.damage), (5, Damage::Rewritten));
+    }
+
+    #[test]
+    fn a_part_is_checked_from_what_is_known_of_its_begin() {
+        let whole = records(6);
+        let part = |records: &[Record], known: Head| {
+            let mut chain = Chain::from(known.number, [known]);
+            let _ = records.iter().all(|record| chain.takes(record));
+            chain.report()
+        };
+        let known = head(&whole[2]);
+        let found = part(&whole[2..], known.clone());
+        assert_eq!((found.intact, found.entries, found.head), (true, 4, Some(head(&whole[5]))));
+        assert_eq!(part(&whole[3..], known.clone()).broken.unwrap().damage, Damage::Missing);
+        assert_eq!(part(&[], known.clone()).broken.unwrap().damage, Damage::Cut);
+        let mut other = whole[2..].to_vec();
+        other[0].verdict = "failed".into();
+        other[0].hash = other[0].computed_hash();
+        assert_eq!(part(&other, known).broken.unwrap().damage, Damage::Rewritten);
     }
 
     #[test]

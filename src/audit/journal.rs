@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Action, Entry, append, create_if_missing, in_the_name_of};
-use crate::config::Pipeline;
+use super::checkpoint::Checkpoints;
+use super::{Action, Entry, append, create_if_missing, for_the_reason, in_the_name_of};
+use crate::config::{Audit, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Session;
 
@@ -15,7 +16,7 @@ const ERROR_BYTES_MAX: usize = 4096;
 #[must_use]
 #[derive(Debug)]
 pub struct Journal {
-    prefix: String,
+    audit: Audit,
     entry: Entry,
     number: i64,
 }
@@ -36,13 +37,17 @@ impl Journal {
         let entry = Entry {
             pipeline: pipeline.name.clone(),
             action,
-            reason: reason.map(str::to_owned),
+            reason: reason.map(str::to_owned).or_else(for_the_reason),
             verdict: "begun".into(),
             details,
         };
         let number = append(session, &entry).await?;
-        let journal = Journal { prefix: pipeline.audit.audit_prefix.clone(), entry, number };
+        let journal = Journal { audit: pipeline.audit.clone(), entry, number };
         journal.say(&journal.entry, number);
+        // Its end may be weeks away.
+        if action == Action::Start {
+            journal.is_signed(session).await;
+        }
         Ok(journal)
     }
 
@@ -69,7 +74,25 @@ impl Journal {
             let _ = session.query("rollback").await;
         }
         let written = append(session, &self.entry).await;
+        if written.is_ok() {
+            self.is_signed(session).await;
+        }
         self.passes_on(result, written)
+    }
+
+    /// Makes a checkpoint, where somebody signs. What was done is done: that it could not be signed is told.
+    async fn is_signed(&self, session: &mut Session) {
+        let signed = async {
+            match Checkpoints::of(&self.entry.pipeline, &self.audit)? {
+                Some(checkpoints) if self.audit.signing_key.is_some() => {
+                    checkpoints.go_on(session).await.map(drop)
+                }
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = Box::pin(signed).await {
+            tracing::error!(hint = error.hint_text(), "no checkpoint was made: {}", error.chain());
+        }
     }
 
     /// An entry that says that `action`, the operation itself or a part of it, was done: for
@@ -89,7 +112,10 @@ impl Journal {
         self.entry.details = self.details_of(error);
         self.entry.verdict = verdict.into();
         match append(session, &self.entry).await {
-            Ok(number) => self.say(&self.entry, number),
+            Ok(number) => {
+                self.say(&self.entry, number);
+                self.is_signed(session).await;
+            }
             Err(error) => tracing::warn!(error = error.chain(), "the audit log lacks how this ended"),
         }
     }
@@ -145,7 +171,7 @@ impl Journal {
     /// A line for people who read logs; without a prefix nobody waits for it.
     fn say(&self, entry: &Entry, number: i64) {
         let Entry { pipeline, action, reason, verdict, .. } = entry;
-        let (prefix, action) = (&self.prefix, action.as_str());
+        let (prefix, action) = (&self.audit.audit_prefix, action.as_str());
         let reason = reason.as_deref();
         if prefix.is_empty() {
             tracing::debug!(number, reason, "audit: {action} of pipeline {pipeline}: {verdict}");
@@ -170,7 +196,7 @@ mod tests {
     #[test]
     fn what_was_done_without_its_end_being_written_is_an_error() {
         let journal = |action| Journal {
-            prefix: String::new(),
+            audit: Audit::default(),
             entry: Entry {
                 pipeline: "main".into(),
                 action,

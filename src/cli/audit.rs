@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Global, output};
+use crate::audit::checkpoint::{self, Checkpoint};
 use crate::audit::{self, Head, Record, Report};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline;
-use crate::status::text::printable;
+use crate::status::text::{printable, several};
 
 /// Check, export or show the audit log
 ///
@@ -27,9 +28,12 @@ Examples:
   pgdiode audit list --last 50
   pgdiode audit export > audit.jsonl
   pgdiode audit verify audit.jsonl      needs no server
+  pgdiode audit checkpoint              signs the head; keep a copy of the line elsewhere
+  pgdiode audit verify audit.jsonl --checkpoints main.jsonl
 
 Ends with 4 when the log is broken. An end that was cut off, and a log that was made anew by somebody who may write \
-the table, show only with a head that was kept elsewhere: pgdiode audit verify --head NUMBER:HASH.
+the table, show only with a head that was kept elsewhere: pgdiode audit verify --head NUMBER:HASH. With audit.signing_key \
+each operation ends with a signed checkpoint, and verify compares the log with all of them by itself.
 
 ",
     exit_statuses!()
@@ -49,6 +53,18 @@ enum AuditVerb {
         /// A head that verify printed earlier: the log must still lead through it
         #[arg(long, value_name = "NUMBER:HASH", value_parser = head)]
         head: Option<Head>,
+        /// Signed checkpoints that the export must lead through [default: for the log itself, those of audit.checkpoint_dir]
+        #[arg(long, value_name = "FILE", requires = "file")]
+        checkpoints: Vec<PathBuf>,
+        /// A public key that may have signed them [default: those of the configuration]
+        #[arg(long, value_name = "KEY")]
+        signed_by: Vec<String>,
+    },
+    /// Check the log, sign its head, and keep and print that
+    Checkpoint {
+        /// A private key of ed25519 [default: audit.signing_key]
+        #[arg(long, value_name = "FILE")]
+        signing_key: Option<PathBuf>,
     },
     /// Write every entry as JSON, one a line
     Export,
@@ -67,9 +83,26 @@ fn head(text: &str) -> Result<Head, String> {
 impl Audit {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         match self.verb {
-            AuditVerb::Verify { file: Some(file), head } => told(&in_file(&file, head)?, global.json),
-            AuditVerb::Verify { file: None, head } => {
-                told(&pipeline::audit_verify(&global.pipeline()?, head).await?, global.json)
+            AuditVerb::Verify { file: Some(file), head, checkpoints, signed_by } => {
+                let options = || Ok(global.pipeline()?.audit);
+                let signed = checkpoint::read_all(&checkpoints, &signed_by, options)?;
+                let known = head.into_iter().chain(signed.iter().map(Checkpoint::head));
+                let report = in_file(&file, known)?;
+                told(&Report { checkpoints: checkpoint::summary(&signed), ..report }, global.json)
+            }
+            AuditVerb::Verify { file: None, head, signed_by, .. } => {
+                let mut pipeline = global.pipeline()?;
+                pipeline.audit.signed_by.extend(signed_by);
+                told(&pipeline::audit_verify(&pipeline, head).await?, global.json)
+            }
+            AuditVerb::Checkpoint { signing_key } => {
+                let mut pipeline = global.pipeline()?;
+                pipeline.audit.signing_key = signing_key.or(pipeline.audit.signing_key);
+                match pipeline::audit_checkpoint(&pipeline).await? {
+                    Some(checkpoint) => output::json_line(&checkpoint),
+                    None => Err(Error::refused("the audit log has no entries yet")
+                        .hint("what pgdiode is asked to change makes some")),
+                }
             }
             AuditVerb::Export => pipeline::audit_export(&global.pipeline()?, output::json_line).await,
             AuditVerb::List { last } => {
@@ -80,7 +113,7 @@ impl Audit {
     }
 }
 
-fn in_file(path: &Path, known: Option<Head>) -> Result<Report> {
+fn in_file(path: &Path, known: impl IntoIterator<Item = Head>) -> Result<Report> {
     let file = File::open(path).map_err(|error| {
         Error::config(format!("cannot read {}", path.display()))
             .because(error)
@@ -96,6 +129,13 @@ fn told(report: &Report, as_json: bool) -> Result<()> {
         output::text(&format!("intact     {} entries\nhead       {head}", report.entries))?;
     } else if report.intact {
         output::text("intact     no entries")?;
+    }
+    if let (false, Some(signed)) = (as_json || !report.intact, &report.checkpoints) {
+        let (number, at, key) = (signed.number, &signed.at, &signed.signed_by);
+        output::text(&format!(
+            "signed     {}, the last of entry {number} at {at} by {key}",
+            several(signed.count, "checkpoint")
+        ))?;
     }
     let Some(broken) = &report.broken else { return Ok(()) };
     Err(Error::new(

@@ -2,12 +2,12 @@
 
 use super::{Global, output};
 use crate::error::{Error, Result};
-use crate::pipeline;
 use crate::status::{CheckReport, Level};
+use crate::{pipeline, preflight};
 
 /// Find what would fail, before anything runs
 ///
-/// Checks the configuration, both connections, versions, privileges, replica identities, free slots and senders, and
+/// Checks the configuration, with the files that [server] names, both connections, versions, privileges, replica identities, free slots and senders, and
 /// what the target already holds. Each finding comes with its remedy.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
@@ -34,9 +34,11 @@ impl Check {
         for (what, hint) in config.warnings() {
             report.push(Level::Warning, what, Some(hint));
         }
-        let checked = pipeline::check(pipeline).await?;
-        report.findings.extend(checked.findings);
-        report.refusal = checked.refusal;
+        if let Some(options) = &config.server {
+            let names: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+            report.adds(preflight::check_door(options, &names, jiff::Timestamp::now()));
+        }
+        report.adds(pipeline::check(pipeline).await?);
         if global.json {
             output::json(&report)?;
         } else {

@@ -1,9 +1,13 @@
 //! `pgdiode demo`: throw-away servers and pipelines between them, of each kind.
 
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
+use ratatui::crossterm::event::{Event, KeyCode};
+
 use super::output;
-use crate::demo::{self, Afterwards, Size};
+use super::top::Keyboard;
+use crate::demo::{self, Afterwards, Enough, Playing, Size};
 use crate::error::Result;
 
 /// See it work: two throw-away servers and a pipeline between them
@@ -19,6 +23,9 @@ use crate::error::Result;
 ///
 /// `demo redis` has a chat application keep its sessions in a Redis server, kills pgdiode and Redis while people talk, and
 /// compares what is left in Redis with its rows.
+///
+/// The console is open meanwhile, and its address is printed. In a terminal everything stays when the story is told, until
+/// you press Enter; where standard output is no terminal the demo ends.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
@@ -27,7 +34,8 @@ Ctrl-C. Needs PostgreSQL's server programs, `demo archive` an SSH server's too, 
 
 Examples:
   pgdiode demo
-  pgdiode demo --stay       then try it by hand
+  pgdiode demo --no-console      ends when the story is told
+  pgdiode demo --stay            stays, terminal or not
   pgdiode demo snapshot
   pgdiode demo archive
   pgdiode demo redis
@@ -41,9 +49,12 @@ pub struct Demo {
     /// Which mode is shown
     #[arg(value_name = "MODE", default_value = "stream")]
     mode: Shown,
-    /// Keep everything running until Ctrl-C, and say how to connect
+    /// Keep everything running afterwards, and say how to connect, also where no terminal shows it
     #[arg(long)]
     stay: bool,
+    /// Open no console, and end when the story is told
+    #[arg(long)]
+    no_console: bool,
     /// How much the source holds, in MB
     #[arg(long, value_name = "MB", hide = true, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     size: Option<u64>,
@@ -63,20 +74,48 @@ enum Shown {
 
 impl Demo {
     pub(super) async fn run(self) -> Result<()> {
-        let afterwards = if self.stay { Afterwards::Stay } else { Afterwards::End };
-        // The demo goes on when nobody reads any more: it has to clean up behind itself.
-        let tell = Arc::new(|line: &str| drop(output::text(line)));
-        match self.mode {
-            Shown::Stream => {
-                Box::pin(demo::stream::run(Size(self.size.unwrap_or(120)), afterwards, tell)).await
+        let enough = Enough::default();
+        let is_watched = io::stdout().is_terminal();
+        let stays = self.stay || (is_watched && !self.no_console);
+        let afterwards = if stays { Afterwards::Stay(enough.clone()) } else { Afterwards::End };
+        let playing = Playing {
+            size: Size(self.size.unwrap_or(if self.mode == Shown::Stream { 120 } else { 24 })),
+            afterwards,
+            has_console: !self.no_console,
+            // The demo goes on when nobody reads any more: it has to clean up behind itself.
+            tell: Arc::new(|line: &str| drop(output::text(line))),
+        };
+        let can_type = stays && is_watched && io::stdin().is_terminal();
+        let mut keyboard = can_type.then(Keyboard::listen);
+        let mut play = Box::pin(self.mode.play(playing));
+        loop {
+            tokio::select! {
+                played = &mut play => return played,
+                () = enter(&mut keyboard) => enough.is_said(),
             }
-            Shown::Snapshot => {
-                Box::pin(demo::snapshot::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
-            }
-            Shown::Archive => {
-                Box::pin(demo::archive::run(Size(self.size.unwrap_or(24)), afterwards, tell)).await
-            }
-            Shown::Redis => Box::pin(demo::chat::run(afterwards, tell)).await,
         }
     }
+}
+
+impl Shown {
+    async fn play(self, playing: Playing) -> Result<()> {
+        match self {
+            Shown::Stream => Box::pin(demo::stream::run(playing)).await,
+            Shown::Snapshot => Box::pin(demo::snapshot::run(playing)).await,
+            Shown::Archive => Box::pin(demo::archive::run(playing)).await,
+            Shown::Redis => Box::pin(demo::chat::run(playing)).await,
+        }
+    }
+}
+
+/// Until somebody presses Enter; for ever, where nobody can.
+async fn enter(keyboard: &mut Option<Keyboard>) {
+    while let Some(keys) = keyboard {
+        match keys.next().await {
+            Some(Ok(Event::Key(key))) if key.code == KeyCode::Enter => return,
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => *keyboard = None,
+        }
+    }
+    std::future::pending::<()>().await;
 }

@@ -8,7 +8,7 @@ use crate::pipeline::record;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: a row in pgdiode.pause at the target. Whoever runs the pipeline stops after its last commit, and no daemon starts it \
+Changes: a row in pgdiode.pause at the target; of a pipeline into an archive a file beside its lock, for this host. Whoever runs the pipeline stops after its last commit, and no daemon starts it \
 again; `pgdiode start` and `pgdiode sync` refuse. The slot stays, and the source keeps write-ahead log for it.
 
 Examples:

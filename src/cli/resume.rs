@@ -8,7 +8,7 @@ use crate::pipeline::record;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = concat!(
     "\
-Changes: the row in pgdiode.pause at the target goes. A daemon that has the pipeline starts it within seconds.
+Changes: the row in pgdiode.pause at the target goes, or the file beside an archive's lock. A daemon that has the pipeline starts it within seconds.
 
 Examples:
   pgdiode resume

@@ -14,7 +14,12 @@ use crate::error::{Error, Result};
 use crate::http;
 
 /// Runs everything until a signal ends it.
-pub(super) async fn run(global: &Global, config: Config, server: Option<ServerOptions>) -> Result<Outcome> {
+pub(super) async fn run(
+    global: &Global,
+    config: Config,
+    server: Option<ServerOptions>,
+    reason: Option<String>,
+) -> Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mut hangup = signal(SignalKind::hangup())
         .map_err(|error| Error::unexpected("cannot listen for signals").because(error))?;
@@ -28,7 +33,7 @@ pub(super) async fn run(global: &Global, config: Config, server: Option<ServerOp
     let reread = move || Config::load(path.as_deref(), &|name| std::env::var(name).ok());
     let names: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     output::note(&format!("running {}", names.join(", ")));
-    let daemon = Daemon::start(config, Box::new(reread));
+    let daemon = Daemon::start(config, Box::new(reread), reason);
     let serving = door.map(|door| {
         output::note(&format!("console, API and metrics: {}", door.address()));
         tokio::spawn(door.serve(daemon.clone(), ending))
@@ -63,6 +68,7 @@ async fn reload(daemon: &Daemon) {
             added = reloaded.added.join(", "),
             removed = reloaded.removed.join(", "),
             changed = reloaded.changed.join(", "),
+            from_the_next_start = reloaded.from_the_next_start.join(", "),
             "the configuration was read again"
         ),
         Err(error) => {

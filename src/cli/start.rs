@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::signals::{Signal, Signals};
-use super::{Global, Outcome, detach, output, progress, service};
+use super::{Global, Outcome, Why, detach, output, progress, service};
 use crate::config::{Mode, ServerOptions};
 use crate::error::{Error, Result};
-use crate::pipeline;
 use crate::position::Lsn;
 use crate::status::{Progress, Stopped, Until};
+use crate::{audit, pipeline};
 
 /// Copy, then follow
 ///
@@ -37,6 +37,7 @@ source. The source keeps write-ahead log for the slot while the pipeline is stop
 Examples:
   pgdiode start                          until interrupted or stopped
   pgdiode start --detach                 in the background
+  pgdiode start --reason CHG-4711        so says the audit log
   pgdiode start --once-caught-up         then end, for a scheduled run
   pgdiode start --until-lsn 16/B374D848
   pgdiode start --listen 127.0.0.1:8000  all pipelines, and the console
@@ -66,6 +67,8 @@ pub struct Start {
     /// Seconds between two lines of progress, where no terminal shows it
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     progress_seconds: u64,
+    #[command(flatten)]
+    why: Why,
 }
 
 fn lsn(text: &str) -> Result<Lsn, String> {
@@ -83,7 +86,7 @@ impl Start {
         };
         let is_for_one = self.detach || self.once_caught_up || self.until_lsn.is_some();
         if !is_for_one && service::is_meant(global, &config, server.as_ref()) {
-            return Box::pin(service::run(global, config, server)).await;
+            return Box::pin(service::run(global, config, server, self.why.reason)).await;
         }
         if self.listen.is_some() {
             return Err(Error::config(
@@ -117,7 +120,8 @@ impl Start {
                 std::future::pending::<()>().await;
             }
         };
-        let work = Box::pin(pipeline::start(&pipeline, until, sender, stop));
+        let started = pipeline::start(&pipeline, until, sender, stop);
+        let work = Box::pin(audit::because(self.why.reason, started));
         let display = progress::show(receiver, Duration::from_secs(self.progress_seconds));
         let stopping = if is_snapshot {
             "stopping; the replica that serves stays as it is; a second signal stops at once"

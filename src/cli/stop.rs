@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, Why, output};
 use crate::error::Result;
-use crate::pipeline;
+use crate::{audit, pipeline};
 
 /// Stop a running pipeline, wherever it runs
 ///
@@ -18,17 +18,20 @@ write-ahead log for it: to give a pipeline up for good, use `pgdiode reset --dro
 
 Examples:
   pgdiode stop
-  pgdiode stop --pipeline orders
+  pgdiode stop --pipeline orders --reason CHG-4711
 
 ",
     exit_statuses!()
 ))]
-pub struct Stop {}
+pub struct Stop {
+    #[command(flatten)]
+    why: Why,
+}
 
 impl Stop {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
-        let stopped = pipeline::stop(&pipeline).await?;
+        let stopped = audit::because(self.why.reason, pipeline::stop(&pipeline)).await?;
         if global.json {
             return output::json(&json!({ "stopped": stopped }));
         }

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::status::fleet::Fleet;
 use crate::status::text::Paint;
 
+pub(super) use keyboard::Keyboard;
 pub use screen::{Answer, Screen};
 
 /// How long a single picture waits for pipelines that do not answer.
@@ -95,7 +96,7 @@ pub fn picture(fleet: &Fleet, paint: Paint) -> String {
 /// Shows the fleet as it changes, until somebody quits or nobody sends any more.
 pub async fn show(mut fleet: watch::Receiver<Arc<Fleet>>, paint: Paint) -> Result<()> {
     let mut terminal = Taken::take()?;
-    let mut keyboard = keyboard::Keyboard::listen();
+    let mut keyboard = Keyboard::listen();
     let mut screen = Screen::new(paint);
     loop {
         let shown = Arc::clone(&fleet.borrow_and_update());

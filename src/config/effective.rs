@@ -25,7 +25,9 @@ pub struct Setting {
 impl Config {
     /// Everything that counts.
     pub fn effective(&self) -> Vec<Effective> {
-        let mut sections: Vec<Effective> = self.pipelines.iter().flat_map(of_pipeline).collect();
+        let server = self.server.iter().map(|server| section("server", None, settings(server)));
+        let mut sections: Vec<Effective> =
+            server.chain(self.pipelines.iter().flat_map(of_pipeline)).collect();
         sections.push(section("log", None, settings(&self.log)));
         if let Some(pipeline) = self.pipelines.first() {
             sections.push(section("audit", None, settings(&pipeline.audit)));

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{ArchiveOptions, Dialect, Place};
+use super::{ArchiveOptions, Audit, Dialect, Place};
 use crate::archive::encryption::{Identities, Recipients};
 use crate::archive::keys::{ReaderKeys, WriterKeys};
 use crate::archive::signing::{Signer, Trusted};
@@ -64,6 +64,13 @@ impl ArchiveOptions {
             .hint("leave out one of the two"));
         }
         Ok(())
+    }
+}
+
+impl Audit {
+    /// Whose checkpoints count, but for those of its own key.
+    pub fn trusted(&self) -> Result<Trusted> {
+        Trusted::parse(self.signed_by.iter().map(String::as_str))
     }
 }
 

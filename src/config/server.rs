@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Key, Place, Section, Shape, Shown};
-use crate::credentials::is_name;
+use crate::credentials::{Users, is_name};
 use crate::error::{Error, Result};
 
 section! {
@@ -123,6 +123,12 @@ impl ServerOptions {
 
     pub fn believes_proxies(&self) -> bool {
         !self.proxy_user_header.is_empty()
+    }
+
+    /// Names with a role that nobody has: a slip of the pen, or waiting for somebody to take that name.
+    pub fn strangers<'a>(&'a self, users: &'a Users) -> impl Iterator<Item = &'a str> {
+        let named = self.operators.iter().chain(&self.auditors);
+        named.map(String::as_str).filter(|name| users.password(name).is_none())
     }
 
     /// `metrics_public`, decided.

@@ -50,6 +50,11 @@ impl<T: Listed> Kept<T> {
         Err(wrong.swap_remove(0))
     }
 
+    /// What the file says now, and what is wrong with each line that is.
+    pub fn look(path: &Path) -> Result<(T, Vec<Error>)> {
+        read::<T>(path).map(|(_, text)| lines::<T>(path, &text))
+    }
+
     /// What the file says, read again if it has changed.
     pub fn now(&self) -> Arc<T> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);

@@ -59,9 +59,13 @@ impl Tokens {
         grant.expires.is_none_or(|expires| now < expires).then_some(grant)
     }
 
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.0.values()
+    }
+
     /// In their order.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.0.values().map(|grant| grant.name.clone()).collect();
+        let mut names: Vec<_> = self.grants().map(|grant| grant.name.clone()).collect();
         names.sort_unstable();
         names
     }

@@ -13,8 +13,22 @@ const INTERVALS_MAX: u64 = 2;
 
 type Judged = (Health, String);
 
+/// What of the configuration counts here, worked out once.
+pub(super) struct Standard {
+    /// The longest time between two syncs by the schedule, in seconds.
+    interval: Option<u64>,
+}
+
+impl Standard {
+    pub(super) fn of(pipeline: &Pipeline) -> Standard {
+        let schedule = pipeline.schedule().ok().flatten();
+        let interval = schedule.and_then(|schedule| schedule.longest_interval(jiff::Timestamp::now()));
+        Standard { interval: interval.and_then(|seconds| u64::try_from(seconds).ok()) }
+    }
+}
+
 /// Judges what is known; `is_stopped`: somebody had it end, and nobody had it go on since.
-pub(super) fn judge(pipeline: &Pipeline, overview: &Overview, is_stopped: bool) -> Judged {
+pub(super) fn judge(standard: &Standard, overview: &Overview, is_stopped: bool) -> Judged {
     if let Some(pause) = &overview.paused {
         let why = pause.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return (Health::Paused, format!("Paused by {} since {}{why}.", pause.actor, pause.since));
@@ -30,7 +44,7 @@ pub(super) fn judge(pipeline: &Pipeline, overview: &Overview, is_stopped: bool) 
     let judged = match &overview.state {
         None => (Health::Working, "It is being asked for the first time.".to_owned()),
         Some(State::Stream(status)) => of_stream(overview, status),
-        Some(State::Snapshot(status)) => of_snapshot(pipeline, status),
+        Some(State::Snapshot(status)) => of_snapshot(standard, status),
     };
     match &overview.verification {
         Some(last) if !last.identical && judged.0 < Health::Failed => {
@@ -96,7 +110,7 @@ fn copying(overview: &Overview, status: &PipelineStatus) -> String {
     format!("Copying: {ready} of {of} done{eta}.")
 }
 
-fn of_snapshot(pipeline: &Pipeline, status: &SnapshotStatus) -> Judged {
+fn of_snapshot(standard: &Standard, status: &SnapshotStatus) -> Judged {
     if let Some(run) = &status.running {
         let phase = run.phase.as_deref().unwrap_or("starting");
         return (Health::Working, format!("A {} is under way: {phase}.", run.verb));
@@ -114,19 +128,11 @@ fn of_snapshot(pipeline: &Pipeline, status: &SnapshotStatus) -> Judged {
     if let Some(run) = status.last_run.as_ref().filter(|run| run.verdict != "done") {
         return (Health::Attention, format!("{replica}, and the last {} {}.", run.verb, run.verdict));
     }
-    let is_old = interval(pipeline).is_some_and(|interval| age > interval * INTERVALS_MAX);
+    let is_old = standard.interval.is_some_and(|interval| age > interval * INTERVALS_MAX);
     let next = status.schedule.as_ref().and_then(|schedule| schedule.next_run.as_deref());
     let next = next.map(|next| format!("; the next sync is due at {next}")).unwrap_or_default();
     let health = if is_old { Health::Attention } else { Health::Healthy };
     (health, format!("{replica}{next}."))
-}
-
-/// How much time there is between two syncs by the schedule.
-fn interval(pipeline: &Pipeline) -> Option<u64> {
-    let schedule = pipeline.snapshot.schedule().ok()??;
-    let next = schedule.next_after(jiff::Timestamp::now())?;
-    let after = schedule.next_after(next)?;
-    u64::try_from(next.duration_until(after).as_secs()).ok()
 }
 
 /// An error as the begin of a sentence.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::member::{Member, Wish};
+use crate::audit;
 use crate::config::Mode;
 use crate::error::{Kind, Result};
 use crate::pipeline::{self, record};
@@ -143,7 +144,8 @@ async fn run(member: &Member) -> Result<StopReason> {
             pause = record::until_paused(&member.pipeline, LOOK_EVERY) => member.is_paused(Some(pause)),
         }
     };
-    let mut work = Box::pin(pipeline::start(&member.pipeline, Until::Stopped, sender, stop));
+    let started = pipeline::start(&member.pipeline, Until::Stopped, sender, stop);
+    let mut work = Box::pin(audit::because(member.reason(), started));
     loop {
         tokio::select! {
             biased;

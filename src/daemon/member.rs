@@ -7,17 +7,22 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::runs::Runs;
+use super::schemas::Ask;
 use super::{judgement, locked, now};
 use crate::config::Pipeline;
 use crate::error::Error;
 use crate::pipeline::ends::TargetEnd;
 use crate::schedule::utc;
 use crate::status::Progress;
+use crate::status::drift::SchemaDrift;
 use crate::status::fleet::{Duty, Health, Overview, Pause, Problem, Sample, State, Storage, Verification};
 
 /// One sample a minute, for a day.
 const SAMPLES_MAX: usize = 24 * 60;
 const SAMPLE_SECONDS: i64 = 60;
+/// Until there are so many, one comes every few seconds: whoever has just started something wants to see it.
+const FIRST_MAX: usize = 60;
+const FIRST_SECONDS: i64 = 5;
 
 /// What a keeper is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,7 @@ pub(super) enum Wish {
 
 pub(super) struct Member {
     pub(super) pipeline: Arc<Pipeline>,
+    standard: judgement::Standard,
     pub(super) wish: watch::Sender<Wish>,
     /// A keeper that waits goes on.
     pub(super) nudge: Notify,
@@ -38,6 +44,10 @@ pub(super) struct Member {
     pub(super) look: Notify,
     /// It measures at once, too.
     pub(super) measure: Notify,
+    /// And compares both schemas.
+    pub(super) compare: Ask,
+    /// Why its first run was wanted.
+    reason: Mutex<Option<String>>,
     known: Mutex<Known>,
     duty: watch::Sender<Duty>,
     paused: watch::Sender<Option<Pause>>,
@@ -55,20 +65,26 @@ struct Known {
     asked_at: Option<String>,
     verification: Option<Verification>,
     storage: Option<Storage>,
+    schema_drift: Option<SchemaDrift>,
     samples: Arc<Vec<Sample>>,
+    /// The first minutes are over.
+    is_coarse: bool,
     health: Option<(Health, String)>,
     shown: Option<Arc<Overview>>,
     runs_seen: u64,
 }
 
 impl Member {
-    pub(super) fn new(pipeline: Pipeline) -> Member {
+    pub(super) fn new(pipeline: Pipeline, reason: Option<String>) -> Member {
         Member {
+            standard: judgement::Standard::of(&pipeline),
             pipeline: Arc::new(pipeline),
             wish: watch::Sender::new(Wish::Run),
             nudge: Notify::new(),
             look: Notify::new(),
             measure: Notify::new(),
+            compare: Ask::default(),
+            reason: Mutex::new(reason),
             known: Mutex::default(),
             duty: watch::Sender::new(Duty::Idle),
             paused: watch::Sender::new(None),
@@ -87,6 +103,11 @@ impl Member {
 
     // ---- told by the keeper ----
 
+    /// Why it is run, for the audit log, until the run has begun.
+    pub(super) fn reason(&self) -> Option<String> {
+        locked(&self.reason).clone()
+    }
+
     pub(super) fn has_duty(&self, duty: Duty) {
         if self.duty.send_replace(duty) != duty {
             self.changed.store(true, Ordering::Relaxed);
@@ -98,6 +119,10 @@ impl Member {
     }
 
     pub(super) fn progresses(&self, progress: Progress) {
+        if progress.phase != crate::status::Phase::New {
+            // It has begun; another one is not that wish's doing.
+            locked(&self.reason).take();
+        }
         self.change(|known| {
             known.problem = known.problem.take().filter(|_| progress.phase == crate::status::Phase::New);
             known.progress = Some(progress);
@@ -155,6 +180,15 @@ impl Member {
         self.change(|known| known.storage = storage);
     }
 
+    pub(super) fn has_schema_drift(&self, drift: Option<SchemaDrift>) {
+        self.change(|known| known.schema_drift = drift);
+    }
+
+    /// What its state tells; `None` before it could be asked.
+    pub(super) fn with_state<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
+        locked(&self.known).state.as_ref().map(read)
+    }
+
     pub(super) fn was_verified(&self, verification: Option<Verification>) {
         self.change(|known| known.verification = verification);
     }
@@ -188,10 +222,11 @@ impl Member {
             runs: runs.under_way(&self.pipeline.name),
             verification: known.verification.clone(),
             storage: known.storage.clone(),
+            schema_drift: known.schema_drift.clone(),
             samples: Arc::clone(&known.samples),
         };
         let (health, verdict) =
-            judgement::judge(&self.pipeline, &overview, *self.wish.borrow() == Wish::Rest);
+            judgement::judge(&self.standard, &overview, *self.wish.borrow() == Wish::Rest);
         let since = match &known.health {
             Some((before, since)) if *before == health => since.clone(),
             _ => now(),
@@ -212,7 +247,8 @@ impl Known {
 
     fn sample(&mut self, state: &State) {
         let at = jiff::Timestamp::now().as_second();
-        if self.samples.last().is_some_and(|last| at - last.at < SAMPLE_SECONDS) {
+        let apart = if self.is_coarse { SAMPLE_SECONDS } else { FIRST_SECONDS };
+        if self.samples.last().is_some_and(|last| at - last.at < apart) {
             return;
         }
         let (lag_bytes, lag_seconds) = match state {
@@ -227,11 +263,27 @@ impl Known {
             database_bytes: self.storage.as_ref().map(|storage| storage.database_bytes),
         };
         let samples = Arc::make_mut(&mut self.samples);
+        if !self.is_coarse && samples.len() >= FIRST_MAX {
+            self.is_coarse = true;
+            thin(samples);
+        }
         if samples.len() == SAMPLES_MAX {
             samples.remove(0);
         }
         samples.push(sample);
     }
+}
+
+/// Leaves one a minute, as all that follow will be.
+fn thin(samples: &mut Vec<Sample>) {
+    let mut last = None;
+    samples.retain(|sample| {
+        let is_kept = last.is_none_or(|last| sample.at - last >= SAMPLE_SECONDS);
+        if is_kept {
+            last = Some(sample.at);
+        }
+        is_kept
+    });
 }
 
 fn problem(error: &Error, retry_in: Option<Duration>) -> Problem {

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::runs::{Asked, Begun, Scope};
+use tokio::sync::oneshot;
+
+use super::runs::{Asked, Begun, Scope, pipeline_of};
 use super::{Daemon, on_its_own};
 use crate::config::{Mode, Pipeline, Way};
 use crate::error::{Error, Result};
+use crate::pg::session::Session;
+use crate::pipeline::asked::{self, Recorded};
 use crate::pipeline::{self, record};
 use crate::snapshot::{self, SyncOptions};
-use crate::status::fleet::{Overview, Pause, State};
+use crate::status::fleet::{Overview, Pause, Run, State};
 use crate::status::{KeySync, Progress};
 
 /// What is to be done.
@@ -107,17 +111,97 @@ impl Daemon {
             reason: orderer.reason.clone(),
             idempotency_key: orderer.idempotency_key,
         };
+        let (go, begins) = oneshot::channel::<()>();
+        let (key, wanted) = (asked.idempotency_key.clone(), asked.what());
+        let kept = Arc::clone(&pipeline);
         let begun = self.0.runs.begin(asked, move |scope| async move {
+            if begins.await.is_err() {
+                return Err(Error::unexpected("it was not begun"));
+            }
             let done = Box::pin(follow(&pipeline, order, orderer.reason.as_deref(), scope)).await;
             member.look.notify_one();
             member.measure.notify_one();
             done
         })?;
-        Ok(match begun {
-            Begun::New(id) | Begun::Known(id) => Answer::Run(id),
-            Begun::Busy(id) => Answer::Busy(id),
-            Begun::Misused => Answer::Misused,
-        })
+        match begun {
+            Begun::New(id) => self.recorded(kept, id, key, &wanted, go).await,
+            Begun::Known(id) => Ok(Answer::Run(id)),
+            Begun::Busy(id) => Ok(Answer::Busy(id)),
+            Begun::Misused => Ok(Answer::Misused),
+        }
+    }
+
+    /// Lets a run begin once it is recorded, so that whoever asks again after our end is told of it.
+    async fn recorded(
+        &self,
+        pipeline: Arc<Pipeline>,
+        id: String,
+        key: Option<String>,
+        wanted: &str,
+        go: oneshot::Sender<()>,
+    ) -> Result<Answer> {
+        let run = self.0.runs.run(&id).ok_or_else(|| Error::unexpected("the run is gone"))?;
+        let (of, with, what) = (Arc::clone(&pipeline), key.clone(), wanted.to_owned());
+        let recorded = on_its_own("recording a run", async move || {
+            asked::begin(&of, &run, with.as_deref(), &what).await
+        });
+        match recorded.await {
+            Ok(Recorded::New(session)) => self.keep_outcome(pipeline, id.clone(), session),
+            Ok(Recorded::Nowhere) => {}
+            Ok(Recorded::Known(run, before)) => {
+                self.0.runs.forget(&id);
+                let known = run.id.clone();
+                self.0.runs.remember(*run);
+                return Ok(if before == wanted { Answer::Run(known) } else { Answer::Misused });
+            }
+            // Whoever sends a key counts on it, and can send it again.
+            Err(error) if key.is_some() => {
+                self.0.runs.forget(&id);
+                return Err(error);
+            }
+            Err(error) => tracing::warn!(
+                hint = error.hint_text(),
+                "run {id} is known until this process ends: it could not be recorded: {}",
+                error.chain()
+            ),
+        }
+        // It waits for this.
+        let _ = go.send(());
+        Ok(Answer::Run(id))
+    }
+
+    /// Waits for a run's end and records it.
+    fn keep_outcome(&self, pipeline: Arc<Pipeline>, id: String, mut session: Box<Session>) {
+        let daemon = self.clone();
+        daemon.0.recording.send_modify(|runs| *runs += 1);
+        tokio::spawn(async move {
+            let runs = daemon.0.runs.clone();
+            let kept = on_its_own("a run's end", async move || {
+                let Some(run) = runs.ended(&id).await else { return Ok(()) };
+                asked::end(&pipeline, &mut session, &run).await
+            });
+            if let Err(error) = kept.await {
+                tracing::warn!("the end of a run could not be recorded: {}", error.chain());
+            }
+            daemon.0.recording.send_modify(|runs| *runs -= 1);
+        });
+    }
+
+    /// A run of this process, or one that was recorded by another or by one before it.
+    pub async fn run(&self, id: &str) -> Result<Option<Run>> {
+        if let Some(run) = self.0.runs.run(id) {
+            return Ok(Some(run));
+        }
+        let Some(pipeline) = pipeline_of(id).and_then(|name| self.pipeline(name).ok()) else {
+            return Ok(None);
+        };
+        let wanted = id.to_owned();
+        let found =
+            on_its_own("looking for a run", async move || asked::find(&pipeline, &wanted).await).await?;
+        if let Some(run) = &found {
+            self.0.runs.remember(run.clone());
+        }
+        Ok(found)
     }
 
     /// A sync that was not asked for through this process.
@@ -162,6 +246,7 @@ fn refuse(pipeline: &Pipeline, order: &Order) -> Result<()> {
         Order::Key { .. } if pipeline.way() != Way::FromRedis => {
             refuse("has no keys", "only the source of a Redis pipeline has keys")
         }
+        Order::Verify { tables } | Order::Resync { tables } => names(tables).map(drop),
         _ => Ok(()),
     }
 }

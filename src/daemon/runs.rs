@@ -32,6 +32,13 @@ pub struct Asked {
     pub idempotency_key: Option<String>,
 }
 
+impl Asked {
+    /// Tells two orders apart that come with one key.
+    pub fn what(&self) -> String {
+        format!("{} {} {:?}", self.pipeline, self.verb, self.subject)
+    }
+}
+
 /// What became of asking.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begun {
@@ -119,7 +126,7 @@ impl Runs {
     where
         F: Future<Output = Result<Option<Value>>>,
     {
-        let what = format!("{} {} {:?}", asked.pipeline, asked.verb, asked.subject);
+        let what = asked.what();
         let mut known = locked(&self.0.known);
         if let Some((id, before)) = asked.idempotency_key.as_ref().and_then(|key| known.keys.get(key)) {
             return Ok(if *before == what { Begun::Known(id.clone()) } else { Begun::Misused });
@@ -130,7 +137,7 @@ impl Runs {
         if let Some(busy) = same {
             return Ok(Begun::Busy(busy.run.id.clone()));
         }
-        let id = new_id()?;
+        let id = new_id(&asked.pipeline)?;
         let (cancel, cancelled) = watch::channel(false);
         let (sender, progress) = watch::channel(Progress::default());
         let mut run = Run {
@@ -203,6 +210,48 @@ impl Runs {
         known.changed(&pipeline);
         drop(known);
         self.tell();
+    }
+
+    /// Takes one in that another process had, and that has ended.
+    pub(super) fn remember(&self, run: Run) {
+        let mut known = locked(&self.0.known);
+        if is_open(run.state) || known.cell(&run.id).is_some() {
+            return;
+        }
+        known.changed(&run.pipeline);
+        let (cancel, _) = watch::channel(false);
+        // The newest are last.
+        let at = known.runs.iter().position(|cell| cell.run.started_at > run.started_at);
+        let at = at.unwrap_or(known.runs.len());
+        known.runs.insert(at, Cell { run, began: Instant::now(), key: None, cancel });
+        known.forget_the_oldest();
+    }
+
+    /// Forgets one that was never begun.
+    pub(super) fn forget(&self, id: &str) {
+        let mut known = locked(&self.0.known);
+        let Some(at) = known.runs.iter().position(|cell| cell.run.id == id) else { return };
+        if let Some(cell) = known.runs.remove(at) {
+            known.changed(&cell.run.pipeline);
+            if let Some(key) = cell.key {
+                known.keys.remove(&key);
+            }
+        }
+        drop(known);
+        self.tell();
+    }
+
+    /// Until it has ended; `None` where it is forgotten.
+    pub(super) async fn ended(&self, id: &str) -> Option<Run> {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            let run = self.run(id)?;
+            if !is_open(run.state) {
+                return Some(run);
+            }
+            changes.changed().await.ok()?;
+        }
     }
 
     fn tell(&self) {
@@ -308,9 +357,16 @@ fn conclude(run: &mut Run, ended: Result<Option<Value>>) {
     }
 }
 
-/// 128 random bits.
-fn new_id() -> Result<String> {
+/// 128 random bits, behind whose it is: another process knows by that where to ask.
+fn new_id(pipeline: &str) -> Result<String> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::unexpected("the system has no random numbers"))?;
-    Ok(data_encoding::HEXLOWER.encode(&bytes))
+    Ok(format!("{pipeline}-{}", data_encoding::HEXLOWER.encode(&bytes)))
+}
+
+/// Whose run it is, by its id.
+pub fn pipeline_of(id: &str) -> Option<&str> {
+    let (pipeline, bits) = id.rsplit_once('-')?;
+    let is_ours = bits.len() == 32 && bits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours.then_some(pipeline)
 }

@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::member::{Member, Wish};
+use super::schemas::{self, Compared};
 use crate::config::Mode;
 use crate::error::Result;
 use crate::pipeline::{self, record};
@@ -31,6 +32,7 @@ pub(super) async fn sample(member: Arc<Member>, count: usize) {
     let mut wishes = member.wish.subscribe();
     let every = ASK_EVERY.max(ASK_EVERY_EACH * u32::try_from(count).unwrap_or(u32::MAX));
     let mut turn = 0_u32;
+    let mut compared = Compared::default();
     while *wishes.borrow_and_update() != Wish::End {
         let began = Instant::now();
         {
@@ -40,6 +42,7 @@ pub(super) async fn sample(member: Arc<Member>, count: usize) {
             if turn.is_multiple_of(MEASURE_EVERY) {
                 measure(&member).await;
             }
+            schemas::compare(&member, &mut compared).await;
         }
         turn = turn.wrapping_add(1);
         // Others' turns come between, evenly: where asking takes long, it is done less often.
@@ -87,6 +90,7 @@ async fn measure(member: &Member) {
 async fn measured(member: &Member) -> Result<()> {
     let pipeline = &member.pipeline;
     if !record::has_record(pipeline) {
+        member.is_paused(record::pause_of(pipeline).await?);
         return Ok(());
     }
     let mut session = pipeline::audit_session(pipeline).await?;

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::backup::{Backup, flip_a_bit};
 use super::process::Pgdiode;
 use super::stage::{Stage, identical};
-use super::{Afterwards, PATIENCE, POLL, Size, Tell};
+use super::{Afterwards, Enough, PATIENCE, POLL, Playing};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 
@@ -29,16 +29,17 @@ struct Laptop {
 }
 
 /// Plays the demo. `Ok` means that both laptops hold what production holds, and that a flipped bit was found.
-pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
-    let mut play = Archived::set(size, tell).await?;
+pub async fn run(playing: Playing) -> Result<()> {
+    let mut play = Archived::set(&playing).await?;
     play.production_writes().await?;
     play.laptops_follow().await?;
     play.a_laptop_is_closed().await?;
     play.a_table_is_damaged().await?;
     play.compare().await?;
     play.a_bit_flips().await?;
-    if afterwards == Afterwards::Stay {
-        play.stay().await?;
+    if let Afterwards::Stay(enough) = playing.afterwards {
+        play.share_a_console().await?;
+        play.stay(&enough).await?;
     }
     Ok(())
 }
@@ -48,14 +49,16 @@ struct Archived {
     production: Option<Pgdiode>,
     anna: Option<Pgdiode>,
     ben: Option<Pgdiode>,
+    /// Of all three, once the story is told.
+    daemon: Option<Pgdiode>,
     backup: Backup,
     stage: Stage,
 }
 
 impl Archived {
-    async fn set(size: Size, tell: Tell) -> Result<Archived> {
+    async fn set(playing: &Playing) -> Result<Archived> {
         let title = "pgdiode demo archive: production writes change files, two laptops replay them.";
-        let stage = Stage::set(title, "", size, tell).await?;
+        let stage = Stage::set(title, "", playing).await?;
         stage.step("Starting the backup machine: an SSH server that lets one key in, and only to files.");
         let backup = Backup::start(&stage.ground).await?;
         stage.say(&format!("{} is where the archive will be", backup.location()));
@@ -64,7 +67,7 @@ impl Archived {
             target.query(&format!("create database {}", laptop.name)).await?;
         }
         stage.configure(&pipelines(&stage, &backup))?;
-        Ok(Archived { production: None, anna: None, ben: None, backup, stage })
+        Ok(Archived { production: None, anna: None, ben: None, daemon: None, backup, stage })
     }
 
     async fn production_writes(&mut self) -> Result<()> {
@@ -163,8 +166,25 @@ impl Archived {
         Ok(())
     }
 
-    /// Goes on until the future is dropped, or something ends by itself.
-    async fn stay(&mut self) -> Result<()> {
+    /// Has one process run what three ran, and show it. Until here each was one machine's, which nobody else sees.
+    async fn share_a_console(&mut self) -> Result<()> {
+        if self.stage.console().is_none() {
+            return Ok(());
+        }
+        self.stage.step("From here on one daemon runs all three pipelines: it goes on where each stands.");
+        for process in [&mut self.production, &mut self.anna, &mut self.ben] {
+            if let Some(process) = process.take() {
+                process.kill().await?;
+            }
+        }
+        self.stage.say("$ pgdiode start");
+        self.daemon = Some(self.stage.spawn(&["start"])?);
+        self.stage.show_console();
+        Ok(())
+    }
+
+    /// Goes on until somebody has seen enough, or something ends by itself.
+    async fn stay(&mut self, enough: &Enough) -> Result<()> {
         let heading = "Everything stays, and the writers write again. In another terminal:";
         let list = format!("ls {}", self.backup.archive().display());
         let lines = [
@@ -174,11 +194,12 @@ impl Archived {
             "{program} archive verify --pipeline production",
             list.as_str(),
         ];
-        self.stage.invite(heading, &lines).await?;
-        loop {
+        self.stage.invite(heading, &lines, enough).await?;
+        while !enough.was_said() {
             self.still_well(Instant::now() + PATIENCE, "the end")?;
             sleep(POLL).await;
         }
+        Ok(())
     }
 
     fn start(&self, pipeline: &str) -> Result<Pgdiode> {
@@ -237,7 +258,9 @@ impl Archived {
 
     fn still_well(&mut self, deadline: Instant, what: &str) -> Result<()> {
         self.stage.writers.still_write()?;
-        for process in [&mut self.production, &mut self.anna, &mut self.ben].into_iter().flatten() {
+        for process in
+            [&mut self.production, &mut self.anna, &mut self.ben, &mut self.daemon].into_iter().flatten()
+        {
             process.still_runs()?;
         }
         if Instant::now() > deadline {

@@ -13,7 +13,7 @@ use super::cache::{Cache, Chat};
 use super::process::Pgdiode;
 use super::server::{DATABASE, Server};
 use super::stage::Scene;
-use super::{Afterwards, PATIENCE, POLL, Tell};
+use super::{Afterwards, Enough, PATIENCE, POLL, Playing};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 use crate::redis::resp::Reply;
@@ -22,14 +22,14 @@ use crate::redis::resp::Reply;
 const TALK: Duration = Duration::from_secs(4);
 
 /// Plays the demo. `Ok` means that the tables hold what Redis does.
-pub async fn run(afterwards: Afterwards, tell: Tell) -> Result<()> {
-    let mut play = Play::set(tell).await?;
+pub async fn run(playing: Playing) -> Result<()> {
+    let mut play = Play::set(&playing).await?;
     play.sessions_become_rows().await?;
     play.pgdiode_is_killed().await?;
     play.redis_is_killed().await?;
     play.compare().await?;
-    if afterwards == Afterwards::Stay {
-        play.stay().await?;
+    if let Afterwards::Stay(enough) = playing.afterwards {
+        play.stay(&enough).await?;
     }
     Ok(())
 }
@@ -44,9 +44,9 @@ struct Play {
 }
 
 impl Play {
-    async fn set(tell: Tell) -> Result<Play> {
+    async fn set(playing: &Playing) -> Result<Play> {
         let title = "pgdiode demo redis: chat sessions in Redis become rows that outlive them.";
-        let (scene, installation) = Scene::set(title, tell)?;
+        let (scene, installation) = Scene::set(title, playing)?;
         scene.step(&format!("Starting PostgreSQL {} and a Redis server.", installation.version));
         let target = Server::start(&installation, &scene.ground, "target").await?;
         let cache = Cache::start(&scene.ground).await?;
@@ -66,6 +66,7 @@ impl Play {
         sleep(TALK / 2).await;
         self.scene.step("pgdiode joins as one of the server's replicas, and looks at every key once.");
         self.start()?;
+        self.scene.show_console();
         self.wait_until("messages", "select count(*) > 500 from messages").await?;
         sleep(TALK).await;
         self.tell_counts().await
@@ -140,16 +141,17 @@ impl Play {
         Ok(())
     }
 
-    /// Goes on until the future is dropped, or something ends by itself.
-    async fn stay(&mut self) -> Result<()> {
+    /// Goes on until somebody has seen enough, or something ends by itself.
+    async fn stay(&mut self, enough: &Enough) -> Result<()> {
         self.chat = Some(Chat::start(&self.cache.location()?, 2));
         let port = format!("redis-cli -p {}              write what you like", self.cache.port);
         let lines = [port.as_str(), "psql service=target            read it there", "{program} status"];
-        self.scene.invite("Everything stays, and people talk again. In another terminal:", &lines)?;
-        loop {
+        self.scene.invite("Everything stays, and people talk again. In another terminal:", &lines, enough)?;
+        while !enough.was_said() {
             self.still_well()?;
             sleep(POLL).await;
         }
+        Ok(())
     }
 
     fn start(&mut self) -> Result<()> {

@@ -21,6 +21,7 @@ pub mod stream;
 mod writers;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Takes one line of the narration.
@@ -48,10 +49,39 @@ impl Size {
     }
 }
 
+/// How a demo is played, and to whom.
+#[derive(Clone)]
+pub struct Playing {
+    pub size: Size,
+    pub afterwards: Afterwards,
+    /// Whether a daemon opens its console on a free port of 127.0.0.1.
+    pub has_console: bool,
+    pub tell: Tell,
+}
+
 /// What happens after both sides were found identical.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Afterwards {
     End,
-    /// All goes on until the future is dropped, with writers that write again.
-    Stay,
+    /// All goes on, with writers that write again, until somebody has seen enough or the future is dropped.
+    Stay(Enough),
+}
+
+/// Whether whoever watches has seen enough.
+#[derive(Debug, Clone, Default)]
+pub struct Enough(Arc<AtomicBool>);
+
+impl Enough {
+    pub fn is_said(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// What was said before was not meant.
+    fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn was_said(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -13,7 +13,7 @@ use super::process::Pgdiode;
 use super::readers::{LEAVES, Readers, Seen};
 use super::server::DATABASE;
 use super::stage::{Stage, identical};
-use super::{Afterwards, PATIENCE, POLL, Size, Tell};
+use super::{Afterwards, Enough, PATIENCE, POLL, Playing};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 
@@ -24,8 +24,9 @@ const EDITIONS: &str = "
     insert into leaf select n, 1, repeat(md5(n::text), 8) from generate_series(1, {leaves}) as n;";
 
 /// Plays the demo. `Ok` means that every reader saw whole editions only, and that both sides were identical at the end.
-pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
-    let mut play = Replaced::set(size, tell).await?;
+pub async fn run(playing: Playing) -> Result<()> {
+    let mut play = Replaced::set(&playing).await?;
+    play.open_the_console()?;
     play.first_copy().await?;
     play.replace(2).await?;
     play.replace_with_a_crash(3).await?;
@@ -33,8 +34,8 @@ pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
     play.replace(4).await?;
     play.roll_back().await?;
     play.compare().await?;
-    if afterwards == Afterwards::Stay {
-        play.stay().await?;
+    if let Afterwards::Stay(enough) = playing.afterwards {
+        play.stay(&enough).await?;
     }
     Ok(())
 }
@@ -42,22 +43,33 @@ pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
 /// Who reads and who copies are dropped before the stage that they play on.
 struct Replaced {
     sync: Option<Pgdiode>,
+    /// Has no schedule to keep: it shows what the syncs do, and syncs when somebody presses a button.
+    daemon: Option<Pgdiode>,
     readers: Option<Readers>,
     seen: Seen,
     stage: Stage,
 }
 
 impl Replaced {
-    async fn set(size: Size, tell: Tell) -> Result<Replaced> {
+    async fn set(playing: &Playing) -> Result<Replaced> {
         let title = "pgdiode demo snapshot: a replica that is replaced while it is read.";
         let editions = EDITIONS.replace("{leaves}", &LEAVES.to_string());
-        let stage = Stage::set(title, &editions, size, tell).await?;
+        let stage = Stage::set(title, &editions, playing).await?;
         let lock = stage.ground.directory.join("sync.lock");
         stage.configure_pair(&format!(
             "mode = \"snapshot\"\nsnapshot.keep = 2\nsnapshot.verify = \"full\"\nsnapshot.lock_file = {:?}\n",
             lock.to_string_lossy()
         ))?;
-        Ok(Replaced { sync: None, readers: None, seen: Seen::default(), stage })
+        Ok(Replaced { sync: None, daemon: None, readers: None, seen: Seen::default(), stage })
+    }
+
+    fn open_the_console(&mut self) -> Result<()> {
+        if self.stage.console().is_some() {
+            self.stage.say("$ pgdiode start");
+            self.daemon = Some(self.stage.spawn(&["start"])?);
+            self.stage.show_console();
+        }
+        Ok(())
     }
 
     async fn first_copy(&mut self) -> Result<()> {
@@ -167,8 +179,8 @@ impl Replaced {
         Ok(())
     }
 
-    /// Goes on being read and written until the future is dropped, or something ends by itself.
-    async fn stay(&mut self) -> Result<()> {
+    /// Goes on being read and written until somebody has seen enough, or something ends by itself.
+    async fn stay(&mut self, enough: &Enough) -> Result<()> {
         let heading = "Everything stays; readers read, and the writers write again. In another terminal:";
         self.stage
             .invite(
@@ -179,12 +191,14 @@ impl Replaced {
                     "{program} sync",
                     "{program} status, {program} generations, {program} rollback",
                 ],
+                enough,
             )
             .await?;
-        loop {
+        while !enough.was_said() {
             self.still_well()?;
             sleep(POLL).await;
         }
+        Ok(())
     }
 
     /// Waits until the readers see this edition and no other, and tells what they saw until then.
@@ -229,6 +243,7 @@ impl Replaced {
     fn still_well(&mut self) -> Result<()> {
         self.stage.writers.still_write()?;
         self.readers.as_mut().map_or(Ok(()), Readers::still_read)?;
+        self.daemon.as_mut().map_or(Ok(()), Pgdiode::still_runs)?;
         self.sync.as_mut().map_or(Ok(()), Pgdiode::still_runs)
     }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::process::{CONFIG_FILE, Pgdiode, SERVICE_FILE, this_program};
-use super::server::{self, DATABASE, Ground, Installation, Server};
+use super::server::{self, DATABASE, Ground, Installation, Server, free_port};
 use super::writers::Writers;
-use super::{Size, Tell};
+use super::{Enough, Playing, Size, Tell};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 
@@ -32,6 +32,8 @@ pub(super) struct Scene {
     pub(super) ground: Ground,
     pg_dump: PathBuf,
     started: Instant,
+    /// The port of the console, where there is to be one.
+    console: Option<u16>,
     pub(super) tell: Tell,
 }
 
@@ -45,8 +47,9 @@ impl Deref for Stage {
 
 impl Stage {
     /// Starts both servers, fills the source, with what `more` adds to its tables, and lets the writers in.
-    pub(super) async fn set(title: &str, more: &str, size: Size, tell: Tell) -> Result<Stage> {
-        let (scene, installation) = Scene::set(title, tell)?;
+    pub(super) async fn set(title: &str, more: &str, playing: &Playing) -> Result<Stage> {
+        let size = playing.size;
+        let (scene, installation) = Scene::set(title, playing)?;
         let ground = &scene.ground;
         scene.step(&format!("Starting two servers of PostgreSQL {}.", installation.version));
         let (source, target) = tokio::try_join!(
@@ -77,16 +80,17 @@ impl Stage {
     }
 
     /// Lets the writers write again, and says how to join in: after `lines`, which may name `{program}`.
-    pub(super) async fn invite(&mut self, heading: &str, lines: &[&str]) -> Result<()> {
+    pub(super) async fn invite(&mut self, heading: &str, lines: &[&str], enough: &Enough) -> Result<()> {
         self.writers = Writers::start(&self.source.conninfo, self.size).await?;
-        self.scene.invite(heading, lines)
+        self.scene.invite(heading, lines, enough)
     }
 }
 
 impl Scene {
     /// Finds a place, and says what will be shown there.
-    pub(super) fn set(title: &str, tell: Tell) -> Result<(Scene, Installation)> {
-        let started = Instant::now();
+    pub(super) fn set(title: &str, playing: &Playing) -> Result<(Scene, Installation)> {
+        let (started, tell) = (Instant::now(), playing.tell.clone());
+        let console = if playing.has_console { Some(free_port()?) } else { None };
         let installation = Installation::find()?;
         let ground = Ground::new()?;
         tell(title);
@@ -95,7 +99,7 @@ impl Scene {
             ground.directory.display()
         ));
         let pg_dump = installation.program("pg_dump");
-        Ok((Scene { ground, pg_dump, started, tell }, installation))
+        Ok((Scene { ground, pg_dump, started, console, tell }, installation))
     }
 
     /// Makes servers known by name, to pgdiode and to `psql`.
@@ -106,7 +110,12 @@ impl Scene {
 
     /// Writes the configuration: the connections in it are known by name, to `psql` too.
     pub(super) fn configure(&self, pipelines: &str) -> Result<()> {
-        let config = format!("pg_dump = {:?}\n\n{pipelines}", self.pg_dump.to_string_lossy());
+        let door = self.console.map(|port| format!("[server]\nlisten = \"127.0.0.1:{port}\"\n\n"));
+        let config = format!(
+            "pg_dump = {:?}\n\n{}{pipelines}",
+            self.pg_dump.to_string_lossy(),
+            door.unwrap_or_default()
+        );
         self.ground.write(CONFIG_FILE, &config).map(drop).map_err(unwritten)
     }
 
@@ -140,7 +149,7 @@ impl Scene {
     }
 
     /// Says how to join in: after `lines`, which may name `{program}`.
-    pub(super) fn invite(&self, heading: &str, lines: &[&str]) -> Result<()> {
+    pub(super) fn invite(&self, heading: &str, lines: &[&str], enough: &Enough) -> Result<()> {
         self.step(heading);
         let directory = self.ground.directory.display();
         self.say(&format!(
@@ -150,8 +159,24 @@ impl Scene {
         for line in lines {
             self.say(&line.replace("{program}", &program.display().to_string()));
         }
-        (self.tell)("Ctrl-C ends it and removes everything.");
+        if let Some(address) = self.console() {
+            self.say(&format!("{address}   the console: lag, history, Sync now, pause, verify"));
+        }
+        (self.tell)("Enter or Ctrl-C ends it and removes everything.");
+        enough.forget();
         Ok(())
+    }
+
+    /// Where the console is, once a `pgdiode start` of all pipelines runs.
+    pub(super) fn console(&self) -> Option<String> {
+        self.console.map(|port| format!("http://127.0.0.1:{port}"))
+    }
+
+    /// Says where to look.
+    pub(super) fn show_console(&self) {
+        if let Some(address) = self.console() {
+            self.step(&format!("The console is open: {address}"));
+        }
     }
 
     pub(super) fn step(&self, text: &str) {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::process::Pgdiode;
 use super::stage::Stage;
-use super::{Afterwards, PATIENCE, POLL, Size, Tell};
+use super::{Afterwards, Enough, PATIENCE, POLL, Playing};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{Session, Side};
 use crate::position::Lsn;
@@ -15,14 +15,14 @@ use crate::position::Lsn;
 const WATCH: Duration = Duration::from_secs(8);
 
 /// Plays the demo. `Ok` means that `pgdiode verify` found both sides identical.
-pub async fn run(size: Size, afterwards: Afterwards, tell: Tell) -> Result<()> {
-    let mut live = Live::set(size, tell).await?;
+pub async fn run(playing: Playing) -> Result<()> {
+    let mut live = Live::set(&playing).await?;
     live.first_copy().await?;
     live.watch_the_stream().await?;
     live.crash_inside_a_transaction().await?;
     live.compare().await?;
-    if afterwards == Afterwards::Stay {
-        live.stay().await?;
+    if let Afterwards::Stay(enough) = playing.afterwards {
+        live.stay(&enough).await?;
     }
     Ok(())
 }
@@ -42,9 +42,9 @@ struct Seen {
 }
 
 impl Live {
-    async fn set(size: Size, tell: Tell) -> Result<Live> {
+    async fn set(playing: &Playing) -> Result<Live> {
         let title = "pgdiode demo: two throw-away PostgreSQL servers and a pipeline between them.";
-        let stage = Stage::set(title, "", size, tell).await?;
+        let stage = Stage::set(title, "", playing).await?;
         stage.configure_pair(&format!(
             "stream.spool_dir = {:?}\n",
             stage.ground.directory.to_string_lossy()
@@ -57,6 +57,7 @@ impl Live {
         self.stage
             .step("Starting the pipeline. It copies all tables as of one snapshot, while the writers write.");
         self.start_pipeline()?;
+        self.stage.show_console();
         self.wait_for("the copy", Side::Target, COPIED).await?;
         self.stage.step("Copied, indexes and keys included. Now what was committed meanwhile.");
         self.wait_for("the target to catch up", Side::Target, FRESH).await?;
@@ -150,8 +151,8 @@ impl Live {
         Ok(())
     }
 
-    /// Writes on until the future is dropped, or something ends by itself.
-    async fn stay(&mut self) -> Result<()> {
+    /// Writes on until somebody has seen enough, or something ends by itself.
+    async fn stay(&mut self, enough: &Enough) -> Result<()> {
         let heading = "Everything stays, and the writers write again. In another terminal:";
         self.stage
             .invite(
@@ -162,12 +163,14 @@ impl Live {
                     "{program} status --watch",
                     "{program} verify          the writers may go on meanwhile",
                 ],
+                enough,
             )
             .await?;
-        loop {
+        while !enough.was_said() {
             self.still_well()?;
             sleep(POLL).await;
         }
+        Ok(())
     }
 
     fn start_pipeline(&mut self) -> Result<()> {

@@ -7,6 +7,7 @@
 
 mod audit;
 mod events;
+mod listing;
 mod openapi;
 mod pipelines;
 mod request;
@@ -20,10 +21,11 @@ use super::door::Door;
 
 pub(super) use audit::{latest as audit_latest, verified as audit_verified};
 pub(super) use events::of_fleet;
+pub(super) use listing::Listings;
 pub use openapi::document;
-pub(super) use pipelines::set_paused;
+pub(super) use pipelines::{compare_schemas, set_paused};
 pub(super) use request::{ordered, seen};
-pub(super) use runs::{cancelled, seen as run_seen};
+pub(super) use runs::{cancelled, found as run_found, seen as run_seen};
 
 /// Every route.
 pub(super) fn router() -> Router<Door> {
@@ -34,6 +36,7 @@ pub(super) fn router() -> Router<Door> {
         .route("/api/v1/pipelines/{name}", get(pipelines::show))
         .route("/api/v1/pipelines/{name}/tables", get(pipelines::tables))
         .route("/api/v1/pipelines/{name}/samples", get(pipelines::samples))
+        .route("/api/v1/pipelines/{name}/drift", get(pipelines::drift).post(pipelines::compare))
         .route("/api/v1/pipelines/{name}/check", get(pipelines::check))
         .route("/api/v1/pipelines/{name}/generations", get(pipelines::generations))
         .route("/api/v1/pipelines/{name}/sync", post(pipelines::sync))

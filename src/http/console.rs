@@ -24,6 +24,7 @@ mod overview;
 mod pipeline;
 mod problem;
 mod run;
+mod schema;
 mod settings;
 mod shell;
 mod storage;
@@ -32,6 +33,7 @@ mod words;
 
 pub use assets::{Asset, asset, asset_url};
 pub use audit::{AuditPage, AuditQuery, audit};
+pub use history::{Beside, HistoryQuery, HistoryRecord, csv, history_records};
 pub use list::Query;
 pub use overview::overview;
 pub use pipeline::{Tab, pipeline};

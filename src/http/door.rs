@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::access::Visitor;
+use super::api::Listings;
+use super::kept::Lookups;
 use crate::audit::Report;
 use crate::config::Effective;
 use crate::daemon::{Daemon, Reloaded};
@@ -19,6 +21,8 @@ pub struct Door {
     fleet: watch::Receiver<Arc<Fleet>>,
     ending: watch::Receiver<bool>,
     checks: Arc<Mutex<BTreeMap<String, Checked>>>,
+    pub(super) lookups: Lookups,
+    pub(super) listings: Listings,
 }
 
 /// What a check of an audit log found, and when it was made.
@@ -27,7 +31,14 @@ pub(super) type Checked = (Arc<Report>, String);
 impl Door {
     pub fn new(daemon: Daemon, ending: watch::Receiver<bool>) -> Door {
         let fleet = daemon.fleet();
-        Door { daemon, fleet, ending, checks: Arc::default() }
+        Door {
+            daemon,
+            fleet,
+            ending,
+            checks: Arc::default(),
+            lookups: Lookups::default(),
+            listings: Listings::default(),
+        }
     }
 
     /// All there is to know, as it was published last.
@@ -68,7 +79,12 @@ impl Door {
     /// The part of the configuration that a visitor may see.
     pub(super) fn configuration_of(&self, visitor: &Visitor) -> Vec<Effective> {
         let mut sections = self.daemon.configuration();
-        sections.retain(|section| section.pipeline.as_ref().is_none_or(|name| visitor.sees(name)));
+        // Who acts here is nobody's business who sees some pipelines alone.
+        let sees_all = visitor.pipelines.is_none();
+        sections.retain(|section| match &section.pipeline {
+            Some(name) => visitor.sees(name),
+            None => sees_all || section.section != "server",
+        });
         sections
     }
 

@@ -11,15 +11,17 @@ use tokio_rustls::rustls::ServerConfig;
 use super::access::Access;
 use super::door::Door;
 use super::{api, pages, probes, server};
-use crate::config::ServerOptions;
-use crate::daemon::Daemon;
+use crate::config::{Config, ServerOptions};
+use crate::daemon::{Applied, Daemon};
 use crate::error::{Error, Result};
+
+type Tls = Option<Arc<ServerConfig>>;
 
 /// Opened, and nobody let in yet.
 pub struct Entrance {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
+    tls: watch::Sender<Tls>,
     access: Access,
     options: ServerOptions,
 }
@@ -29,7 +31,7 @@ impl Entrance {
     pub async fn open(options: &ServerOptions) -> Result<Entrance> {
         options.check_safe()?;
         let access = Access::open(options)?;
-        let tls = options.tls()?;
+        let tls = watch::Sender::new(options.tls()?);
         let listener = server::bind(options.address()?).await?;
         let address = listener
             .local_addr()
@@ -41,15 +43,20 @@ impl Entrance {
     pub fn address(&self) -> String {
         match self.options.public() {
             Ok(Some(url)) => url.origin(),
-            _ => format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.address),
+            _ => format!("{}://{}", if self.options.has_tls() { "https" } else { "http" }, self.address),
         }
     }
 
     /// Lets people in until the daemon ends.
     pub async fn serve(self, daemon: Daemon, ending: watch::Receiver<bool>) {
-        let door = Door::new(daemon, ending.clone());
+        daemon.shows_certificate(expiry(&self.options));
+        let door = Door::new(daemon.clone(), ending.clone());
         let app = self.app(&door);
-        server::serve(self.listener, self.tls, app, ending).await;
+        let Entrance { listener, tls, access, options, .. } = self;
+        let opened = Opened { options, configured: daemon.server_options() };
+        let shown = tls.subscribe();
+        daemon.has_door(Box::new(move |config| reload(&access, &tls, &opened, config)));
+        server::serve(listener, shown, app, ending).await;
     }
 
     /// All of it behind the layer that says who is asking, which knows what anybody may ask.
@@ -63,5 +70,65 @@ impl Entrance {
             .merge(self.access.router());
         let shown = middleware::from_fn_with_state(door.clone(), pages::show_problems);
         self.access.layer(routes.layer(shown))
+    }
+}
+
+fn expiry(options: &ServerOptions) -> Option<jiff::Timestamp> {
+    options.certificate_validity().map(|validity| validity.until)
+}
+
+/// What the door was opened with: by its options, and by what the configuration said, which `--listen` outweighs.
+struct Opened {
+    options: ServerOptions,
+    configured: Option<ServerOptions>,
+}
+
+/// Applies what of another configuration can be while the door is open, all of it or nothing; the rest waits for the next
+/// start.
+fn reload(access: &Access, tls: &watch::Sender<Tls>, opened: &Opened, config: &Config) -> Result<Applied> {
+    let waits = |keys: Vec<String>| {
+        Ok(Applied { from_the_next_start: keys, certificate_until: expiry(&opened.options) })
+    };
+    let (before, wanted) = match (&opened.configured, &config.server) {
+        (Some(before), Some(wanted)) => (before, wanted),
+        (None, None) => return waits(Vec::new()),
+        _ => return waits(vec!["server".to_owned()]),
+    };
+    // Browsers and their cookies do not change over between the two.
+    if before.is_https() != wanted.is_https() || before.has_tls() != wanted.has_tls() {
+        return waits(vec!["server".to_owned()]);
+    }
+    let applied = ServerOptions { listen: opened.options.listen.clone(), ..wanted.clone() };
+    let rules = access.rules(&applied)?;
+    let shown = applied.tls()?;
+    access.follows(rules);
+    tls.send_replace(shown);
+    Ok(Applied { from_the_next_start: waiting(before, wanted), certificate_until: expiry(&applied) })
+}
+
+/// The keys that count from the next start on.
+fn waiting(before: &ServerOptions, wanted: &ServerOptions) -> Vec<String> {
+    let changed = [
+        ("listen", before.listen != wanted.listen),
+        ("session_idle_minutes", before.session_idle_minutes != wanted.session_idle_minutes),
+        ("login_attempts_per_minute", before.login_attempts_per_minute != wanted.login_attempts_per_minute),
+    ];
+    changed.into_iter().filter(|(_, is)| *is).map(|(key, _)| format!("server.{key}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_next_start_is_told() {
+        let opened = ServerOptions::default();
+        let waits = |wanted: ServerOptions| waiting(&opened, &wanted);
+        assert_eq!(waits(opened.clone()), [""; 0]);
+        let roles = ServerOptions { operators: vec!["alice".into()], ..opened.clone() };
+        assert_eq!(waits(roles), [""; 0]);
+        let elsewhere =
+            ServerOptions { listen: "127.0.0.1:9".into(), session_idle_minutes: 5, ..opened.clone() };
+        assert_eq!(waits(elsewhere), ["server.listen", "server.session_idle_minutes"]);
     }
 }

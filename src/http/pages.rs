@@ -1,6 +1,8 @@
 //! The console's routes: what a page needs is looked up and handed to [`console`]; a form becomes an order, and leads
 //! to where one sees what became of it.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Form, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -10,13 +12,17 @@ use axum::routing::{get, post};
 
 use super::access::{By, Right, Visitor, accepts};
 use super::api;
-use super::console::{self, AuditPage, AuditQuery, Flash, ProblemPage, Section, SettingsPage, Tab, Viewer};
+use super::console::{
+    self, AuditPage, AuditQuery, Beside, Certificate, Flash, HistoryQuery, ProblemPage, Section,
+    SettingsPage, Tab, Viewer,
+};
 use super::door::Door;
 use super::problem::{Problem, as_page};
 use crate::config::Mode;
-use crate::daemon::{Order, on_its_own};
+use crate::daemon::Order;
 use crate::error::Error;
-use crate::snapshot;
+use crate::schedule::utc;
+use crate::status::fleet::{Overview, Run};
 
 /// Entries of the audit log that its page looks through.
 const AUDIT_ENTRIES: u32 = 500;
@@ -149,9 +155,10 @@ async fn pipeline(
     visitor: Visitor,
     Path(name): Path<String>,
     query: Query<console::Query>,
+    asked: Query<HistoryQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    tab(door, visitor, Path((name, String::new())), query, headers).await
+    tab(door, visitor, Path((name, String::new())), query, asked, headers).await
 }
 
 async fn tab(
@@ -159,22 +166,56 @@ async fn tab(
     visitor: Visitor,
     Path((name, tab)): Path<(String, String)>,
     Query(query): Query<console::Query>,
+    Query(asked): Query<HistoryQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let one = api::seen(&door, &visitor, &name)?;
     let tab = Tab::of_path(&tab).ok_or_else(|| not_found("a pipeline has no such page"))?;
     let pipeline = door.daemon.pipeline(&name)?;
-    // What the page shows without: the one that serves.
-    let kept = if pipeline.mode == Mode::Snapshot && tab == Tab::Now {
-        on_its_own("generations", async move || snapshot::generations(&pipeline).await)
-            .await
-            .unwrap_or_default()
-    } else {
-        Vec::new()
-    };
+    let is_history = tab == Tab::Runs;
+    let is_shown_now = tab == Tab::Now && pipeline.mode == Mode::Snapshot;
+    let kept = if is_history || is_shown_now { door.lookups.of(&pipeline).await } else { Arc::default() };
+    let mut one = door.with_ended_runs(&one);
+    if is_history {
+        let of_others = kept.asked.iter().filter(|run| one.runs.iter().all(|known| known.id != run.id));
+        let of_others: Vec<Run> = of_others.cloned().collect();
+        one.runs.extend(of_others);
+    }
+    let beside = Beside { generations: &kept.generations, runs: &kept.runs, history: asked };
+    if is_history && !beside.history.format.is_empty() {
+        return file(&one, &beside);
+    }
     let viewer = viewer(&visitor, &headers);
-    let one = door.with_ended_runs(&one);
-    page(&viewer, console::pipeline(&door.fleet_of(&visitor), &one, tab, &query, &kept, &viewer))
+    page(&viewer, console::pipeline(&door.fleet_of(&visitor), &one, tab, &query, &beside, &viewer))
+}
+
+/// The history as a file.
+fn file(one: &Overview, beside: &Beside<'_>) -> Result<Response, Problem> {
+    let records = console::history_records(one, beside);
+    let (content_type, end, body) = match beside.history.format.as_str() {
+        "csv" => ("text/csv; charset=utf-8; header=present", "csv", console::csv(&records)),
+        "json" => {
+            let json = serde_json::to_string_pretty(&records)
+                .map_err(|error| Error::unexpected("the history is no JSON").because(error))?;
+            ("application/json", "json", json)
+        }
+        other => {
+            let what = format!("there is no format \"{other}\"");
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "no-such-format",
+                "There is no such format",
+                what,
+            )
+            .hint("ask for format=csv or format=json"));
+        }
+    };
+    // A name of its own is the browser's to make harmless: what it is not sure of, it replaces.
+    let name: String =
+        one.name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let disposition = format!("attachment; filename=\"{name}-history.{end}\"");
+    Ok(([(header::CONTENT_TYPE, content_type.to_owned()), (header::CONTENT_DISPOSITION, disposition)], body)
+        .into_response())
 }
 
 async fn run(
@@ -183,9 +224,16 @@ async fn run(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = api::run_seen(&door, &visitor, &id)?;
+    let run = api::run_found(&door, &visitor, &id).await?;
+    // A reload may have taken the pipeline away; its runs are remembered.
+    let kept = match door.daemon.pipeline(&run.pipeline) {
+        Ok(pipeline) if matches!(run.verb.as_str(), "sync" | "rollback") => door.lookups.of(&pipeline).await,
+        _ => Arc::default(),
+    };
+    let beside =
+        Beside { generations: &kept.generations, runs: &kept.runs, history: HistoryQuery::default() };
     let viewer = viewer(&visitor, &headers);
-    page(&viewer, console::run(&door.fleet_of(&visitor), &run, &viewer))
+    page(&viewer, console::run(&door.fleet_of(&visitor), &run, &beside, &viewer))
 }
 
 async fn settings(
@@ -204,11 +252,28 @@ async fn settings(
     let shown = SettingsPage {
         path: door.daemon.configured_by().map(|path| path.display().to_string()),
         sections: sections.collect(),
-        certificates: Vec::new(),
-        versions: vec![("pgdiode".into(), env!("CARGO_PKG_VERSION").into())],
+        certificates: certificate(&door).into_iter().collect(),
+        versions: Vec::new(),
     };
     let viewer = viewer(&visitor, &headers);
     page(&viewer, console::settings(&door.fleet_of(&visitor), &shown, &viewer))
+}
+
+/// The one that the door shows. Its names come from its file, which may hold another one by now: then it says so.
+fn certificate(door: &Door) -> Option<Certificate> {
+    let expires_at = door.fleet().instance.certificate_expires_at.clone()?;
+    let options = door.daemon.server_options()?;
+    let in_the_file = options.certificate_validity().map(|validity| utc(validity.until));
+    let is_shown = in_the_file.as_ref() == Some(&expires_at);
+    let names = options.certificate_names().filter(|_| is_shown);
+    let (subject, issuer) = names.map_or_else(Default::default, |names| (names.subject, names.issuer));
+    Some(Certificate {
+        of: "This door".into(),
+        subject,
+        issuer,
+        expires_at,
+        waiting: in_the_file.filter(|_| !is_shown),
+    })
 }
 
 // ---- the audit log ----
@@ -306,6 +371,10 @@ async fn act(
             api::set_paused(&door, &visitor, &name, reason(&fields)?, is_paused).await?;
             let says = if is_paused { "The pipeline is paused." } else { "The pipeline may run again." };
             return Ok(leads_to(&format!("/pipelines/{name}"), says));
+        }
+        "schema" => {
+            api::compare_schemas(&door, &visitor, &name)?;
+            return Ok(leads_to(&format!("/pipelines/{name}/schema"), "Both sides are being looked at."));
         }
         "sync" => Order::Sync { adopt: false, accept_losses: false },
         "verify" => Order::Verify { tables: tables() },

@@ -37,14 +37,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves until `ending` holds true, and then until what is under way has been answered.
+/// Serves until `ending` holds true, each connection with the certificate of its moment, and then until what is under way has been answered.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     app: Router,
     mut ending: watch::Receiver<bool>,
 ) {
-    let tls = tls.map(TlsAcceptor::from);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let over = ending.clone();
     loop {
@@ -56,7 +55,8 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
-                let (app, tls, over) = (app.clone(), tls.clone(), over.clone());
+                let (app, over) = (app.clone(), over.clone());
+                let tls = tls.borrow().clone().map(TlsAcceptor::from);
                 tokio::spawn(async move {
                     let Some(tls) = tls else { return talk(stream, peer, app, over, place).await };
                     // Whoever shakes hands badly has gone or is no client of ours.

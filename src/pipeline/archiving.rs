@@ -9,6 +9,7 @@
 //! so that a crash anywhere writes again what was not sealed, byte for byte under the same number or not at all.
 
 mod base;
+pub(super) mod pause;
 mod report;
 
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! What outlives a run and is no part of its position: that a pipeline is paused, what was verified, how large the
 //! replica was. In the database that has the audit log, for whoever runs or watches the pipeline.
 //!
-//! - `pgdiode.pause`: one row a pipeline that is not to run until somebody resumes it.
+//! - `pgdiode.pause`: one row a pipeline that is not to run until somebody resumes it. Where an archive is written it is
+//!   a file on this host (`archiving/pause.rs`).
 //! - `pgdiode.verification`: one row a table, how its last comparison ended; with an empty name, of all keys.
 //! - `pgdiode.size`: the size of the replica, now and then.
 
@@ -13,6 +14,7 @@ use crate::config::{Mode, Pipeline, Way, written};
 use crate::error::{Error, Kind, Result};
 use crate::pg::quote;
 use crate::pg::session::{Row, Session};
+use crate::pipeline::archiving::pause as of_archive;
 use crate::snapshot;
 use crate::status::VerifyReport;
 use crate::status::fleet::{Pause, Verification, VerifiedTable};
@@ -52,7 +54,7 @@ const SIZES_KEPT: &str = "400 days";
 const SIZE_EVERY: &str = "1 hour";
 
 /// A session with the tables above, made where they are not.
-async fn open(pipeline: &Pipeline) -> Result<Session> {
+pub(super) async fn open(pipeline: &Pipeline) -> Result<Session> {
     let mut session = match super::audit_session(pipeline).await {
         Err(error) if error.kind() == Kind::Refused && pipeline.mode == Mode::Snapshot => {
             snapshot::prepare(pipeline).await?;
@@ -61,15 +63,20 @@ async fn open(pipeline: &Pipeline) -> Result<Session> {
         session => session?,
     };
     if !is_there(&mut session).await? {
-        match session.query(CREATE).await {
-            // Another process made them at the same moment; `if not exists` does not wait for that.
-            Err(error) if matches!(error.sqlstate(), Some("23505" | "42P06" | "42P07")) => {
-                session.query(CREATE).await.map(drop)?;
-            }
-            created => drop(created?),
-        }
+        create(&mut session, CREATE).await?;
     }
     Ok(session)
+}
+
+/// Runs what creates tables where they are missing.
+pub(super) async fn create(session: &mut Session, sql: &str) -> Result<()> {
+    match session.query(sql).await {
+        // Another process made them at the same moment; `if not exists` does not wait for that.
+        Err(error) if matches!(error.sqlstate(), Some("23505" | "42P06" | "42P07")) => {
+            session.query(sql).await.map(drop)
+        }
+        created => created.map(drop),
+    }
 }
 
 async fn is_there(session: &mut Session) -> Result<bool> {
@@ -81,20 +88,12 @@ pub fn has_record(pipeline: &Pipeline) -> bool {
     pipeline.way() != Way::ToArchive
 }
 
-fn refuse_archive(pipeline: &Pipeline) -> Result<()> {
-    if has_record(pipeline) {
-        return Ok(());
-    }
-    let what = format!("pipeline \"{}\" writes an archive, where no pause can be recorded", pipeline.name);
-    Err(Error::config(what).hint("stop it for as long: pgdiode stop"))
-}
-
 // ---- pause ----
 
 /// Why the pipeline is not to run, if so.
 pub async fn pause_of(pipeline: &Pipeline) -> Result<Option<Pause>> {
     if !has_record(pipeline) {
-        return Ok(None);
+        return of_archive::pause_of(pipeline);
     }
     let mut session = match super::audit_session(pipeline).await {
         // Nothing has ever run: nothing is there that could say so.
@@ -123,7 +122,7 @@ pub async fn until_paused(pipeline: &Pipeline, look_every: Duration) -> Pause {
 
 async fn look(pipeline: &Pipeline, session: &mut Option<Session>) -> Result<Option<Pause>> {
     if !has_record(pipeline) {
-        return Ok(None);
+        return of_archive::pause_of(pipeline);
     }
     let session = match session {
         Some(session) => session,
@@ -151,7 +150,9 @@ pub async fn read_pause(session: &mut Session, pipeline: &str) -> Result<Option<
 
 /// Keeps the pipeline from being run, by any daemon, until somebody resumes it; whoever runs it stops.
 pub async fn pause(pipeline: &Pipeline, reason: Option<&str>) -> Result<Pause> {
-    refuse_archive(pipeline)?;
+    if !has_record(pipeline) {
+        return of_archive::pause(pipeline, reason);
+    }
     let mut session = open(pipeline).await?;
     let journal =
         Journal::begin(&mut session, pipeline, Action::Pause, reason, serde_json::Map::new()).await?;
@@ -166,7 +167,9 @@ pub async fn pause(pipeline: &Pipeline, reason: Option<&str>) -> Result<Pause> {
 
 /// Lets it run again; false when it was not paused.
 pub async fn resume(pipeline: &Pipeline, reason: Option<&str>) -> Result<bool> {
-    refuse_archive(pipeline)?;
+    if !has_record(pipeline) {
+        return of_archive::resume(pipeline, reason);
+    }
     let mut session = open(pipeline).await?;
     if read_pause(&mut session, &pipeline.name).await?.is_none() {
         return Ok(false);
@@ -295,6 +298,10 @@ pub async fn growth_of(session: &mut Session, pipeline: &str) -> Result<Option<f
 
 /// A table as it is written in the configuration.
 pub fn table_of(name: &str) -> Result<TableName> {
+    if name.contains('\0') {
+        return Err(Error::config(format!("{name:?} has a NUL character in it, which no table's name has"))
+            .hint("name it as the configuration does: schema.table"));
+    }
     let pattern: crate::config::Pattern = name.parse()?;
     pattern.exact().ok_or_else(|| Error::config(format!("\"{name}\" does not name one table")))
 }

@@ -9,10 +9,15 @@ use crate::config::written;
 use crate::error::Result;
 use crate::pg::session::Session;
 use crate::pipeline::ends::Ends;
+use crate::pipeline::schemas;
 use crate::pipeline::spill::{self, Place};
 use crate::position::Position;
 use crate::source::postgres::slot;
+use crate::status::drift::SchemaDifferenceKind;
 use crate::target::postgres::schema;
+
+/// Differences of schemas that are told one by one; the console and the API have all of them.
+const DRIFT_SHOWN_MAX: usize = 20;
 
 /// The source's extensions, and the tables that need each: by a column's type, a default, an index or a constraint.
 /// Array types are members of an extension through their element type only.
@@ -69,7 +74,26 @@ impl Survey<'_> {
         self.extensions(source, target).await?;
         self.grantees(source, target).await?;
         self.history(source, ends).await?;
+        self.schemas(source, target).await?;
         self.spill().await
+    }
+
+    /// In what the tables differ that have been copied.
+    async fn schemas(&mut self, source: &mut Source, target: &mut Session) -> Result<()> {
+        let is_copied = self.stored.as_ref().is_some_and(|stored| stored.schema_copied);
+        if self.purpose != Purpose::Check || !is_copied {
+            return Ok(());
+        }
+        let drift = schemas::between(self.pipeline, &mut source.session, target, &source.selection).await?;
+        // Tables whose rows nothing names were told of before.
+        let told = drift.differences.iter().filter(|one| one.kind != SchemaDifferenceKind::ReplicaIdentity);
+        for one in told.clone().take(DRIFT_SHOWN_MAX) {
+            self.report.warn(one.what(), one.hint());
+        }
+        if told.count() == 0 {
+            self.report.ok(drift.verdict().trim_end_matches('.'));
+        }
+        Ok(())
     }
 
     /// Where the pipeline would spill to.

@@ -55,7 +55,7 @@ impl Survey<'_> {
             self.refuse_at_first(what, hint);
         }
         let plugin = self.pipeline.plugin;
-        for (what, hint) in unnamed_rows(session, selection, &selection.carried, plugin).await? {
+        for (_, what, hint) in unnamed_rows(session, selection, &selection.carried, plugin).await? {
             if plugin == Plugin::Wal2json {
                 self.refuse_at_first(what, hint);
                 continue;
@@ -166,7 +166,7 @@ pub async fn refuse_unsafe_tables(
     for (what, hint) in access(session, tables).await? {
         report.refuse(what, hint);
     }
-    for (what, hint) in unnamed_rows(session, selection, tables, pipeline.plugin).await? {
+    for (_, what, hint) in unnamed_rows(session, selection, tables, pipeline.plugin).await? {
         report.refuse(what, hint);
     }
     refusal(&report, &pipeline.name)
@@ -226,12 +226,12 @@ async fn access(session: &mut Session, tables: &[TableName]) -> Result<Vec<(Stri
 
 /// Tables of which UPDATE and DELETE fail once they are published, each with its own remedy: an ALTER locks its table,
 /// so each is to be a transaction of its own.
-async fn unnamed_rows(
+pub async fn unnamed_rows(
     session: &mut Session,
     selection: &Selection,
     tables: &[TableName],
     plugin: Plugin,
-) -> Result<Vec<(String, String)>> {
+) -> Result<Vec<(TableName, String, String)>> {
     let consequence = match plugin {
         Plugin::Pgoutput => "once it is published, UPDATE and DELETE on it fail",
         Plugin::Wal2json => "wal2json leaves UPDATE and DELETE on it out",
@@ -261,7 +261,7 @@ async fn unnamed_rows(
                 "table {} has nothing that names its rows: {consequence}",
                 written(&table.table)
             );
-            (what, remedy)
+            (table.table.clone(), what, remedy)
         })
         .collect())
 }

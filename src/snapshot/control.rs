@@ -46,7 +46,8 @@ create table if not exists pgdiode.run (
     left_out jsonb,
     filled_xid int8,
     discarded jsonb,
-    preserved jsonb
+    preserved jsonb,
+    phases jsonb
 );
 create table if not exists pgdiode.generation (
     target text not null,
@@ -68,6 +69,15 @@ create table if not exists pgdiode.scheduler (
     stop_requested bool not null default false,
     primary key (target, runs_at)
 );
+do $$
+begin
+    -- Made by an earlier version; an alter wants the owner and a lock even where it has nothing to do.
+    if not exists (select from pg_catalog.pg_attribute
+                    where attrelid = 'pgdiode.run'::pg_catalog.regclass and attname = 'phases') then
+        alter table pgdiode.run add column phases jsonb;
+    end if;
+end
+$$;
 create unique index if not exists generation_serving on pgdiode.generation (target) where state = 'serving';
 ";
 

@@ -9,10 +9,11 @@ use crate::snapshot::by_schema;
 use crate::snapshot::generation::read_schemas;
 use crate::snapshot::place::Place;
 use crate::snapshot::{control, presence};
-use crate::status::snapshot::{GenerationStatus, RunStatus, ScheduleStatus, SnapshotStatus};
+use crate::status::snapshot::{GenerationStatus, PhaseTime, RunStatus, ScheduleStatus, SnapshotStatus};
 
-/// Runs that are shown.
+/// Runs that a status has, and a history.
 const RUNS_MAX: u32 = 20;
+const HISTORY_MAX: u32 = 1000;
 
 /// How a snapshot pipeline does. Asks the target alone.
 pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
@@ -36,13 +37,10 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
     let generations = read_generations(&mut control, &place).await?;
     status.serving = generations.into_iter().find(|one| one.state == "serving");
     let is_running = control::holder(&mut control, &place).await?.is_some();
-    let mut runs = read_runs(&mut control, &place).await?;
-    if let Some(first) = runs.first_mut().filter(|run| run.verdict == "running") {
-        if is_running {
-            status.running = Some(runs.remove(0));
-        } else {
-            first.verdict = "killed".into();
-        }
+    let mut runs = read_runs(&mut control, &place, RUNS_MAX).await?;
+    name_killed(&mut runs, is_running);
+    if runs.first().is_some_and(|run| run.verdict == "running") {
+        status.running = Some(runs.remove(0));
     }
     status.last_run = runs.first().cloned();
     status.runs = runs;
@@ -58,7 +56,7 @@ pub async fn status(pipeline: &Pipeline) -> Result<SnapshotStatus> {
 
 /// What is due next by the configuration, whether somebody keeps the schedule or not.
 fn next_run(pipeline: &Pipeline) -> Result<Option<ScheduleStatus>> {
-    let Some(schedule) = pipeline.snapshot.schedule()? else { return Ok(None) };
+    let Some(schedule) = pipeline.schedule()? else { return Ok(None) };
     let next = schedule.next_after(jiff::Timestamp::now());
     Ok(Some(ScheduleStatus {
         expression: pipeline.snapshot.schedule.clone().unwrap_or_default(),
@@ -66,6 +64,41 @@ fn next_run(pipeline: &Pipeline) -> Result<Option<ScheduleStatus>> {
         next_run: next.map(utc),
         next_run_local: next.map(|next| schedule.local(next)),
     }))
+}
+
+/// The last runs, the newest first, one that is under way among them. Asks the target alone.
+pub async fn history(pipeline: &Pipeline) -> Result<Vec<RunStatus>> {
+    let place = Place::resolve(pipeline)?;
+    let Some(mut control) = control_session(&place).await? else { return Ok(Vec::new()) };
+    let is_running = control::holder(&mut control, &place).await?.is_some();
+    let mut runs = read_runs(&mut control, &place, HISTORY_MAX).await?;
+    name_killed(&mut runs, is_running);
+    Ok(runs)
+}
+
+/// Whoever runs holds the lock.
+fn name_killed(runs: &mut [RunStatus], is_running: bool) {
+    if let Some(first) = runs.first_mut().filter(|run| run.verdict == "running" && !is_running) {
+        first.verdict = "killed".into();
+    }
+}
+
+/// From when each phase began to how long it took; the run began at `started`, and has taken `seconds`.
+fn phase_times(noted: Option<&str>, started: f64, seconds: f64) -> Vec<PhaseTime> {
+    #[derive(serde::Deserialize)]
+    struct Noted {
+        phase: String,
+        at: f64,
+    }
+    let noted: Vec<Noted> = noted.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    let Some(first) = noted.first() else { return Vec::new() };
+    let before = PhaseTime { phase: "starting".into(), seconds: (first.at - started).max(0.0) };
+    let ends = noted.iter().skip(1).map(|one| one.at).chain([started + seconds]);
+    let phases = noted
+        .iter()
+        .zip(ends)
+        .map(|(one, end)| PhaseTime { phase: one.phase.clone(), seconds: (end - one.at).max(0.0) });
+    std::iter::once(before).chain(phases).collect()
 }
 
 /// The generations, the one that serves first.
@@ -123,12 +156,13 @@ async fn read_generations(session: &mut Session, place: &Place<'_>) -> Result<Ve
     session.query(&sql).await?.iter().map(read).collect()
 }
 
-async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunStatus>> {
+async fn read_runs(session: &mut Session, place: &Place<'_>, most: u32) -> Result<Vec<RunStatus>> {
     let sql = format!(
         "select id, verb, verdict, phase, pg_catalog.to_char(started, {INSTANT}), pg_catalog.to_char(ended, {INSTANT}),
                 greatest(extract(epoch from coalesce(ended, pg_catalog.clock_timestamp()) - started)::float8, 0), actor, reason, error,
-                hint, bytes, rows, generation, source_position, discarded
-           from pgdiode.run where target = {} order by id desc limit {RUNS_MAX}",
+                hint, bytes, rows, generation, source_position, discarded,
+                pg_catalog.to_jsonb(run) ->> 'phases', extract(epoch from started)::float8
+           from pgdiode.run where target = {} order by id desc limit {most}",
         quote::literal(&place.database)
     );
     let text = |row: &Row, index: usize| row.text(index).map(str::to_owned);
@@ -150,7 +184,23 @@ async fn read_runs(session: &mut Session, place: &Place<'_>) -> Result<Vec<RunSt
             generation: row.optional(13)?,
             position: text(row, 14),
             discarded: row.text(15).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
+            phases: phase_times(row.text(16), row.get(17)?, row.get(6)?),
         })
     };
     session.query(&sql).await?.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_lasts_until_the_next_and_the_last_until_the_end() {
+        let noted = r#"[{"phase": "copying", "at": 101.5}, {"phase": "swapping", "at": 109}]"#;
+        let found: Vec<(String, f64)> =
+            phase_times(Some(noted), 100.0, 10.0).into_iter().map(|one| (one.phase, one.seconds)).collect();
+        let wanted = [("starting", 1.5), ("copying", 7.5), ("swapping", 1.0)];
+        assert_eq!(found, wanted.map(|(phase, seconds)| (phase.to_owned(), seconds)));
+        assert!(phase_times(None, 100.0, 10.0).is_empty());
+    }
 }

@@ -213,7 +213,12 @@ impl<'a> Sync<'a> {
     async fn phase(&mut self, phase: &str) -> Result<()> {
         tracing::info!(run = self.run, "{phase}");
         self.meter.phase(Phase::Copying, phase);
-        let sql = format!("update pgdiode.run set phase = {} where id = {}", quote::literal(phase), self.run);
+        let sql = format!(
+            "update pgdiode.run set phase = {0}, phases = coalesce(phases, '[]') || pg_catalog.jsonb_build_object(
+                 'phase', {0}, 'at', extract(epoch from pg_catalog.clock_timestamp())) where id = {1}",
+            quote::literal(phase),
+            self.run
+        );
         self.control.query(&sql).await.map(drop)
     }
 

@@ -24,7 +24,7 @@ pub fn refuse_unscheduled(pipeline: &Pipeline) -> Result<()> {
 }
 
 fn schedule_of(pipeline: &Pipeline) -> Result<Schedule> {
-    pipeline.snapshot.schedule()?.ok_or_else(|| {
+    pipeline.schedule()?.ok_or_else(|| {
         let what =
             format!("pipeline \"{}\" has mode = \"snapshot\" and no schedule to be started", pipeline.name);
         Error::config(what).hint("Run pgdiode sync, from cron or a timer, or set snapshot.schedule.")

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::drift::SchemaDrift;
 use super::snapshot::SnapshotStatus;
 use super::{Phase, PipelineStatus, Progress};
 
@@ -32,6 +33,8 @@ pub struct Instance {
     pub at: String,
     /// When the configuration was read.
     pub configured_at: String,
+    /// Until when the certificate counts that the door shows; `None` where it shows none.
+    pub certificate_expires_at: Option<String>,
 }
 
 /// One pipeline.
@@ -63,6 +66,8 @@ pub struct Overview {
     /// The last comparison of both sides by this daemon or any other `pgdiode verify`.
     pub verification: Option<Verification>,
     pub storage: Option<Storage>,
+    /// Both schemas compared; `None` before that, and where there are no two sides of tables.
+    pub schema_drift: Option<SchemaDrift>,
     /// Of the last day, the oldest first.
     pub samples: Arc<Vec<Sample>>,
 }
@@ -147,7 +152,7 @@ pub enum Duty {
     Idle,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// Who.
     pub actor: String,
@@ -155,7 +160,7 @@ pub struct Pause {
     pub since: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub what: String,
     pub hint: Option<String>,
@@ -200,6 +205,8 @@ pub enum RunState {
     Done,
     Failed,
     Cancelled,
+    /// The process that worked on it is gone, and nobody knows how far it came.
+    Interrupted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -85,6 +85,15 @@ pub struct RunStatus {
     pub generation: Option<i64>,
     pub position: Option<String>,
     pub discarded: Vec<Discarded>,
+    /// Where the time went, in order; empty where nobody noted it.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// How long a run was in a phase.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PhaseTime {
+    pub phase: String,
+    pub seconds: f64,
 }
 
 /// Something of the replaced database that its own sync had not put there, and that its successor lacks.

@@ -455,3 +455,36 @@ fn what_no_archive_should_be_filled_from_is_refused() {
     let said = other.run(&["start"]).failure(3);
     assert!(said.contains("holds holiday.jpg and is no archive of ours"), "{said}");
 }
+
+#[test]
+fn a_paused_writer_rests_until_it_is_resumed() {
+    let ground = Ground::new();
+    let pgdiode = ground.pgdiode("");
+    pgdiode.run(&["pause", "--reason", "maintenance"]).success();
+    pgdiode.run(&["pause", "--reason", "another"]).success();
+    let refused = pgdiode.run(&["start", "--once-caught-up"]).failure(3);
+    assert!(refused.contains("is paused by") && refused.contains(": maintenance"), "{refused}");
+    assert!(pgdiode.run(&["resume"]).stderr.contains("may run again"));
+    assert!(pgdiode.run(&["resume"]).stderr.contains("was not paused"));
+
+    // A daemon hears it as well, and starts again by itself.
+    let listen = format!("127.0.0.1:{}", ground::free_port());
+    let daemon = pgdiode.spawn(&["start", "--listen", &listen]);
+    let runs = |wanted: bool| {
+        let is_so = wait_for(|| {
+            let status = pgdiode.run(&["status", "--json"]).success();
+            let status: Value = serde_json::from_str(&status).unwrap();
+            (status["running_on"].is_object() == wanted).then_some(())
+        });
+        assert!(is_so.is_some(), "it runs: {wanted}? {}", daemon.stderr());
+    };
+    runs(true);
+    pgdiode.run(&["pause", "--reason", "again"]).success();
+    runs(false);
+    ground.work(9);
+    pgdiode.run(&["resume"]).success();
+    runs(true);
+    drop(daemon);
+    pgdiode.run(&["start", "--once-caught-up"]).success();
+    ground.assert_complete();
+}

@@ -1,6 +1,7 @@
 //! The audit log against real servers: every verb that changes something leaves its entries, what cannot be audited is
 //! not done, and whatever is done to the log afterwards is found.
 
+mod signed;
 mod tampering;
 
 use std::thread;
@@ -67,7 +68,7 @@ fn the_chain_grows_with_each_verb() {
     let pgdiode = ground.pgdiode();
     pgdiode.run(&["audit", "verify"]).failure(3);
     pgdiode.run(&["setup", "--yes", "--reason", "CHG-1"]).success();
-    pgdiode.run(&["start", "--once-caught-up"]).success();
+    pgdiode.run(&["start", "--once-caught-up", "--reason", "CHG-0"]).success();
     pgdiode.run(&["add-tables", "public.users", "--reason", "CHG-2"]).success();
     pgdiode.run(&["remove-tables", "public.users", "--reason", "CHG-3"]).success();
     pgdiode.run(&["resync", "public.orders", "--reason", "it's \"CHG-4\" é"]).success();
@@ -76,14 +77,14 @@ fn the_chain_grows_with_each_verb() {
     ground.target.wait_until("app", "select phase = 'streaming' from pgdiode.pipeline", "streaming");
     // Refused: nothing was done, nothing is said.
     pgdiode.run(&["reset", "--yes"]).failure(5);
-    pgdiode.run(&["stop"]).success();
+    pgdiode.run(&["stop", "--reason", "CHG-6"]).success();
     assert!(run.wait().success());
     pgdiode.run(&["reset", "--yes", "--drop-slot", "--drop-publication", "--reason", "CHG-5"]).success();
     let expected = [
         "setup begun CHG-1",
         "setup done CHG-1",
-        "start begun",
-        "start done",
+        "start begun CHG-0",
+        "start done CHG-0",
         "add-tables begun CHG-2",
         "add-tables done CHG-2",
         "remove-tables begun CHG-3",
@@ -91,13 +92,13 @@ fn the_chain_grows_with_each_verb() {
         "resync begun it's \"CHG-4\" é",
         "resync done it's \"CHG-4\" é",
         "start begun",
-        "stop begun",
+        "stop begun CHG-6",
     ];
     let mut entries = ground.entries();
     assert_eq!(entries[..expected.len()], expected);
     // The run's end and the end of the wait for it come in either order.
     entries[12..14].sort();
-    assert_eq!(entries[12..], ["start done", "stop done", "reset begun CHG-5", "reset done CHG-5"]);
+    assert_eq!(entries[12..], ["start done", "stop done CHG-6", "reset begun CHG-5", "reset done CHG-5"]);
     let told = ground.target.psql(
         "app",
         "select role, host <> '', os_user <> '', details from pgdiode.audit where number in (9, 10) order by number",

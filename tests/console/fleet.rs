@@ -9,11 +9,14 @@ use pgdiode::audit::{Broken, Damage, Head, Record, Report};
 use pgdiode::change::TableName;
 use pgdiode::http::console::{Certificate, Section, SettingsPage, Viewer};
 use pgdiode::position::Lsn;
+use pgdiode::status::drift::{SchemaDifference, SchemaDifferenceKind, SchemaDrift};
 use pgdiode::status::fleet::{
     Duty, Fleet, Health, Instance, LogLine, Overview, Pause, Problem, Run, RunState, Sample, State, Storage,
     TableSize, Verification, VerifiedTable,
 };
-use pgdiode::status::snapshot::{Discarded, GenerationStatus, RunStatus, ScheduleStatus, SnapshotStatus};
+use pgdiode::status::snapshot::{
+    Discarded, GenerationStatus, PhaseTime, RunStatus, ScheduleStatus, SnapshotStatus,
+};
 use pgdiode::status::{
     ArchiveStatus, KeysStatus, Phase, PipelineStatus, Progress, RunningOn, SequenceStatus, SlotStatus,
     TableState, TableStatus,
@@ -50,6 +53,7 @@ pub fn instance() -> Instance {
         started_at: at(9 * 86_400 + 3_700),
         at: at(0),
         configured_at: at(2 * 86_400),
+        certificate_expires_at: None,
     }
 }
 
@@ -99,6 +103,13 @@ pub fn large() -> Fleet {
     fleet_of(found)
 }
 
+/// The first of the large fleet, failing ones among them.
+pub fn first(number: usize) -> Fleet {
+    let mut fleet = large();
+    fleet.pipelines.truncate(number);
+    fleet
+}
+
 pub fn named<'a>(fleet: &'a Fleet, name: &str) -> &'a Overview {
     fleet.pipelines.iter().find(|one| one.name == name).unwrap()
 }
@@ -140,6 +151,7 @@ fn base(name: &str, mode: &str, source: &str, target: &str) -> Overview {
         runs: Vec::new(),
         verification: None,
         storage: None,
+        schema_drift: None,
         samples: Arc::new(Vec::new()),
     }
 }
@@ -270,6 +282,7 @@ pub fn orders() -> Overview {
     one.verification = Some(verification(0));
     one.samples = samples(0.38, 1200.0, 61 * GB);
     one.storage = Some(storage(61 * GB, 100 * GB, 0.21 * GB as f64));
+    one.schema_drift = Some(alike());
     one.runs = vec![ended_run("verify", RunState::Done, 2 * 3600)];
     one
 }
@@ -351,6 +364,7 @@ pub fn matrix() -> Overview {
     one.state = Some(State::Stream(Box::new(status)));
     one.samples = samples(1.9, 410.0, 240 * GB);
     one.storage = Some(storage(240 * GB, 300 * GB, 1.6 * GB as f64));
+    one.schema_drift = Some(drifted());
     one.runs = vec![running_run(), ended_run("resync", RunState::Failed, 9_000)];
     one
 }
@@ -384,7 +398,82 @@ fn kept_run(id: i64, verdict: &str, seconds: f64) -> RunStatus {
         } else {
             Vec::new()
         },
+        phases: phases(seconds),
     }
+}
+
+fn phases(seconds: f64) -> Vec<PhaseTime> {
+    let parts =
+        [("starting", 0.01), ("exporting", 0.04), ("copying", 0.62), ("analyzing", 0.12), ("checking", 0.2)];
+    let rest = [("swapping", 0.01)];
+    let of = |(phase, share): (&str, f64)| PhaseTime { phase: phase.into(), seconds: seconds * share };
+    parts.into_iter().chain(rest).map(of).collect()
+}
+
+fn alike() -> SchemaDrift {
+    SchemaDrift { at: at(250), tables: 6, tables_different: 0, differences: Vec::new(), left_out: 0 }
+}
+
+fn drifted() -> SchemaDrift {
+    use SchemaDifferenceKind as Kind;
+    const SENDER: &str = "FOREIGN KEY (sender) REFERENCES public.users(name)";
+    const ORDER: &str =
+        "public.events USING btree (room_id, topological_ordering, stream_ordering) WHERE (NOT outlier)";
+    let of =
+        |table: &str, kind, object: &str, (source, target): (&str, &str), (remedy, sql): (&str, String)| {
+            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            SchemaDifference {
+                table: format!("public.{table}"),
+                kind,
+                object: some(object),
+                source: some(source),
+                target: some(target),
+                remedy: remedy.into(),
+                sql: Some(sql),
+            }
+        };
+    let at_target = "at the target";
+    let identity = "alter table public.device_inbox replica identity full; -- or give it a primary key: full logs the \
+                    whole old row with each UPDATE and DELETE";
+    let retype = "alter table public.event_json alter column json type jsonb;";
+    let constrain = format!("alter table public.events add constraint events_sender_fkey {SENDER};");
+    let added = "the table's next change brings it, where changes of the schema are followed; else at the target, before \
+                 pgdiode resync 'public.receipts'";
+    let own = "nothing, where it is the replica's own; if the source has dropped it and nobody needs it, at the target";
+    let column = "alter table public.receipts add column thread_id character varying(255);";
+    let differences = vec![
+        of("device_inbox", Kind::ReplicaIdentity, "", ("", ""), ("at the source", identity.into())),
+        of(
+            "event_json",
+            Kind::ColumnDiffers,
+            "json",
+            ("jsonb not null", "text not null"),
+            ("at the target, before pgdiode resync 'public.event_json'", retype.into()),
+        ),
+        of("events", Kind::ConstraintMissing, "events_sender_fkey", (SENDER, ""), (at_target, constrain)),
+        of(
+            "events",
+            Kind::IndexMissing,
+            "events_order_room",
+            (&format!("CREATE INDEX ON {ORDER}"), ""),
+            (at_target, format!("CREATE INDEX events_order_room ON {ORDER};")),
+        ),
+        of(
+            "receipts",
+            Kind::ColumnMissing,
+            "thread_id",
+            ("character varying(255)", ""),
+            (added, column.into()),
+        ),
+        of(
+            "receipts",
+            Kind::ColumnAdded,
+            "reviewed_by",
+            ("", "text"),
+            (own, "alter table public.receipts drop column reviewed_by;".into()),
+        ),
+    ];
+    SchemaDrift { at: at(250), tables: 7, tables_different: 4, differences, left_out: 0 }
 }
 
 pub fn generations() -> Vec<GenerationStatus> {
@@ -682,6 +771,7 @@ pub fn report(intact: bool) -> Report {
             damage: Damage::Edited,
             why: "the entry is not what was written".into(),
         }),
+        checkpoints: None,
     }
 }
 
@@ -720,12 +810,16 @@ pub fn settings_page() -> SettingsPage {
             Certificate {
                 of: "source of orders".into(),
                 subject: "CN=main-db".into(),
+                issuer: "CN=Internal CA,O=Example".into(),
                 expires_at: at(-9 * 86_400),
+                waiting: Some(at(-380 * 86_400)),
             },
             Certificate {
                 of: "this console".into(),
                 subject: "CN=replica-1.internal".into(),
+                issuer: "CN=replica-1.internal".into(),
                 expires_at: at(-80 * 86_400),
+                waiting: None,
             },
         ],
         versions: vec![("Rust".into(), "1.95".into())],

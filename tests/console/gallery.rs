@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use pgdiode::http::console::{
-    AuditPage, AuditQuery, Flash, ProblemPage, Query, Tab, Viewer, asset, audit, overview, pipeline, problem,
-    run, settings,
+    AuditPage, AuditQuery, Beside, Flash, ProblemPage, Query, Tab, Viewer, asset, audit, overview, pipeline,
+    problem, run, settings,
 };
 use pgdiode::status::fleet::Fleet;
 
 use super::fleet;
+
+pub const TABS: [&str; 6] = ["", "tables", "schema", "runs", "verification", "storage"];
 
 /// Names and whole pages.
 pub fn pages() -> Vec<(String, String)> {
@@ -40,6 +42,8 @@ fn lists(viewer: &Viewer) -> Vec<(String, String)> {
         of("overview", &rich, &all, viewer),
         of("overview-hostile", &fleet::with_hostile(), &all, viewer),
         of("overview-healthy", &fleet::healthy(), &all, viewer),
+        of("overview-1", &fleet::first(1), &all, viewer),
+        of("overview-20", &fleet::first(20), &all, viewer),
         of("overview-200", &fleet::large(), &all, viewer),
         of("overview-200-page-2", &fleet::large(), &second, viewer),
         of("overview-nothing-found", &rich, &nothing, viewer),
@@ -52,14 +56,15 @@ fn lists(viewer: &Viewer) -> Vec<(String, String)> {
 fn of_pipeline(fleet: &Fleet, name: &str, file: &str, viewer: &Viewer) -> Vec<(String, String)> {
     let one = fleet::named(fleet, name);
     let generations = if name == "analytics" { fleet::generations() } else { Vec::new() };
+    let beside = Beside { generations: &generations, ..Beside::default() };
     let mut pages = Vec::new();
-    for tab in ["", "tables", "runs", "verification", "storage"] {
+    for tab in TABS {
         let known = Tab::of_path(tab).unwrap();
-        let page = pipeline(fleet, one, known, &Query::default(), &generations, viewer).unwrap();
+        let page = pipeline(fleet, one, known, &Query::default(), &beside, viewer).unwrap();
         pages.push((format!("pipeline-{file}{}{tab}", if tab.is_empty() { "" } else { "-" }), page));
     }
     for (index, asked) in one.runs.iter().enumerate() {
-        pages.push((format!("run-{file}-{index}"), run(fleet, asked, viewer).unwrap()));
+        pages.push((format!("run-{file}-{index}"), run(fleet, asked, &beside, viewer).unwrap()));
     }
     pages
 }

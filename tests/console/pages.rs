@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use pgdiode::http::console::{
-    Query, Section, Tab, Viewer, asset, asset_url, overview, pipeline, problem, run, settings,
+    Beside, HistoryQuery, Query, Section, Tab, Viewer, asset, asset_url, csv, history_records, overview,
+    pipeline, problem, run, settings,
 };
 use pgdiode::status::fleet::{Fleet, Health};
 
 use super::document::{Element, parse};
 use super::fleet;
-use super::gallery::pages;
+use super::gallery::{TABS, pages};
 
 fn overview_of(fleet: &Fleet, query: &Query) -> Element {
     parse(&overview(fleet, query, &fleet::viewer()).unwrap()).root
@@ -97,6 +98,7 @@ fn forms_name_the_servers_routes() {
         "pipelines resume",
         "pipelines resync",
         "pipelines rollback",
+        "pipelines schema",
         "pipelines sync",
         "pipelines verify",
         "runs cancel",
@@ -113,7 +115,8 @@ fn what_data_says_is_never_markup_and_is_sent_back_as_it_is() {
         assert_eq!(root.named("script").len(), 1, "{name}");
         assert!(!root.text().contains('\u{202e}'), "{name}: a name turns the words around it");
     }
-    let page = pipeline(&rich, one, Tab::Tables, &Query::default(), &[], &fleet::viewer()).unwrap();
+    let page =
+        pipeline(&rich, one, Tab::Tables, &Query::default(), &Beside::default(), &fleet::viewer()).unwrap();
     let root = parse(&page).root;
     assert!(root.text().contains("<script>alert(1)</script>"), "it is shown as text");
     let sent: Vec<&str> = root
@@ -135,12 +138,13 @@ fn who_may_only_look_is_offered_nothing_to_change() {
     let rich = fleet::rich();
     let mut looked_at = vec![overview(&rich, &Query::default(), &guest).unwrap()];
     for one in &rich.pipelines {
-        for tab in ["", "tables", "runs", "verification", "storage"] {
+        let generations = fleet::generations();
+        let beside = Beside { generations: &generations, ..Beside::default() };
+        for tab in TABS {
             let tab = Tab::of_path(tab).unwrap();
-            looked_at
-                .push(pipeline(&rich, one, tab, &Query::default(), &fleet::generations(), &guest).unwrap());
+            looked_at.push(pipeline(&rich, one, tab, &Query::default(), &beside, &guest).unwrap());
         }
-        looked_at.extend(one.runs.iter().map(|asked| run(&rich, asked, &guest).unwrap()));
+        looked_at.extend(one.runs.iter().map(|asked| run(&rich, asked, &beside, &guest).unwrap()));
     }
     for page in looked_at {
         let root = parse(&page).root;
@@ -159,7 +163,9 @@ fn a_fragment_is_the_live_parts_without_the_frame() {
         live.filter_map(|one| one.get("id")).map(str::to_owned).collect()
     };
     for one in &rich.pipelines {
-        let page = |viewer: &Viewer| pipeline(&rich, one, Tab::Now, &Query::default(), &[], viewer).unwrap();
+        let page = |viewer: &Viewer| {
+            pipeline(&rich, one, Tab::Now, &Query::default(), &Beside::default(), viewer).unwrap()
+        };
         let (whole, part) = (page(&fleet::viewer()), page(&live));
         assert!(part.len() < whole.len() && !part.contains("<header") && !part.contains("<script src"));
         assert_eq!(ids(&whole), ids(&part));
@@ -204,4 +210,80 @@ fn assets_are_known_by_their_content() {
         assert!(!body.contains("https://") && !body.contains("@import") && !body.contains("url("), "{name}");
     }
     assert!(asset("../console.rs").is_none() && asset("").is_none());
+}
+
+/// The rows of a history, as a reader sees them.
+fn runs_of(query: &HistoryQuery) -> Vec<String> {
+    let rich = fleet::rich();
+    let one = fleet::named(&rich, "analytics");
+    let beside = Beside { history: query.clone(), ..Beside::default() };
+    let page = pipeline(&rich, one, Tab::Runs, &Query::default(), &beside, &fleet::viewer()).unwrap();
+    let root = parse(&page).root;
+    let rows = root
+        .all()
+        .into_iter()
+        .filter(|row| row.name == "tr" && row.get("id").is_some_and(|id| !id.starts_with("gen")));
+    rows.map(|row| row.named("th")[0].text().trim().to_owned()).collect()
+}
+
+#[test]
+fn a_history_is_filtered_by_its_address_and_the_file_has_the_same_runs() {
+    let all = runs_of(&HistoryQuery::default());
+    assert!(all.len() > 5, "{all:?}");
+    let rich = fleet::rich();
+    let failed = HistoryQuery { outcome: "failed".into(), ..HistoryQuery::default() };
+    let shown = runs_of(&failed);
+    assert!(!shown.is_empty() && shown.len() < all.len(), "{shown:?} of {all:?}");
+    let beside = Beside { history: failed, ..Beside::default() };
+    let records = history_records(fleet::named(&rich, "analytics"), &beside);
+    assert_eq!(records.len(), shown.len());
+    assert!(records.iter().all(|record| record.outcome == "failed"));
+    let file = csv(&records);
+    assert_eq!(file.split("\r\n").count(), records.len() + 2, "{file}");
+    let nobody = HistoryQuery { who: "nobody".into(), page: "7".into(), ..HistoryQuery::default() };
+    assert_eq!(runs_of(&nobody), [""; 0]);
+}
+
+#[test]
+fn schemas_that_differ_are_told_with_what_to_do() {
+    let rich = fleet::rich();
+    let of = |name: &str, q: &str| {
+        let query = Query { q: q.into(), ..Query::default() };
+        let page = pipeline(
+            &rich,
+            fleet::named(&rich, name),
+            Tab::Schema,
+            &query,
+            &Beside::default(),
+            &fleet::viewer(),
+        );
+        parse(&page.unwrap()).root.text()
+    };
+    let synapse = of("synapse", "");
+    for said in [
+        "6 differences in 4 of 7 tables.",
+        "column differs",
+        "CREATE INDEX events_order_room",
+        "alter table public.receipts",
+    ] {
+        assert!(synapse.contains(said), "{said}: {synapse}");
+    }
+    assert!(!of("synapse", "receipts").contains("CREATE INDEX"));
+    assert!(of("orders", "").contains("Both schemas agree"));
+    assert!(of("sessions", "").contains("no two databases"));
+}
+
+#[test]
+fn a_pipeline_that_waits_after_an_error_can_be_started_again() {
+    let rich = fleet::rich();
+    let page = |name: &str| {
+        let one = fleet::named(&rich, name);
+        let page = pipeline(&rich, one, Tab::Now, &Query::default(), &Beside::default(), &fleet::viewer());
+        parse(&page.unwrap()).root
+    };
+    let buttons = |name: &str| -> Vec<String> {
+        page(name).all().into_iter().filter(|one| one.name == "summary").map(Element::text).collect()
+    };
+    assert!(buttons("billing").iter().any(|label| label.trim() == "Start again"), "{:?}", buttons("billing"));
+    assert!(!buttons("orders").iter().any(|label| label.trim() == "Start again"));
 }

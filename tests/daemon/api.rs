@@ -129,7 +129,7 @@ fn what_cannot_be_done_is_a_problem_with_a_hint() {
     let missing = missing.with_status(404);
     assert_eq!(
         (&missing["type"], &missing["hint"]),
-        (&json!("/problems/no-such-pipeline"), &json!("is \"orders\" meant?"))
+        (&json!("/problems/no-such-pipeline"), &json!("did you mean \"orders\"?"))
     );
     let sync = http.post("/api/v1/pipelines/orders/sync", &json!({})).with_status(422);
     assert!(sync["hint"].as_str().unwrap().contains("resync"), "{sync}");

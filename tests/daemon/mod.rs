@@ -6,6 +6,9 @@ mod keys;
 mod listeners;
 mod many;
 mod memory;
+mod reload;
+mod runs;
+mod schemas;
 mod standby;
 mod supervision;
 

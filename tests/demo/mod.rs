@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use super::harness::http::Http;
 use super::harness::wait_for;
 
 /// MB; enough for a large transaction to be sent before it commits.
@@ -107,6 +108,7 @@ fn it_tells_its_story_and_leaves_nothing_behind() {
         &[
             "Filling the source",
             "    | ",
+            "The console is open: http://127.0.0.1:",
             "Caught up: from here on",
             "the books balanced each time",
             "kill -9",
@@ -125,6 +127,7 @@ fn a_replica_is_replaced_while_it_is_read_and_nothing_is_left_behind() {
     place.assert_tells(
         &["snapshot"],
         &[
+            "The console is open: http://127.0.0.1:",
             "$ pgdiode sync",
             "is a third full: kill -9",
             "The readers have noticed nothing",
@@ -196,8 +199,12 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     let mut child = Running(place.demo(&[]).spawn().unwrap());
     let mut lines = BufReader::new(child.0.stdout.take().unwrap());
     read_until(&mut lines, "$ pgdiode start");
+    let opened = read_until(&mut lines, "The console is open: ");
+    let port = opened.trim().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     // It has been started, then, and speaks.
     read_until(&mut lines, "    | ");
+    let page = wait_for(|| Http::new(port).try_send("GET", "/", &[("Accept", "text/html")], "").ok());
+    assert!(page.is_some_and(|page| page.body.contains("/pipelines/demo")), "the console shows the pipeline");
     assert!(processes_naming(place.0.path()).len() >= 3, "two servers and a pipeline run");
     signal_pid(&child.0.id().to_string(), "INT");
     // Whoever does not read would hold it up.
@@ -209,9 +216,13 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 #[test]
 fn a_demo_whose_server_dies_fails_and_leaves_nothing_behind() {
     let place = Place::new();
-    let mut child = Running(place.demo(&[]).spawn().unwrap());
+    let mut child = Running(place.demo(&["--no-console"]).spawn().unwrap());
     let mut lines = BufReader::new(child.0.stdout.take().unwrap());
-    read_until(&mut lines, "Watching the target");
+    let mut before = String::new();
+    while !before.contains("Watching the target") {
+        assert_ne!(lines.read_line(&mut before).unwrap(), 0, "it ended after:\n{before}");
+    }
+    assert!(!before.contains("http://"), "no console was wanted:\n{before}");
     let mut pid_files = fs::read_dir(place.0.path())
         .unwrap()
         .map(|entry| entry.unwrap().path().join("source/postmaster.pid"));

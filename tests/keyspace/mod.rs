@@ -3,6 +3,7 @@
 
 mod basics;
 mod broken;
+mod bulk;
 mod model;
 mod refused;
 
@@ -298,8 +299,16 @@ impl Ground {
 }
 
 pub async fn open(cluster: &Cluster, layout: &Layout) -> pgdiode::error::Result<KeyspaceTarget> {
-    let conninfo =
-        ConnInfo::parse(&cluster.conninfo("postgres"), &Environment::default()).expect("a conninfo");
+    open_as(cluster, "postgres", layout).await
+}
+
+pub async fn open_as(
+    cluster: &Cluster,
+    user: &str,
+    layout: &Layout,
+) -> pgdiode::error::Result<KeyspaceTarget> {
+    let conninfo = cluster.conninfo_as(user, "postgres");
+    let conninfo = ConnInfo::parse(&conninfo, &Environment::default()).expect("a conninfo");
     let session = Session::connect(&conninfo, Side::Target, &[("options", TARGET_OPTIONS)]).await?;
     KeyspaceTarget::open(session, "main", layout).await
 }

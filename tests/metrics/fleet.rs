@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pgdiode::change::TableName;
 use pgdiode::position::Lsn;
+use pgdiode::status::drift::{SchemaDifference, SchemaDifferenceKind, SchemaDrift};
 use pgdiode::status::fleet::{
     Duty, Fleet, Health, Instance, Overview, Pause, Problem, Run, RunState, Sample, State, Storage,
     TableSize, Verification,
@@ -31,6 +32,7 @@ pub fn instance() -> Instance {
         started_at: "2026-11-20T08:00:00Z".into(),
         at: AT.into(),
         configured_at: "2026-11-21T09:30:00Z".into(),
+        certificate_expires_at: Some("2027-02-01T00:00:00Z".into()),
     }
 }
 
@@ -52,6 +54,7 @@ pub fn overview(name: &str, health: Health, verdict: &str) -> Overview {
         runs: Vec::new(),
         verification: None,
         storage: None,
+        schema_drift: None,
         samples: Arc::new(Vec::new()),
     }
 }
@@ -162,6 +165,21 @@ fn main_one() -> Overview {
                 TableSize { name: "public.customers".into(), bytes: 1_048_576, rows: 1200 },
             ],
         }),
+        schema_drift: Some(SchemaDrift {
+            at: "2026-11-22T11:52:00Z".into(),
+            tables: 2,
+            tables_different: 1,
+            differences: vec![SchemaDifference {
+                table: "public.events".into(),
+                kind: SchemaDifferenceKind::IndexMissing,
+                object: Some("events_at".into()),
+                source: Some("CREATE INDEX ON public.events USING btree (at)".into()),
+                target: None,
+                remedy: "at the target".into(),
+                sql: Some("CREATE INDEX events_at ON public.events USING btree (at);".into()),
+            }],
+            left_out: 0,
+        }),
         samples: Arc::new(samples()),
         ..overview("main", Health::Healthy, "0.40 s behind, identical when compared on 2026-11-21")
     }
@@ -267,6 +285,7 @@ fn li() -> Overview {
         generation: None,
         position: None,
         discarded: Vec::new(),
+        phases: Vec::new(),
     };
     let runs = vec![
         run(9, "rollback", "done", "2026-11-22T10:00:00Z", 0.2),

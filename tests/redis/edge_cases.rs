@@ -169,3 +169,22 @@ fn one_server_of_another_version_is_enough() {
         );
     }
 }
+
+#[test]
+fn a_stream_that_is_not_there_is_no_empty_stream() {
+    for version in [RedisVersion::V6_2, RedisVersion::V7_0] {
+        let world = World::new(RedisServer::start(version, &[]));
+        let run = world.pgdiode(world.redis.port(), "");
+        let running = run.spawn(&["start"]);
+        let there = "select coalesce(string_agg(convert_from(name, 'UTF8'), ' ' order by name), '')
+                       from pgdiode.keyspace_key where hash is not null";
+        world.redis.cli(&["XADD", "x:gone", "*", "field", "1"]);
+        world.redis.cli(&["XGROUP", "CREATE", "x:empty", "readers", "$", "MKSTREAM"]);
+        becomes(&world.postgres, there, "x:empty x:gone", || running.stderr());
+        // The command says that something is about the key, not that it is gone.
+        world.redis.cli(&["RENAME", "x:gone", "other"]);
+        becomes(&world.postgres, there, "x:empty", || running.stderr());
+        let verified = run.run(&["verify"]);
+        assert_eq!(verified.status.code(), Some(0), "{}", verified.stderr);
+    }
+}

@@ -2,6 +2,7 @@
 //! status; what is right is done once.
 
 mod bad_input;
+mod door;
 mod membership;
 mod setup;
 mod subscription;

@@ -48,6 +48,9 @@ pub(super) fn lines(overview: &Overview, width: usize, paint: Paint) -> Vec<Line
     if let Some(verified) = &overview.verification {
         fact("verified", &verification(verified), plain);
     }
+    if let Some(drift) = &overview.schema_drift {
+        fact("schemas", &drift.verdict(), plain);
+    }
     if let Some(stored) = &overview.storage {
         fact("storage", &storage(stored), plain);
     }
@@ -65,6 +68,7 @@ fn runs(overview: &Overview) -> Vec<String> {
         RunState::Done => "done",
         RunState::Failed => "failed",
         RunState::Cancelled => "was cancelled",
+        RunState::Interrupted => "was interrupted",
     };
     let runs = overview.runs.iter().take(RUNS_MAX).map(|run| {
         let subject =

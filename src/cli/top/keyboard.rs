@@ -16,14 +16,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AHEAD_MAX: usize = 64;
 
 /// The thread ends with it.
-pub(super) struct Keyboard {
+pub(crate) struct Keyboard {
     events: mpsc::Receiver<io::Result<Event>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keyboard {
-    pub(super) fn listen() -> Keyboard {
+    pub(crate) fn listen() -> Keyboard {
         let (sender, events) = mpsc::channel(AHEAD_MAX);
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
@@ -46,7 +46,7 @@ impl Keyboard {
     }
 
     /// `None` once nothing can come any more. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Option<io::Result<Event>> {
+    pub(crate) async fn next(&mut self) -> Option<io::Result<Event>> {
         self.events.recv().await
     }
 }

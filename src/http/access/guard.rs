@@ -11,10 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use futures_util::StreamExt as _;
 
-use super::Access;
 use super::identity::{accepts, unauthorized};
 use super::login::{Client, login_address};
 use super::origin::{is_safe, one};
+use super::{Access, Current};
 use super::{By, Right, Visitor};
 use crate::http::problem::Problem;
 
@@ -29,7 +29,7 @@ fn is_open(path: &str) -> bool {
 }
 
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    let request = match access.admit(request).await {
+    let request = match access.now().admit(request).await {
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
@@ -53,7 +53,7 @@ fn while_known(access: Access, visitor: Visitor, headers: HeaderMap, answer: Res
     let mut events = body.into_data_stream();
     let known = async_stream::stream! {
         while let Some(event) = events.next().await {
-            if !access.0.knows_still(&visitor, &headers) {
+            if !access.now().0.knows_still(&visitor, &headers) {
                 break;
             }
             yield event;
@@ -62,7 +62,7 @@ fn while_known(access: Access, visitor: Visitor, headers: HeaderMap, answer: Res
     Response::from_parts(parts, Body::from_stream(known))
 }
 
-impl Access {
+impl Current {
     /// The request with its [`Visitor`], or the answer to it.
     async fn admit(&self, request: Request) -> Result<Request, Response> {
         let (mut parts, body) = request.into_parts();

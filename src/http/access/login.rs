@@ -94,7 +94,7 @@ async fn page(
     if visitor.is_some() {
         return Redirect::to(next).into_response();
     }
-    if access.0.users.is_none() {
+    if access.now().0.users.is_none() {
         return nobody_signs_in().into_response();
     }
     shown(StatusCode::OK, &LoginPage::new(next, "", None))
@@ -106,6 +106,7 @@ async fn sign_in(
     headers: HeaderMap,
     Form(form): Form<Shown>,
 ) -> Response {
+    let access = access.now();
     let Some(users) = access.0.users.as_ref().map(super::Kept::now) else {
         return nobody_signs_in().into_response();
     };
@@ -133,6 +134,7 @@ async fn sign_in(
 }
 
 async fn sign_out(State(access): State<Access>, headers: HeaderMap) -> Response {
+    let access = access.now();
     access.0.cookies(&headers).into_iter().for_each(|id| access.0.sessions.end(id));
     let next = if access.0.users.is_some() { "/login" } else { "/" };
     ([(header::SET_COOKIE, access.0.cookie_that_is_gone())], Redirect::to(next)).into_response()

@@ -23,6 +23,8 @@ use crate::http::problem;
         pipelines::show,
         pipelines::tables,
         pipelines::samples,
+        pipelines::drift,
+        pipelines::compare,
         pipelines::check,
         pipelines::generations,
         pipelines::sync,

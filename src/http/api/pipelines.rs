@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn of(one: &Overview) -> Summary {
+    pub(super) fn of(one: &Overview) -> Summary {
         let (lag_bytes, lag_seconds) = one.lag();
         Summary {
             name: one.name.clone(),
@@ -85,13 +85,16 @@ pub(super) async fn list(
     State(door): State<Door>,
     visitor: Visitor,
     Query(filter): Query<Filter>,
-) -> Json<Vec<Summary>> {
-    let is_wanted = |one: &&Arc<Overview>| {
+) -> impl IntoResponse {
+    let is_wanted = |one: &Overview| {
         visitor.sees(&one.name)
             && filter.name.as_ref().is_none_or(|part| one.name.contains(part.as_str()))
-            && filter.health.as_ref().is_none_or(|health| json!(one.health) == json!(health))
+            && filter.health.as_ref().is_none_or(|health| one.health.word() == health)
     };
-    Json(door.fleet().pipelines.iter().filter(is_wanted).map(|one| Summary::of(one)).collect())
+    let listing = door.listings.of(&door.fleet());
+    let is_whole = visitor.pipelines.is_none() && filter.name.is_none() && filter.health.is_none();
+    let text = if is_whole { listing.all() } else { listing.of_those(is_wanted) };
+    ([(header::CONTENT_TYPE, "application/json")], text)
 }
 
 /// Everything that is known, of all pipelines
@@ -137,6 +140,36 @@ pub(super) async fn samples(
     Path(name): Path<String>,
 ) -> Result<Json<Arc<Vec<Sample>>>, Problem> {
     Ok(Json(Arc::clone(&seen(&door, &visitor, &name)?.samples)))
+}
+
+/// In what the schemas of both sides differ, as they were compared last; null before that
+#[utoipa::path(get, path = "/api/v1/pipelines/{name}/drift", tag = "pipelines", params(("name" = String, Path)),
+    responses((status = 200, body = Option<Object>)))]
+pub(super) async fn drift(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    Ok(Json(json!(seen(&door, &visitor, &name)?.schema_drift)))
+}
+
+/// Have the schemas of both sides compared now; what comes of it is at the same address some seconds later
+#[utoipa::path(post, path = "/api/v1/pipelines/{name}/drift", tag = "pipelines", params(("name" = String, Path)),
+    responses((status = 202, body = Object)))]
+pub(super) async fn compare(
+    State(door): State<Door>,
+    visitor: Visitor,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    compare_schemas(&door, &visitor, &name)?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "asked": true }))))
+}
+
+/// Has schemas compared: it changes nothing, and costs both servers something.
+pub(in crate::http) fn compare_schemas(door: &Door, visitor: &Visitor, name: &str) -> Result<(), Problem> {
+    visitor.must(Right::Act)?;
+    seen(door, visitor, name)?;
+    Ok(door.daemon.compare_schemas(name)?)
 }
 
 /// What would fail, looked for now

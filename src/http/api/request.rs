@@ -7,6 +7,7 @@ use axum::{Json, body};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::config::unknown_pipeline;
 use crate::daemon::{Answer, Order, Orderer};
 use crate::error::Error;
 use crate::http::access::{Right, Visitor};
@@ -97,13 +98,11 @@ pub(in crate::http) fn seen(
 
 fn no_pipeline(door: &Door, visitor: &Visitor, name: &str) -> Problem {
     let names: Vec<String> = door.daemon.names().into_iter().filter(|name| visitor.sees(name)).collect();
-    let near = crate::nearest::nearest(name, names.iter().map(String::as_str));
-    let hint = match near {
-        Some(near) => format!("is \"{near}\" meant?"),
-        None => format!("there are: {}", names.join(", ")),
-    };
-    let what = format!("there is no pipeline \"{name}\"");
-    Problem::new(StatusCode::NOT_FOUND, "no-such-pipeline", "There is no such pipeline", what).hint(hint)
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let error = unknown_pipeline(name, &known);
+    let problem =
+        Problem::new(StatusCode::NOT_FOUND, "no-such-pipeline", "There is no such pipeline", error.what());
+    problem.hint(error.hint_text().unwrap_or_default())
 }
 
 /// A reason that the audit log can hold, without the blanks around it.
@@ -135,8 +134,8 @@ pub(super) async fn order(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let id = ordered(door, visitor, name, order, "api", why, idempotency_key(headers)?).await?;
-    let run =
-        door.daemon.runs().run(&id).ok_or_else(|| Problem::of(&Error::unexpected("the run is gone")))?;
+    let run = door.daemon.run(&id).await?;
+    let run = run.ok_or_else(|| Problem::of(&Error::unexpected("the run is gone")))?;
     let location = format!("/api/v1/runs/{id}");
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(run)).into_response())
 }

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::request::{Body, Query, Why, reason};
+use crate::daemon::pipeline_of;
 use crate::http::access::{Right, Visitor};
 use crate::http::door::Door;
 use crate::http::problem::Problem;
@@ -31,15 +32,25 @@ pub(super) async fn list(
     Json(runs)
 }
 
-/// A run the visitor may see.
+/// A run of this process that the visitor may see.
 pub(in crate::http) fn seen(door: &Door, visitor: &Visitor, id: &str) -> Result<Run, Problem> {
     let run = door.daemon.runs().run(id).filter(|run| visitor.sees(&run.pipeline));
-    run.ok_or_else(|| {
-        let what = format!("no run \"{id}\" is known");
-        Problem::new(StatusCode::NOT_FOUND, "no-such-run", "There is no such run", what).hint(
-            "runs are known until the daemon ends; the audit log and the history of a snapshot pipeline stay",
-        )
-    })
+    run.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: &str) -> Problem {
+    let what = format!("no run \"{id}\" is known");
+    Problem::new(StatusCode::NOT_FOUND, "no-such-run", "There is no such run", what)
+        .hint("runs are known for 30 days; the audit log and the history of a snapshot pipeline stay")
+}
+
+/// A run that the visitor may see, of this process or of one before it.
+pub(in crate::http) async fn found(door: &Door, visitor: &Visitor, id: &str) -> Result<Run, Problem> {
+    // Nobody is asked about what is not theirs to see.
+    if pipeline_of(id).is_none_or(|pipeline| !visitor.sees(pipeline)) {
+        return seen(door, visitor, id);
+    }
+    door.daemon.run(id).await?.filter(|run| visitor.sees(&run.pipeline)).ok_or_else(|| unknown(id))
 }
 
 /// A run
@@ -50,7 +61,7 @@ pub(super) async fn show(
     visitor: Visitor,
     Path(id): Path<String>,
 ) -> Result<Json<Run>, Problem> {
-    seen(&door, &visitor, &id).map(Json)
+    found(&door, &visitor, &id).await.map(Json)
 }
 
 /// Ask a run to end

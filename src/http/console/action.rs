@@ -1,7 +1,7 @@
 //! Buttons that change something: each asks for a reason first, and what cannot be taken back for a typed word too.
 //! They open without JavaScript, as `details`.
 
-use crate::status::fleet::{Health, Overview, Run, RunState, State};
+use crate::status::fleet::{Duty, Health, Overview, Run, RunState, State};
 
 use super::words::{dom_id, pipeline_path, segment};
 
@@ -72,7 +72,13 @@ pub(super) fn of_pipeline(pipeline: &Overview) -> Vec<Action> {
     } else if has_keys(pipeline) {
         actions.push(Action::of(pipeline, "sync", "Sync now", "Looks at every key of the server again."));
     }
-    actions.push(if pipeline.paused.is_some() {
+    let rests = pipeline.paused.is_some() || pipeline.health == Health::Paused;
+    if !rests && waits_after_an_error(pipeline) {
+        let says =
+            "Tries at once what failed, instead of at the next attempt. Nothing that was done is lost.";
+        actions.insert(0, Action::of(pipeline, "resume", "Start again", says));
+    }
+    actions.push(if rests {
         Action::of(pipeline, "resume", "Resume", "Runs the pipeline again from where it stopped.")
     } else {
         let says = if is_snapshot(pipeline) {
@@ -85,10 +91,16 @@ pub(super) fn of_pipeline(pipeline: &Overview) -> Vec<Action> {
     actions
 }
 
+/// It has ended by an error. Of a snapshot pipeline a sync says the same.
+fn waits_after_an_error(pipeline: &Overview) -> bool {
+    pipeline.problem.is_some() && pipeline.duty == Duty::Idle && !is_snapshot(pipeline)
+}
+
 /// The one for a row of a list.
 pub(super) fn foremost(pipeline: &Overview) -> Vec<Action> {
     let mut actions = of_pipeline(pipeline);
-    if pipeline.paused.is_some() || (pipeline.health == Health::Paused && actions.len() > 1) {
+    // A row has room for one: what it waits for.
+    if actions.iter().any(|action| action.verb == "resume") {
         actions.retain(|action| action.verb == "resume");
     }
     actions

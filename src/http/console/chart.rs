@@ -72,6 +72,7 @@ pub enum Pick {
 
 const HEIGHT: f64 = 190.0;
 const TOP: f64 = 16.0;
+const SHARES_HEIGHT: f64 = 26.0;
 const BOTTOM: f64 = 24.0;
 /// The line's own scale, which is stretched to its place.
 const GRAIN: f64 = 1000.0;
@@ -80,6 +81,8 @@ const LINE_POINTS: usize = 240;
 const SPARK_POINTS: usize = 48;
 /// In per cent: the scale's words are beside the bars, not below them.
 const GUTTER: f64 = 8.0;
+/// In per cent: as wide as a level's word may be.
+const MARK_WORD: f64 = 12.0;
 const TABLE_ROWS: usize = 48;
 /// Lines of the scale, about.
 const TICKS: f64 = 5.0;
@@ -255,7 +258,8 @@ pub fn line(line: &Line, pick: Pick, clock: Clock) -> Option<Chart> {
         let when = rough_date(at);
         summary.push_str(&format!("; if it goes on like this, {} on {when}", line.unit.words(value)));
     }
-    let mut body = paper(line.unit, &ticks, &scale);
+    let (mut body, words) = paper(line.unit, &ticks, &scale);
+    body.push_str(&words);
     body.push_str(&marks(&line.marks, &scale));
     body.push_str(&plot(line, &points, &scale));
     let rows = thinned(&line.points, TABLE_ROWS, pick)
@@ -294,8 +298,8 @@ fn rough_date(at: i64) -> String {
         .unwrap_or_default()
 }
 
-/// Scale, grid and the words beside them.
-fn paper(unit: Unit, ticks: &[f64], scale: &Scale) -> String {
+/// Scale and grid, and the words beside them.
+fn paper(unit: Unit, ticks: &[f64], scale: &Scale) -> (String, String) {
     let mut body = String::new();
     for tick in ticks {
         let y = scale.y(*tick);
@@ -318,20 +322,22 @@ fn paper(unit: Unit, ticks: &[f64], scale: &Scale) -> String {
             HEIGHT - 6.0,
         ));
     }
-    // Above the line that is drawn later: words have a halo.
+    let mut words = String::new();
     for tick in ticks.iter().skip(1) {
         let y = scale.y(*tick) - 4.0;
-        body.push_str(&format!(r#"<text class="tick" x="0" y="{y:.1}">{}</text>"#, unit.words(*tick)));
+        words.push_str(&format!(r#"<text class="tick" x="0" y="{y:.1}">{}</text>"#, unit.words(*tick)));
     }
-    body
+    (body, words)
 }
 
 fn marks(marks: &[Mark], scale: &Scale) -> String {
     let mut body = String::new();
-    for mark in marks {
+    for (index, mark) in marks.iter().enumerate() {
         let y = scale.y(mark.value);
+        // Side by side: levels may be nearer to one another than a word is high.
+        let x = 100.0 - index_of(index) * MARK_WORD;
         body.push_str(&format!(
-            r#"<line class="level tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="100%" y="{1:.1}" text-anchor="end">{2}</text>"#,
+            r#"<line class="level tone-{0}" x1="0" x2="100%" y1="{y:.1}" y2="{y:.1}"/><text class="tick tone-{0}" x="{x}%" y="{1:.1}" text-anchor="end">{2}</text>"#,
             mark.tone.name(),
             y - 4.0,
             escaped(&mark.label),
@@ -391,7 +397,7 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
     let largest = bars.iter().map(|bar| bar.seconds).fold(0.0, f64::max);
     let ticks = Unit::Seconds.ticks(largest);
     let scale = Scale { from: 0, until: 0, top: ticks.last().copied().unwrap_or(1.0) };
-    let mut body = paper(Unit::Seconds, &ticks, &scale);
+    let (mut body, words) = paper(Unit::Seconds, &ticks, &scale);
     // Few bars are not to be as wide as a hand.
     let places = index_of(bars.len().max(12));
     for (index, bar) in bars.iter().enumerate() {
@@ -414,6 +420,8 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
             ));
         }
     }
+    // On a narrow screen they are over a bar, and have a halo.
+    body.push_str(&words);
     let well = bars.iter().filter(|bar| bar.tone == Tone::Good).count();
     let runs = text::several(bars.len() as u64, "run");
     let summary = format!("{runs}, {well} of them well, the longest {}", Unit::Seconds.words(largest));
@@ -431,6 +439,53 @@ pub fn bars(id: &'static str, title: &str, bars: &[Bar], clock: Clock) -> Option
         svg: svg("chart-bars", id, title, &summary, &body),
         summary,
         columns: vec!["Run", "Started", "Took", "Verdict"],
+        rows: rows.collect(),
+    })
+}
+
+/// One bar, divided: what each part took of the whole.
+pub fn shares(id: &str, title: &str, of: &'static str, parts: &[(&str, f64)]) -> Option<Chart> {
+    /// In per cent: a part that is narrower has no room for its word.
+    const WORD: f64 = 16.0;
+    let whole: f64 = parts.iter().map(|(_, seconds)| seconds).sum();
+    if whole <= 0.0 {
+        return None;
+    }
+    let (mut body, mut x) = (String::new(), 0.0);
+    for (index, (name, seconds)) in parts.iter().enumerate() {
+        let width = seconds / whole * 100.0;
+        let (shade, name) = (if index % 2 == 0 { "even" } else { "odd" }, escaped(name));
+        let tip = format!("{name}: {}", text::seconds(*seconds));
+        body.push_str(&format!(
+            r#"<rect class="share-part {shade}" x="{x:.2}%" width="{width:.2}%" height="{SHARES_HEIGHT}"><title>{tip}</title></rect>"#
+        ));
+        if width >= WORD {
+            body.push_str(&format!(
+                r#"<text class="share-word" x="{:.2}%" y="{}" text-anchor="middle" aria-hidden="true">{name}</text>"#,
+                x + width / 2.0,
+                SHARES_HEIGHT / 2.0 + 4.0
+            ));
+        }
+        x += width;
+    }
+    let longest = parts.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let summary = longest.map_or_else(String::new, |(name, seconds)| {
+        format!("{} in all, longest {name}: {}", text::seconds(whole), text::seconds(*seconds))
+    });
+    let rows = parts.iter().map(|(name, seconds)| {
+        let share = format!("{:.0} %", seconds / whole * 100.0);
+        vec![Markup(escaped(name)), Markup(text::seconds(*seconds)), Markup(share)]
+    });
+    Some(Chart {
+        id: id.to_owned(),
+        title: title.to_owned(),
+        svg: Markup(format!(
+            r#"<svg class="chart shares" role="img" aria-labelledby="{id}-title {id}-desc" width="100%" height="{SHARES_HEIGHT}"><title id="{id}-title">{}</title><desc id="{id}-desc">{}</desc>{body}</svg>"#,
+            escaped(title),
+            escaped(&summary)
+        )),
+        summary,
+        columns: vec![of, "Took", "Share"],
         rows: rows.collect(),
     })
 }

@@ -57,24 +57,28 @@ impl Query {
     }
 
     /// The page that is asked for, or the nearest that there is.
-    pub(super) fn page<T>(&self, mut items: Vec<T>, path: &str) -> (Vec<T>, Pager) {
-        let total = items.len();
-        let pages = total.div_ceil(PAGE).max(1);
-        let page = self.page.trim().parse().unwrap_or(1).clamp(1, pages);
-        let before = (page - 1) * PAGE;
-        let rows: Vec<T> = items.drain(before..(before + PAGE).min(total)).collect();
-        let to = |page: usize| self.href(path, &self.health, page);
-        let pager = Pager {
-            total,
-            first: before + usize::from(total > 0),
-            last: before + rows.len(),
-            page,
-            pages,
-            previous: (page > 1).then(|| to(page - 1)),
-            next: (page < pages).then(|| to(page + 1)),
-        };
-        (rows, pager)
+    pub(super) fn page<T>(&self, items: Vec<T>, path: &str) -> (Vec<T>, Pager) {
+        paged(items, &self.page, |page| self.href(path, &self.health, page))
     }
+}
+
+/// The page that is asked for, or the nearest that there is; `to` is the address of another one.
+pub(super) fn paged<T>(mut items: Vec<T>, asked: &str, to: impl Fn(usize) -> String) -> (Vec<T>, Pager) {
+    let total = items.len();
+    let pages = total.div_ceil(PAGE).max(1);
+    let page = asked.trim().parse().unwrap_or(1).clamp(1, pages);
+    let before = (page - 1) * PAGE;
+    let rows: Vec<T> = items.drain(before..(before + PAGE).min(total)).collect();
+    let pager = Pager {
+        total,
+        first: before + usize::from(total > 0),
+        last: before + rows.len(),
+        page,
+        pages,
+        previous: (page > 1).then(|| to(page - 1)),
+        next: (page < pages).then(|| to(page + 1)),
+    };
+    (rows, pager)
 }
 
 #[cfg(test)]

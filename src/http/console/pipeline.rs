@@ -9,9 +9,10 @@ use crate::status::{PipelineStatus, SlotStatus, text};
 
 use super::action::{self, Action};
 use super::chart::{Chart, Line, Pick, Point, Unit, gauge, line};
-use super::history::{AskedRun, Generation, History, generations, history};
+use super::history::{AskedRun, Beside, Generation, History, durations, generations_of, history};
 use super::list::Query;
 use super::overview::{behind, lag_points, lag_seconds, render};
+use super::schema::{SchemaView, schema};
 use super::shell::{Room, Shell, Viewer};
 use super::storage::{StorageView, storage};
 use super::tables::{Quarantined, Tables, quarantined_of, tables};
@@ -22,19 +23,21 @@ use super::words::{Chip, Clock, Markup, Tone, pipeline_path, sameness_chip};
 pub enum Tab {
     Now,
     Tables,
+    Schema,
     Runs,
     Verification,
     Storage,
 }
 
 impl Tab {
-    const ALL: [Tab; 5] = [Tab::Now, Tab::Tables, Tab::Runs, Tab::Verification, Tab::Storage];
+    const ALL: [Tab; 6] = [Tab::Now, Tab::Tables, Tab::Schema, Tab::Runs, Tab::Verification, Tab::Storage];
 
     /// The end of its address: `/pipelines/{name}/{this}`; of [`Tab::Now`] nothing.
     pub fn path(self) -> &'static str {
         match self {
             Tab::Now => "",
             Tab::Tables => "tables",
+            Tab::Schema => "schema",
             Tab::Runs => "runs",
             Tab::Verification => "verification",
             Tab::Storage => "storage",
@@ -49,6 +52,7 @@ impl Tab {
         match self {
             Tab::Now => "Now",
             Tab::Tables => "Tables",
+            Tab::Schema => "Schema",
             Tab::Runs => "Runs",
             Tab::Verification => "Verification",
             Tab::Storage => "Storage",
@@ -90,6 +94,7 @@ struct ProblemView<'a> {
 enum Body<'a> {
     Now(Box<Now>),
     Tables(Tables, &'a Query),
+    Schema(Box<SchemaView>, &'a Query),
     Runs(Box<History>),
     Verification(Box<VerificationView>),
     Storage(Option<Box<StorageView>>),
@@ -140,14 +145,13 @@ struct VerifiedRow {
     differences: String,
 }
 
-/// The page of a pipeline. `kept` are the generations of a snapshot pipeline, the one that serves first; without them
-/// only that one is shown.
+/// The page of a pipeline, with what was looked up for it.
 pub fn pipeline(
     fleet: &Fleet,
     pipeline: &Overview,
     tab: Tab,
     query: &Query,
-    kept: &[GenerationStatus],
+    beside: &Beside<'_>,
     viewer: &Viewer,
 ) -> Result<String> {
     let title = match tab {
@@ -158,9 +162,10 @@ pub fn pipeline(
     let clock = shell.clock;
     let path = pipeline_path(&pipeline.name);
     let body = match tab {
-        Tab::Now => Body::Now(Box::new(now(pipeline, kept, clock))),
+        Tab::Now => Body::Now(Box::new(now(pipeline, beside.generations, clock))),
         Tab::Tables => Body::Tables(tables(pipeline, query, clock), query),
-        Tab::Runs => Body::Runs(Box::new(history(pipeline, clock))),
+        Tab::Schema => Body::Schema(Box::new(schema(pipeline, query, clock)), query),
+        Tab::Runs => Body::Runs(Box::new(history(pipeline, beside, clock))),
         Tab::Verification => Body::Verification(Box::new(verification(pipeline, clock))),
         Tab::Storage => Body::Storage(storage(pipeline, clock).map(Box::new)),
     };
@@ -186,6 +191,12 @@ pub fn pipeline(
 fn tab_link(pipeline: &Overview, path: &str, tab: Tab, here: Tab) -> TabLink {
     let note = match (tab, &pipeline.state) {
         (Tab::Tables, Some(State::Stream(status))) => Some(text::count(status.tables.len() as u64)),
+        (Tab::Schema, _) => pipeline
+            .schema_drift
+            .as_ref()
+            .map(|drift| drift.differences.len() as u64 + drift.left_out)
+            .filter(|number| *number > 0)
+            .map(text::count),
         (Tab::Verification, _) => pipeline
             .verification
             .as_ref()
@@ -241,6 +252,10 @@ fn now(pipeline: &Overview, kept: &[GenerationStatus], clock: Clock) -> Now {
             detail: clock.relative(&verification.at),
             tone: Some(tone),
         });
+    }
+    if let Some(drift) = &pipeline.schema_drift {
+        let page = format!("{}/schema", pipeline_path(&pipeline.name));
+        now.facts.push(("Schema", Markup(format!("<a href=\"{page}\">{}</a>", words(&drift.verdict())))));
     }
     now.facts.push(("Mode", words(&pipeline.mode)));
     now.facts.push(("This process", words(duty(pipeline.duty))));
@@ -429,12 +444,8 @@ fn of_snapshot(
     }
     let runs = format!("{} done, {} not", text::count(status.runs_done), text::count(status.runs_failed));
     now.facts.push(("Runs", words(&runs)));
-    now.generations = if kept.is_empty() {
-        generations(pipeline, status.serving.as_slice(), clock)
-    } else {
-        generations(pipeline, kept, clock)
-    };
-    now.durations = history(pipeline, clock).chart;
+    now.generations = generations_of(pipeline, kept, clock);
+    now.durations = durations(pipeline, clock);
 }
 
 #[allow(clippy::cast_precision_loss)] // it is drawn

@@ -7,6 +7,8 @@ use crate::status::fleet::{Fleet, LogLine, Problem, Run, RunState};
 use crate::status::{Progress, text};
 
 use super::action::{self, Action};
+use super::chart::Chart;
+use super::history::{Beside, Generation, generations_of, phases, phases_of};
 use super::overview::render;
 use super::shell::{Room, Shell, Viewer};
 use super::words::{Chip, Markup, pipeline_path, segment};
@@ -30,6 +32,8 @@ struct Page<'a> {
     result_json: Option<String>,
     log: Vec<(Markup, &'a LogLine)>,
     cancel: Option<Action>,
+    phases: Option<Chart>,
+    generations: Vec<Generation>,
 }
 
 /// How far it is.
@@ -59,12 +63,17 @@ pub(super) fn path(run: &Run) -> String {
     format!("/runs/{}", segment(&run.id))
 }
 
-/// The page of a run.
-pub fn run(fleet: &Fleet, run: &Run, viewer: &Viewer) -> Result<String> {
+/// The page of a run, with what was looked up for its pipeline.
+pub fn run(fleet: &Fleet, run: &Run, beside: &Beside<'_>, viewer: &Viewer) -> Result<String> {
     let title = capitalised(&format!("{} of {}", run.verb, run.pipeline));
     let shell = Shell::new(title.clone(), Room::Fleet, fleet, viewer);
     let clock = shell.clock;
     let is_on = matches!(run.state, RunState::Running | RunState::Cancelling);
+    let of = fleet
+        .pipelines
+        .iter()
+        .find(|one| one.name == run.pipeline)
+        .filter(|one| action::is_snapshot(one) && matches!(run.verb.as_str(), "sync" | "rollback"));
     let page = Page {
         run,
         title,
@@ -81,6 +90,8 @@ pub fn run(fleet: &Fleet, run: &Run, viewer: &Viewer) -> Result<String> {
         result_json: run.result.as_ref().and_then(|result| serde_json::to_string_pretty(result).ok()),
         log: run.log.iter().map(|line| (clock.moment(&line.at), line)).collect(),
         cancel: action::cancel(run),
+        phases: of.and_then(|of| phases("run", &phases_of(of, run, beside, &SYNC_PHASES, clock))),
+        generations: of.map_or_else(Vec::new, |of| generations_of(of, beside.generations, clock)),
         shell,
     };
     render(&page)
@@ -107,6 +118,7 @@ fn verdict(run: &Run) -> String {
         RunState::Done => format!("The {verb} of {} was done in {took}.", run.pipeline),
         RunState::Failed => format!("The {verb} of {} failed after {took}.", run.pipeline),
         RunState::Cancelled => format!("The {verb} of {} was cancelled after {took}.", run.pipeline),
+        RunState::Interrupted => format!("The {verb} of {} ended with its process.", run.pipeline),
     }
 }
 
@@ -165,7 +177,8 @@ fn plain_facts(result: &serde_json::Value) -> Vec<(String, String)> {
                 },
                 _ => return None,
             };
-            Some((name.replace('_', " "), shown))
+            // What took how long stands above.
+            (name != "seconds").then(|| (capitalised(&name.replace('_', " ")), shown))
         })
         .collect()
 }

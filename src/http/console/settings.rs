@@ -32,9 +32,13 @@ pub struct Section {
 pub struct Certificate {
     /// What it is for.
     pub of: String,
+    /// Empty where nobody knows.
     pub subject: String,
+    pub issuer: String,
     /// RFC 3339.
     pub expires_at: String,
+    /// Until when another one counts, which its file holds and the door does not show yet.
+    pub waiting: Option<String>,
 }
 
 #[derive(Template)]
@@ -47,7 +51,14 @@ struct Page<'a> {
     started: Markup,
     configured: Markup,
     up: String,
-    certificates: Vec<(&'a Certificate, Chip, Markup)>,
+    certificates: Vec<Shown<'a>>,
+}
+
+struct Shown<'a> {
+    of: &'a Certificate,
+    chip: Chip,
+    expires: Markup,
+    waiting: Option<Markup>,
 }
 
 /// A section and those below it: `pipeline.orders` and `pipeline.orders.copy`.
@@ -99,7 +110,8 @@ pub fn settings(fleet: &Fleet, page: &SettingsPage, viewer: &Viewer) -> Result<S
                     Chip::new(tone, format!("{} left", rough_days(days)))
                 }
             };
-            (one, chip, clock.moment(&one.expires_at))
+            let waiting = one.waiting.as_deref().map(|at| clock.moment(at));
+            Shown { of: one, chip, expires: clock.moment(&one.expires_at), waiting }
         })
         .collect();
     render(&Page {

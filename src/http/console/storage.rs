@@ -124,7 +124,7 @@ fn chart(pipeline: &Overview, storage: &Storage, volume: Option<f64>, clock: Clo
         LEVELS
             .iter()
             .map(|(label, share, tone)| Mark {
-                label: format!("{label} of the volume"),
+                label: (*label).to_owned(),
                 value: volume * share,
                 tone: *tone,
             })
@@ -132,7 +132,11 @@ fn chart(pipeline: &Overview, storage: &Storage, volume: Option<f64>, clock: Clo
     });
     let drawn = Line {
         id: "size",
-        title: "Size of the database".into(),
+        title: if volume.is_some() {
+            "Size of the database, and how full its volume would be".into()
+        } else {
+            "Size of the database".into()
+        },
         unit: Unit::Bytes,
         points,
         forecast,

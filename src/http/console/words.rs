@@ -151,6 +151,7 @@ impl From<RunState> for Chip {
             RunState::Done => Chip::new(Tone::Good, "done"),
             RunState::Failed => Chip::new(Tone::Bad, "failed"),
             RunState::Cancelled => Chip::new(Tone::Idle, "cancelled"),
+            RunState::Interrupted => Chip::new(Tone::Bad, "interrupted"),
         }
     }
 }

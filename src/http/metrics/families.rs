@@ -16,9 +16,6 @@ use crate::status::{
 /// rest is summed under `table="other"`.
 pub const TABLES_MAX: usize = 50;
 
-/// Syncs to come that are looked at for the longest time between two.
-const DUE_MAX: usize = 8;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Gauge,
@@ -143,10 +140,7 @@ impl<'a> View<'a> {
     fn interval(&self) -> Option<i64> {
         let due = self.snapshot?.schedule.as_ref()?;
         let schedule = Schedule::parse(&due.expression, &due.time_zone).ok()?;
-        let first = moment(due.next_run.as_ref()?)?;
-        let dues: Vec<Timestamp> =
-            std::iter::successors(Some(first), |due| schedule.next_after(*due)).take(DUE_MAX).collect();
-        dues.windows(2).map(|pair| pair[1].as_second() - pair[0].as_second()).max()
+        schedule.longest_interval(self.at?)
     }
 }
 

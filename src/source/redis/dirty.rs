@@ -3,7 +3,7 @@
 //! The stream adds, the pipeline takes all there is. The set is never larger than its budget: first values are let go
 //! of, which are then fetched, and then single keys, whose database is then looked at whole. The primary never waits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ pub struct Taken {
 pub struct Dirty {
     wanted: Wanted,
     databases: Vec<u32>,
-    keys: HashMap<u32, HashMap<Bytes, Pending>>,
+    keys: BTreeMap<u32, HashMap<Bytes, Pending>>,
     rescan: BTreeSet<u32>,
     emptied: BTreeSet<u32>,
     bytes: usize,
@@ -115,7 +115,7 @@ impl Dirty {
         Dirty {
             wanted,
             databases: databases.to_vec(),
-            keys: HashMap::new(),
+            keys: BTreeMap::new(),
             rescan: BTreeSet::new(),
             emptied: BTreeSet::new(),
             bytes: 0,
@@ -151,7 +151,7 @@ impl Dirty {
     /// All keys and databases that wait. Not while a transaction is open.
     pub fn take(&mut self) -> Taken {
         let mut keys: Vec<(Key, Pending)> = Vec::with_capacity(self.len());
-        for (database, waiting) in self.keys.drain() {
+        for (database, waiting) in mem::take(&mut self.keys) {
             keys.extend(waiting.into_iter().map(|(name, pending)| (Key::new(database, name), pending)));
         }
         self.gather(&mut keys);
@@ -168,8 +168,8 @@ impl Dirty {
                 if steps.len() > 1 {
                     self.groups.begin();
                 }
-                for step in steps {
-                    self.step(step);
+                for Step { database, key, act, at } in steps {
+                    self.step(database, &key, act, at);
                 }
                 self.groups.end();
             }
@@ -202,10 +202,12 @@ impl Dirty {
         if !is_wanted {
             return;
         }
-        let step = Step { database, key: Bytes::copy_from_slice(key), act: act(self), at: moment.offset };
-        let Some((steps, bytes)) = &mut self.open else { return self.step(step) };
-        *bytes += KEY_BYTES + key.len() + step.act.bytes();
-        steps.push(step);
+        let act = act(self);
+        let Some((steps, bytes)) = &mut self.open else {
+            return self.step(database, key, act, moment.offset);
+        };
+        *bytes += KEY_BYTES + key.len() + act.bytes();
+        steps.push(Step { database, key: Bytes::copy_from_slice(key), act, at: moment.offset });
         if *bytes > self.bytes_max {
             // A transaction larger than memory: all its keys are in databases that are looked at whole.
             self.open = Some((Vec::new(), 0));
@@ -237,13 +239,12 @@ impl Dirty {
         self.rescan.extend(concerned);
     }
 
-    fn step(&mut self, step: Step) {
-        let Step { database, key, act, at } = step;
+    fn step(&mut self, database: Option<u32>, key: &[u8], act: Act, at: u64) {
         let Some(database) = database else {
             // Nobody has said which database it was: the server knows what each of them holds.
             for database in self.databases.clone() {
-                if (self.wanted)(database, &key) {
-                    self.pending(database, key.clone(), at).what = What::Touched;
+                if (self.wanted)(database, key) {
+                    self.pending(database, key, at).what = What::Touched;
                 }
             }
             return;
@@ -264,16 +265,17 @@ impl Dirty {
     }
 
     /// The key's place in the set.
-    fn pending(&mut self, database: u32, key: Bytes, at: u64) -> &mut Pending {
+    fn pending(&mut self, database: u32, key: &[u8], at: u64) -> &mut Pending {
         if self.bytes > self.bytes_max {
             self.let_go();
         }
         let waiting = self.keys.entry(database).or_default();
-        if !waiting.contains_key(&key) {
+        if !waiting.contains_key(key) {
             self.bytes += KEY_BYTES + key.len();
+            let fresh = Pending { value: None, what: What::Touched, first: at, last: at, group: None };
+            waiting.insert(Bytes::copy_from_slice(key), fresh);
         }
-        let fresh = Pending { value: None, what: What::Touched, first: at, last: at, group: None };
-        let pending = waiting.entry(key).or_insert(fresh);
+        let pending = waiting.get_mut(key).expect("it has just been put there where it was not");
         pending.last = at;
         self.groups.join(&mut pending.group);
         pending

@@ -65,6 +65,10 @@ impl Kind {
 /// What a key is must be asked before it is read, and may be something else by then: as often as this in a row is not chance.
 const TYPE_ROUNDS_MAX: usize = 8;
 
+/// What `PEXPIRETIME` and `PTTL` answer of a key that is not there: a stream that is empty, and one that is not there,
+/// read alike.
+const NOT_THERE: i64 = -2;
+
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]
 pub struct Fetched {
@@ -215,6 +219,7 @@ impl Fetcher {
         let mut values = Vec::with_capacity(found.len());
         for (index, (read, expiry)) in found.into_iter().enumerate() {
             values.push(match read {
+                _ if expiry == NOT_THERE => None,
                 Read::Nothing => None,
                 Read::Value(value) => {
                     Some(Found { value, expires_at: expires_at(expiry, self.knows_expiry_times, now) })

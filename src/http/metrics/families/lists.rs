@@ -5,6 +5,7 @@ use super::{
     phase_word, seconds,
 };
 use crate::status::TableState;
+use crate::status::drift::SchemaDifferenceKind;
 use crate::status::fleet::Health;
 
 pub(super) const SECTIONS: &[Section] = &[
@@ -17,6 +18,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section { title: "A source that is an archive", families: ARCHIVE },
     Section { title: "A source of keys", families: KEYS },
     Section { title: "Verification", families: VERIFICATION },
+    Section { title: "Schemas", families: SCHEMAS },
     Section { title: "Storage at the target", families: STORAGE },
 ];
 
@@ -52,6 +54,16 @@ const DAEMON: &[Family] = &[
         labels: &[],
         help: "When what is exported here was put together.",
         read: Read::Instance(|instance, samples| samples.value(seconds(Some(&instance.at)))),
+    },
+    Family {
+        name: "pgdiode_certificate_expiry_timestamp_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        labels: &[],
+        help: "Until when the certificate counts that the door shows, and those that vouch for it.",
+        read: Read::Instance(|instance, samples| {
+            samples.value(seconds(instance.certificate_expires_at.as_ref()));
+        }),
     },
 ];
 
@@ -593,6 +605,31 @@ const VERIFICATION: &[Family] = &[
         labels: &[],
         help: "How long that took.",
         read: Read::Value(|view| view.overview.verification.as_ref().map(|verified| verified.seconds).into()),
+    },
+];
+
+const SCHEMAS: &[Family] = &[
+    Family {
+        name: "pgdiode_schema_differences",
+        kind: Kind::Gauge,
+        unit: "",
+        labels: &["kind"],
+        help: "In what the tables of both sides differ, of table_missing, column_missing, column_differs, \
+               replica_identity, constraint_missing, index_missing, column_added.",
+        read: Read::Pipeline(|view, samples| {
+            let Some(drift) = &view.overview.schema_drift else { return };
+            for kind in SchemaDifferenceKind::ALL {
+                samples.labelled(&[("kind", kind.word())], drift.count(kind));
+            }
+        }),
+    },
+    Family {
+        name: "pgdiode_schema_compared_timestamp_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        labels: &[],
+        help: "When the schemas of both sides were compared.",
+        read: Read::Value(|view| seconds(view.overview.schema_drift.as_ref().map(|drift| &drift.at)).into()),
     },
 ];
 

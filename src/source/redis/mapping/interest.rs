@@ -8,10 +8,7 @@ impl Mapper {
     /// As [`matches`](Mapper::matches), for a name in a buffer.
     pub fn wants(&self, database: u32, name: &[u8]) -> bool {
         self.databases.binary_search(&database).is_ok()
-            && self
-                .keys
-                .iter()
-                .any(|plan| name.starts_with(plan.pattern.prefix()) && plan.pattern.captured(name).is_some())
+            && self.keys.iter().any(|plan| plan.pattern.matches(name))
     }
 
     /// Whether documents of a module are read.

@@ -80,6 +80,16 @@ impl Pattern {
     /// What the captures hold of a key, in their order; `None` where the key does not match.
     pub(super) fn captured<'k>(&self, name: &'k [u8]) -> Option<Vec<&'k [u8]>> {
         let mut captured = Vec::with_capacity(self.captures.len());
+        self.split(name, |held| captured.push(held))?;
+        Some(captured)
+    }
+
+    pub(super) fn matches(&self, name: &[u8]) -> bool {
+        self.split(name, |_| ()).is_some()
+    }
+
+    /// Tells what each capture holds, and whether the key matches; if not, some may have been told.
+    fn split<'k>(&self, name: &'k [u8], mut each: impl FnMut(&'k [u8])) -> Option<()> {
         let mut parts = self.parts.as_slice();
         let mut rest = name;
         if let [Part::Literal(literal), after @ ..] = parts {
@@ -105,11 +115,11 @@ impl Pattern {
                 return None;
             }
             if *open == Part::Capture {
-                captured.push(held);
+                each(held);
             }
             parts = after.get(1..).unwrap_or_default();
         }
-        rest.is_empty().then_some(captured)
+        rest.is_empty().then_some(())
     }
 
     /// The key whose only capture holds this; `None` where there are more of them, or parts in none.

@@ -1,15 +1,17 @@
 //! Keys into tables: applies [`Observed`] entries set by set, each batch in one transaction with the position.
 //!
-//! A batch waits for the server twice. First: what is stored of its keys ([`control`]). Then all the rest at once
-//! ([`run`]): rows by COPY into stages, one merge a table ([`statement`]), what is known of the keys, the position, and
+//! A batch waits for the server twice. First: what is stored of its keys ([`control`]), which whoever makes the entries
+//! has asked already. Then all the rest at once ([`run`]): rows by COPY into stages, one merge a table ([`statement`]), what is known of the keys, the position, and
 //! the commit, which rolls back when anything before it failed.
 //!
 //! What PostgreSQL refuses because of its data is found by halving, under savepoints ([`sieve`]): it becomes a misfit
 //! of its key, and the rest of the batch is stored all the same.
 //!
-//! No trigger and no foreign key is switched off: what arrives has never been checked by a PostgreSQL before.
+//! What arrives has never been checked by a PostgreSQL before: no trigger is switched off, and a foreign key only where
+//! the lookup of its rows has just done what it does ([`bulk`]).
 
 mod batch;
+mod bulk;
 mod compare;
 mod control;
 mod run;
@@ -45,6 +47,8 @@ pub struct KeyspaceTarget {
     pipeline: String,
     shapes: Vec<Shape>,
     statements: Vec<Statements>,
+    /// What was stored of the keys that were asked for last, until they are written.
+    asked: HashMap<KeyId, Option<Stored>>,
     /// How often everything was asked to be written anew.
     resyncs: u64,
 }
@@ -95,14 +99,18 @@ impl KeyspaceTarget {
         session.query("set enable_seqscan = off").await?;
         session.query(&search_path(layout)).await?;
         let shapes = shape::load(&mut session, layout).await?;
-        let statements: Vec<Statements> =
-            shapes.iter().enumerate().map(|(number, shape)| Statements::new(number, shape)).collect();
+        let checked = bulk::checked(&mut session, layout, &shapes).await?;
+        let numbered = shapes.iter().zip(checked).enumerate();
+        let statements: Vec<Statements> = numbered
+            .map(|(number, (shape, is_checked))| Statements::new(number, shape, is_checked))
+            .collect();
         session.query(control::CREATE_KEY_STAGE).await?;
         for create in statements.iter().flat_map(|of| &of.create_stages) {
             session.query(create).await?;
         }
         let underway = Underway::new(session, shapes.len());
-        Ok(KeyspaceTarget { underway, pipeline: pipeline.to_owned(), shapes, statements, resyncs: 0 })
+        let (pipeline, asked) = (pipeline.to_owned(), HashMap::new());
+        Ok(KeyspaceTarget { underway, pipeline, shapes, statements, asked, resyncs: 0 })
     }
 
     /// Whether the table of that index is fit for the layout; it is there, as are those that it refers to.
@@ -144,11 +152,21 @@ impl KeyspaceTarget {
         self.underway.session.query(&sql).await.map(drop)
     }
 
-    /// What is stored of these keys; those that nothing is stored of are left out.
+    /// What is stored of these keys; those that nothing is stored of are left out. Who applies entries of them next need
+    /// not ask again: nobody else writes to the pipeline's rows.
     pub async fn known(&mut self, keys: &[KeyId]) -> Result<HashMap<KeyId, Known>> {
+        self.asked.clear();
         let sql = control::select_keys(&self.pipeline, keys.iter().copied());
         let rows = self.underway.session.query(&sql).await?;
-        rows.iter().map(|row| control::read_key(row).map(|(id, stored)| (id, stored.known))).collect()
+        let mut asked: HashMap<KeyId, Option<Stored>> = keys.iter().map(|id| (*id, None)).collect();
+        let mut known = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let (id, stored) = control::read_key(row)?;
+            known.insert(id, stored.known.clone());
+            asked.insert(id, Some(stored));
+        }
+        self.asked = asked;
+        Ok(known)
     }
 
     /// Keys that are there, in order of their ids.
@@ -198,15 +216,27 @@ impl KeyspaceTarget {
         }
     }
 
-    /// Opens the transaction and asks what is stored of the keys.
+    /// Opens the transaction; what is stored of the keys is asked where it was not.
     async fn begin(&mut self, entries: &[(KeyId, Observed)]) -> Result<HashMap<KeyId, Stored>> {
+        let ids = entries.iter().map(|(id, _)| *id);
+        let unasked: Vec<KeyId> = ids.clone().filter(|id| !self.asked.contains_key(id)).collect();
+        let mut stored: HashMap<KeyId, Stored> =
+            ids.filter_map(|id| Some((id, self.asked.remove(&id)??))).collect();
+        if unasked.is_empty() {
+            self.underway.send("begin", Counts::Nothing)?;
+            return Ok(stored);
+        }
         let session = &mut self.underway.session;
         session.send_query("begin")?;
-        session.send_query(&control::select_keys(&self.pipeline, entries.iter().map(|(id, _)| *id)))?;
+        session.send_query(&control::select_keys(&self.pipeline, unasked.into_iter()))?;
         session.flush().await?;
         let (begun, known) = (session.reply().await?, session.reply().await?);
         begun.ok()?;
-        known.ok()?.rows.iter().map(control::read_key).collect()
+        for row in &known.ok()?.rows {
+            let (id, found) = control::read_key(row)?;
+            stored.insert(id, found);
+        }
+        Ok(stored)
     }
 
     /// All in one go; the server's refusal, where it is about the data.

@@ -17,10 +17,10 @@ use crate::keyspace::{ContentHash, Misfit, State, Why};
 use crate::pg::quote;
 use crate::target::postgres::encode::{CopyFormat, CopyRows};
 use crate::target::postgres::keyspace::batch::{self, Item};
-use crate::target::postgres::keyspace::control;
 use crate::target::postgres::keyspace::shape::Shape;
 use crate::target::postgres::keyspace::statement::{Expected, Statements};
 use crate::target::postgres::keyspace::underway::{Counts, Underway};
+use crate::target::postgres::keyspace::{bulk, control};
 
 /// Entries that are applied together; no two have rows under the same anchor.
 pub struct Run<'a> {
@@ -144,8 +144,9 @@ impl<'a> Run<'a> {
         };
         lose(underway, false)?;
         for (table, of) in statements.iter().enumerate() {
-            if self.lines(table).next().is_some() {
-                send_merge(underway, of, table, self.expected)?;
+            let rows = self.lines(table).count();
+            if rows > 0 {
+                send_merge(underway, of, table, self.expected, rows)?;
             }
         }
         lose(underway, true)?;
@@ -212,12 +213,22 @@ pub async fn send_lines<'a>(
     underway.fill(&of.rows, CopyFormat::Text, lines, write).await
 }
 
-pub fn send_merge(underway: &mut Underway, of: &Statements, table: usize, expected: Expected) -> Result<()> {
+/// Merges what is staged: so many rows.
+pub fn send_merge(
+    underway: &mut Underway,
+    of: &Statements,
+    table: usize,
+    expected: Expected,
+    rows: usize,
+) -> Result<()> {
     let merge = match expected {
         Expected::New => &of.merge_new,
         Expected::There => &of.merge_there,
     };
-    underway.send(merge, Counts::Merged(table))
+    match &of.bulk {
+        Some(bulk) if rows >= bulk::ROWS_MIN => bulk.send_merge(underway, table, merge, expected, rows),
+        _ => underway.send(merge, Counts::Merged(table)),
+    }
 }
 
 /// Forgets that a key's rows could not be removed, before that is tried again or said again.

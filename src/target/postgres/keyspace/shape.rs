@@ -38,7 +38,7 @@ const IS_NUMBERED: &str = "
            and a.attname <> all ($2::text[]))";
 
 /// One table of the layout. Names are quoted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools)]
 pub struct Shape {
     pub name: TableName,
@@ -69,7 +69,7 @@ pub enum Kind {
     Partitioned,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ShapeColumn {
     pub name: String,
     /// Without modifier.
@@ -79,7 +79,7 @@ pub struct ShapeColumn {
 }
 
 /// A value that is looked up in another table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lookup {
     /// For people.
     pub name: TableName,
@@ -87,6 +87,8 @@ pub struct Lookup {
     pub by: String,
     pub take: String,
     pub equality: String,
+    /// Two values of `by` are the same exactly when their texts are.
+    pub is_exact: bool,
 }
 
 /// Matches each table of the layout with the target's.
@@ -121,9 +123,9 @@ pub async fn load_one(session: &mut Session, layout: &Layout, table: &Table) -> 
         let here = &found.columns[index];
         let mut lookup = None;
         if let Some(reference) = &column.reference {
-            let (to, exact) = load_lookup(session, &layout.tables[reference.table], reference).await?;
+            let to = load_lookup(session, &layout.tables[reference.table], reference).await?;
             if table.key.contains(&index) {
-                is_loose |= !exact;
+                is_loose |= !to.is_exact;
             }
             lookup = Some(to);
         }
@@ -201,7 +203,7 @@ async fn load_lookup(
     session: &mut Session,
     to: &Table,
     reference: &crate::keyspace::Reference,
-) -> Result<(Lookup, bool)> {
+) -> Result<Lookup> {
     let mut columns: Vec<&str> = to.columns.iter().map(|column| column.name.as_str()).collect();
     for name in [&reference.by, &reference.take] {
         if !columns.contains(&name.as_str()) {
@@ -212,14 +214,14 @@ async fn load_lookup(
     let found = find(session, &to.name, &columns, &by).await?;
     let is_exact = is_exact(session, &to.name, &found, &by).await?;
     let place = columns.iter().position(|name| *name == reference.by).unwrap_or_default();
-    let lookup = Lookup {
+    Ok(Lookup {
         name: to.name.clone(),
         target: found.target,
         by: quote::identifier(&reference.by),
         take: quote::identifier(&reference.take),
         equality: found.columns[place].equality.clone(),
-    };
-    Ok((lookup, is_exact))
+        is_exact,
+    })
 }
 
 /// Whether two values of these columns are the same exactly when their texts are.
@@ -258,7 +260,7 @@ async fn check_anchor(session: &mut Session, name: &TableName, anchor: &[&str]) 
     Ok(())
 }
 
-fn text_array(texts: &[&str]) -> String {
+pub(super) fn text_array(texts: &[&str]) -> String {
     let quote = |text: &&str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let quoted: Vec<String> = texts.iter().map(quote).collect();
     format!("{{{}}}", quoted.join(","))

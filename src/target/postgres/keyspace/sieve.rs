@@ -160,9 +160,9 @@ impl KeyspaceTarget {
     ) -> Result<Result<Vec<RowCounts>, Error>> {
         self.savepoint()?;
         if let Some(part) = batch::part_of(item, table) {
-            let lines = rows.map(|row| (false, part.rows.line(row)));
+            let (count, lines) = (rows.len(), rows.map(|row| (false, part.rows.line(row))));
             run::send_lines(&mut self.underway, &self.statements[table], lines).await?;
-            run::send_merge(&mut self.underway, &self.statements[table], table, Expected::There)?;
+            run::send_merge(&mut self.underway, &self.statements[table], table, Expected::There, count)?;
         }
         self.settle().await
     }

@@ -6,6 +6,7 @@
 
 use crate::keyspace::{Gone, Write};
 use crate::pg::quote;
+use crate::target::postgres::keyspace::bulk::Bulk;
 use crate::target::postgres::keyspace::shape::{Kind, Lookup, Shape};
 
 /// Whether a row is written anew costs less to ask when it is known beforehand that it hardly is there.
@@ -35,6 +36,8 @@ pub struct Statements {
     pub kept: String,
     pub merge_new: String,
     pub merge_there: String,
+    /// Another way for many rows.
+    pub bulk: Option<Bulk>,
     /// Notes what stays, deletes what has been lost.
     pub lost: [String; 2],
     /// What is done with the rows of keys that are gone.
@@ -42,13 +45,16 @@ pub struct Statements {
 }
 
 impl Statements {
-    pub fn new(number: usize, shape: &Shape) -> Statements {
+    /// `is_checked`: no foreign key needs to be checked row by row ([`bulk::checked`](super::bulk::checked)).
+    pub fn new(number: usize, shape: &Shape, is_checked: bool) -> Statements {
         let table = Staged { number, shape };
         let mut create_stages = vec![table.create_rows()];
         let replaces = shape.write == Write::Replace;
         if replaces {
             create_stages.extend([table.create_anchors(), table.create_kept(), table.index_keys("kept")]);
         }
+        let bulk = Bulk::new(number, shape, is_checked);
+        create_stages.extend(bulk.iter().flat_map(|bulk| bulk.create_stages.iter().cloned()));
         Statements {
             create_stages,
             rows: table.stage("rows"),
@@ -56,6 +62,7 @@ impl Statements {
             kept: table.stage("kept"),
             merge_new: table.merge(Expected::New),
             merge_there: table.merge(Expected::There),
+            bulk,
             lost: [table.note_kept(), table.delete_lost()],
             gone: table.gone().filter(|_| replaces),
         }
@@ -202,7 +209,7 @@ impl Staged<'_> {
         self.shape.key.iter().map(one).collect::<Vec<_>>().join(" and ")
     }
 
-    fn merge(&self, expected: Expected) -> String {
+    pub(super) fn merge(&self, expected: Expected) -> String {
         // Rows that several keys share are there, however new the key is.
         let is_new = expected == Expected::New && self.shape.write == Write::Replace;
         if self.shape.write == Write::Ensure || self.sets(|_| String::new()).is_empty() {
