@@ -53,3 +53,9 @@ for mark, block in re.findall(r"<!-- made: (\w+) -->\n```\w+\n(.*?)```", documen
                 seed("age_open", through(["age", "-r", RECIPIENT], data))
     elif mark in ("identity", "claim", "manifest", "base", "reader"):
         seed("archive_object", data)
+
+for capture in (root.parent / "tests/data/redis").glob("*.stream"):
+    seed("redis_commands", capture.read_bytes())
+for capture in (root.parent / "tests/data/redis").glob("*.replies"):
+    seed("redis_replies", capture.read_bytes())
+seed("redis_document", b'{"user_id": "u1", "messages": [{"content": "a\\u00e9", "sender_id": "u1", "timestamp": 1.5e9}]}')

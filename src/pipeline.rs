@@ -272,13 +272,18 @@ pub async fn resync(pipeline: &Pipeline, tables: &[TableName], reason: Option<&s
 }
 
 /// Has one key of a Redis server looked at.
-pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<KeySync> {
+pub async fn sync_key(
+    pipeline: &Pipeline,
+    database: u32,
+    key: &[u8],
+    reason: Option<&str>,
+) -> Result<KeySync> {
     if pipeline.way() != Way::FromRedis {
         let what =
             format!("the source of pipeline \"{}\" is no Redis server, and has no keys", pipeline.name);
         return Err(Error::config(what).hint("name tables: pgdiode resync SCHEMA.TABLE"));
     }
-    keyspace::verbs::sync_key(pipeline, database, key).await
+    keyspace::verbs::sync_key(pipeline, database, key, reason).await
 }
 
 /// The key of a Redis server that stands for an id, such as a session's: its database and name.

@@ -44,10 +44,13 @@ impl Resync {
     pub(super) async fn run(self, global: &Global) -> Result<()> {
         let pipeline = global.pipeline()?;
         if let Some(key) = &self.key {
-            output::note(match pipeline::sync_key(&pipeline, self.database, key.as_bytes()).await? {
-                KeySync::Done => "the key's rows are as the key is",
-                KeySync::Later => "the key will be looked at by the pipeline's next run",
-            });
+            let reason = self.why.reason.as_deref();
+            output::note(
+                match pipeline::sync_key(&pipeline, self.database, key.as_bytes(), reason).await? {
+                    KeySync::Done => "the key's rows are as the key is",
+                    KeySync::Later => "the key will be looked at by the pipeline's next run",
+                },
+            );
             return Ok(());
         }
         let tables = named::tables(&pipeline, &self.tables)?;

@@ -106,7 +106,7 @@ impl Endpoint {
             return Some(redis.reveal());
         }
         let text = self.text.as_ref()?.reveal().trim();
-        ["redis://", "rediss://", "redis+unix://", "unix+redis://"]
+        ["redis://", "rediss://", "redis+unix://", "unix+redis://", "redis+sentinel://", "rediss+sentinel://"]
             .iter()
             .any(|start| text.starts_with(start))
             .then_some(text)
@@ -362,7 +362,7 @@ pub(super) fn parameters() -> Vec<Key> {
         ("keepalives_interval", SECONDS, "10", "Seconds between keepalives."),
         ("keepalives_count", Shape::Whole(0, 1000), "6", "Lost keepalives that end the connection."),
         ("archive", Shape::Text, r#""sftp://backup@host:22/changes""#, "No database but an archive of change files: `/path`, `sftp://user@host:port/path`, or `s3://bucket/prefix?endpoint=https://host&region=name`."),
-        ("redis", Shape::Text, r#""redis://pgdiode@cache1:6379""#, "No database but a Redis server: `redis://`, over TLS `rediss://`, over a socket `redis+unix:///path`."),
+        ("redis", Shape::Text, r#""redis://pgdiode@cache1:6379""#, "No database but a Redis server: `redis://`, over TLS `rediss://`, over a socket `redis+unix:///path`, by Sentinels `redis+sentinel://host:26379?master_name=name`."),
         ("identity_file", Shape::Path, r#""/etc/pgdiode/id_ed25519""#, "Of an archive over SFTP: the private key. Left out: the agent, then the user's own keys."),
         ("known_hosts", Shape::Path, r#""/etc/pgdiode/known_hosts""#, "Of an archive over SFTP: which host keys are believed. Left out: `~/.ssh/known_hosts`."),
         ("passphrase_env", Shape::Text, r#""KEY_PASSPHRASE""#, "The environment variable that holds the private key's passphrase."),

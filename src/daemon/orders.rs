@@ -287,7 +287,7 @@ async fn follow(
                 Ok(json!({ "requested": tables }))
             }
             Order::Key { database, key } => {
-                let done = pipeline::sync_key(pipeline, database, &key).await?;
+                let done = pipeline::sync_key(pipeline, database, &key, reason).await?;
                 Ok(json!({ "synced": done == KeySync::Done }))
             }
             Order::Rollback { generation } => value(&snapshot::rollback(pipeline, generation, reason).await?),

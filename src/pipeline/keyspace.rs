@@ -38,7 +38,7 @@ pub(super) use self::verify::verify;
 use self::wish::Wishes;
 use crate::audit::{Action, Journal};
 use crate::config::{Live as LiveMode, Pipeline};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::keyspace::{ContentHash, NodePosition};
 use crate::pg::quote;
 use crate::pg::session::Session;
@@ -48,6 +48,7 @@ use crate::pipeline::meter::Meter;
 use crate::pipeline::{holder, stop};
 use crate::redis::connection::Connection;
 use crate::redis::location::Location;
+use crate::redis::sentinel;
 use crate::source::redis::ear;
 use crate::source::redis::fetch::Fetcher;
 use crate::source::redis::live::Live;
@@ -56,6 +57,9 @@ use crate::source::redis::server::Server;
 use crate::status::{Phase, Progress, StopReason, Stopped, Until};
 use crate::target::postgres::keyspace::{CREATE_KEYSPACE_TABLES, KeyspaceTarget, wishes};
 use crate::target::postgres::progress;
+
+/// How often a Sentinel is asked whether the primary is still the same.
+const SENTINEL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the pipeline until it is asked to stop, has reached `until`, or fails.
 pub(super) async fn run(
@@ -74,10 +78,12 @@ pub(super) async fn run(
             .await?;
     let meter = Arc::new(Meter::default());
     let asked = channel(None).0;
+    let place = location(pipeline)?;
     let mut run = Run {
         pipeline,
         end: end.clone(),
-        location: location(pipeline)?,
+        location: place.clone(),
+        found: place,
         mapper: mapper(pipeline)?,
         meter: Arc::clone(&meter),
         until,
@@ -100,6 +106,8 @@ struct Run<'a> {
     pipeline: &'a Pipeline,
     end: TargetEnd,
     location: Location,
+    /// The same, where Sentinels say: of the primary that the current attempt is about.
+    found: Location,
     mapper: Arc<Mapper>,
     meter: Arc<Meter>,
     until: Until,
@@ -154,7 +162,12 @@ impl Run<'_> {
         self.resyncs = wishes(&mut target, &self.pipeline.name).await?.0;
         rows.begin_resync(self.resyncs);
         let mapping = self.mapping();
+        // What is listened to and what is read must be one server: a Sentinel is asked once.
+        self.found = sentinel::resolved(&self.location, &self.client_name()).await?;
         let mut reading = self.connect_source().await?;
+        if self.location.primary_name.is_some() {
+            sentinel::check_primary(&mut reading).await?;
+        }
         let server = Server::ask(&mut reading).await?;
         if server.as_ref().is_some_and(|server| server.is_cluster) {
             return self.attempt_on_cluster(rows).await;
@@ -206,6 +219,7 @@ impl Run<'_> {
             Some(ended) = listening.join_next() => Err(ended.unwrap_or_else(|error| {
                 Error::unexpected("whoever listened to the source is gone").because(error)
             })),
+            error = self.replaced() => Err(error),
             () = watch.run() => unreachable!("it watches until it is dropped"),
         };
         watch.store_last().await;
@@ -244,8 +258,28 @@ impl Run<'_> {
         wish::salt(&self.mapper, self.resyncs)
     }
 
+    fn client_name(&self) -> String {
+        format!("pgdiode-{}", self.pipeline.name)
+    }
+
+    /// Waits until the Sentinels name another primary than the one that is listened to.
+    async fn replaced(&self) -> Error {
+        if self.location.primary_name.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(SENTINEL_INTERVAL).await;
+            // While none of them answers there is nothing to be said against it.
+            let Ok(named) = sentinel::resolved(&self.location, &self.client_name()).await else { continue };
+            if named.hosts != self.found.hosts {
+                let what = format!("the Sentinels name another primary: {}", named.display());
+                return Error::new(Kind::SourceUnreachable, what);
+            }
+        }
+    }
+
     async fn connect_source(&self) -> Result<Connection> {
-        Connection::open(&self.location, &format!("pgdiode-{}", self.pipeline.name)).await
+        Connection::open(&self.found, &self.client_name()).await
     }
 
     fn live(&self, position: NodePosition, is_owed: bool) -> Arc<Live> {

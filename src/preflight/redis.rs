@@ -2,6 +2,7 @@
 //! may last; and what its mapping makes of the keys that are there. Nothing is written, nor any snapshot caused.
 
 mod cluster;
+mod lesser;
 mod sample;
 
 use std::collections::HashMap;
@@ -79,6 +80,7 @@ impl Survey<'_> {
                 return self.cluster(location, &name, mapper).await;
             }
             self.way_of_listening(Connection::open(location, &name).await?, server).await?;
+            self.lesser_ways(location, &name, server, mapper).await?;
             self.kept_history(&mut connection, server, &info).await?;
             self.eviction(&info);
             self.unmapped_databases(&info, mapper);

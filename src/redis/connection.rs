@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::error::{Error, Kind, Result};
 use crate::redis::location::{Host, Location};
 use crate::redis::resp::{self, Reply};
+use crate::redis::sentinel;
 use crate::redis::transport::{self, Transport};
 
 /// How much is read from the socket at once.
@@ -27,6 +28,16 @@ pub struct Connection {
 impl Connection {
     /// Connects to the first server of the list that answers, authenticates, and gives itself `name` there.
     pub async fn open(location: &Location, name: &str) -> Result<Connection> {
+        if location.primary_name.is_some() {
+            let found = sentinel::resolved(location, name).await?;
+            let mut connection = Connection::open_first(&found, name).await?;
+            sentinel::check_primary(&mut connection).await?;
+            return Ok(connection);
+        }
+        Connection::open_first(location, name).await
+    }
+
+    async fn open_first(location: &Location, name: &str) -> Result<Connection> {
         let mut last = None;
         for host in &location.hosts {
             match transport::connect(location, host).await {
@@ -35,6 +46,12 @@ impl Connection {
             }
         }
         Err(last.unwrap_or_else(|| Error::config("no Redis server is named")))
+    }
+
+    /// To this one server, whichever others the location names.
+    pub(super) async fn open_at(location: &Location, host: &Host, name: &str) -> Result<Connection> {
+        let transport = transport::connect(location, host).await?;
+        Connection::begin(transport, location, host, name).await
     }
 
     async fn begin(transport: Transport, location: &Location, host: &Host, name: &str) -> Result<Connection> {

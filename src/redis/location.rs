@@ -4,6 +4,8 @@
 //! redis://[user[:password]@]host[:port][,host2[:port2]..][/database][?option=value&..]
 //! rediss://..                                    the same with TLS
 //! redis+unix://[user[:password]@]/path/to.sock[?db=database]
+//! redis+sentinel://[user[:password]@]sentinel[:port][,sentinel2[:port2]..][/database]?master_name=name
+//! rediss+sentinel://..                           the same with TLS, to Sentinels and servers
 //! ```
 //!
 //! Options: `db`, `connect_timeout` in seconds; with TLS `sslrootcert` (a file, or `system`), `sslcert`, `sslkey`. Parts are
@@ -18,6 +20,7 @@ use crate::secret::Secret;
 use crate::wire::percent;
 
 pub const DEFAULT_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_SECONDS_MAX: u64 = 3600;
@@ -35,6 +38,8 @@ pub struct Location {
     pub password: Option<Secret>,
     /// `None` where the text names none.
     pub database: Option<u32>,
+    /// The hosts are Sentinels, and this is what they call the primary that is meant.
+    pub primary_name: Option<String>,
     /// `None` is a connection that everybody on the way can read.
     pub tls: Option<Tls>,
     /// For each address of each host.
@@ -92,15 +97,27 @@ impl Location {
             None => (None, authority),
         };
         let mut location = match scheme {
-            "redis" | "rediss" => Location { database: database(path)?, ..Location::of(hosts(address)?) },
+            "redis" | "rediss" => {
+                Location { database: database(path)?, ..Location::of(hosts(address, DEFAULT_PORT)?) }
+            }
+            "redis+sentinel" | "rediss+sentinel" => Location {
+                database: database(path)?,
+                primary_name: Some(String::new()),
+                ..Location::of(hosts(address, SENTINEL_PORT)?)
+            },
             "redis+unix" | "unix+redis" => Location::of(vec![socket(address, path)?]),
             _ => return Err(Error::config(format!("{scheme}:// is no kind of Redis location")).hint(FORMS)),
         };
-        location.tls = (scheme == "rediss").then(Tls::default);
+        location.tls = scheme.starts_with("rediss").then(Tls::default);
         if let Some(credentials) = credentials {
             location.identify(credentials)?;
         }
         location.apply_options(query)?;
+        if location.primary_name.as_ref().is_some_and(String::is_empty) {
+            return Err(Error::config("a location with Sentinels does not say which primary is meant").hint(
+                "write redis+sentinel://host:26379/0?master_name=mymaster, the name behind `sentinel monitor`",
+            ));
+        }
         Ok(location)
     }
 
@@ -132,8 +149,12 @@ impl Location {
             return format!("redis+unix://{user}{}{}", path.display(), database("?db="));
         }
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        let (kind, primary) = match &self.primary_name {
+            Some(name) => ("+sentinel", format!("?master_name={name}")),
+            None => ("", String::new()),
+        };
         let hosts: Vec<String> = self.hosts.iter().map(Host::display).collect();
-        format!("{scheme}://{user}{}{}", hosts.join(","), database("/"))
+        format!("{scheme}{kind}://{user}{}{}{primary}", hosts.join(","), database("/"))
     }
 
     fn of(hosts: Vec<Host>) -> Location {
@@ -142,6 +163,7 @@ impl Location {
             user: None,
             password: None,
             database: None,
+            primary_name: None,
             tls: None,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
         }
@@ -177,6 +199,12 @@ impl Location {
                     return Err(bad_option(name, "is the second database of this location"));
                 }
                 "db" => self.database = Some(database_number(&value)?),
+                "master_name" if self.primary_name.is_none() => {
+                    return Err(
+                        bad_option(name, "means nothing without Sentinels").hint("write redis+sentinel://…")
+                    );
+                }
+                "master_name" => self.primary_name = Some(value),
                 "connect_timeout" => self.connect_timeout = seconds(&value)?,
                 "sslrootcert" | "sslcert" | "sslkey" => {
                     let Some(tls) = &mut self.tls else {
@@ -209,11 +237,11 @@ fn bad_option(name: &str, problem: &str) -> Error {
         .hint("there are db, connect_timeout, and with rediss:// sslrootcert, sslcert and sslkey")
 }
 
-fn hosts(text: &str) -> Result<Vec<Host>> {
-    text.split(',').map(host).collect()
+fn hosts(text: &str, port: u16) -> Result<Vec<Host>> {
+    text.split(',').map(|text| host(text, port)).collect()
 }
 
-fn host(text: &str) -> Result<Host> {
+fn host(text: &str, default_port: u16) -> Result<Host> {
     let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, "")) => (name, None),
         Some((name, rest)) => (name, Some(rest.strip_prefix(':').unwrap_or(rest))),
@@ -224,7 +252,7 @@ fn host(text: &str) -> Result<Host> {
     };
     check_host(name)?;
     let port = match port {
-        None | Some("") => DEFAULT_PORT,
+        None | Some("") => default_port,
         Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
             // What stands there may be a password whose @ is missing.
             Error::config(format!("host {name:?} of a Redis location has no port behind its colon"))
@@ -279,7 +307,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused_with_a_hint(
-            text in "(redis|rediss|redis\\+unix)://[a-z0-9:@/?&=%,.é\\[\\]]{0,40}"
+            text in "(redis|rediss|redis\\+unix|redis\\+sentinel)://[a-z0-9:@/?&=%,.é\\[\\]]{0,40}"
         ) {
             match Location::parse(&text) {
                 Ok(location) => assert!(!location.hosts.is_empty()),
@@ -300,6 +328,11 @@ mod tests {
             ("redis://chat@host", "redis://chat@host:6379"),
             ("rediss://a:7000,b,[2001:db8::1]:7002", "rediss://a:7000,b:6379,[2001:db8::1]:7002"),
             ("redis://[::1]", "redis://[::1]:6379"),
+            (
+                "redis+sentinel://chat:hunter2@a,b:7/1?master_name=main",
+                "redis+sentinel://chat@a:26379,b:7/1?master_name=main",
+            ),
+            ("rediss+sentinel://a?master_name=main", "rediss+sentinel://a:26379?master_name=main"),
             ("redis+unix:///run/redis/a%20b.sock?db=1", "redis+unix:///run/redis/a b.sock?db=1"),
             ("unix+redis://chat:hunter2@/run/r.sock", "redis+unix://chat@/run/r.sock"),
         ] {

@@ -4,5 +4,6 @@
 pub mod connection;
 pub mod location;
 pub mod resp;
+pub mod sentinel;
 pub mod slot;
 pub mod transport;

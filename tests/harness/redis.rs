@@ -39,6 +39,7 @@ pub struct RedisServer {
     service: Service,
     tls_port: Option<u16>,
     password: Option<String>,
+    is_sentinel: bool,
 }
 
 impl RedisVersion {
@@ -126,6 +127,17 @@ impl RedisServer {
         RedisServer::start_with(version, Some(authority), options)
     }
 
+    /// A Sentinel that alone decides who is the primary called `main`, at first this.
+    pub fn start_sentinel(primary: &RedisServer) -> RedisServer {
+        let monitor = format!("monitor main 127.0.0.1 {} 1", primary.port());
+        let options = [
+            ("sentinel", monitor.as_str()),
+            ("sentinel", "down-after-milliseconds main 1000"),
+            ("sentinel", "failover-timeout main 5000"),
+        ];
+        RedisServer::start(primary.version, &options)
+    }
+
     /// A replica, when it has caught up once.
     pub fn start_replica(
         version: RedisVersion,
@@ -156,6 +168,7 @@ impl RedisServer {
             service: Service::new("redis"),
             tls_port: authority.map(|_| ground::free_port()),
             password: password.map(|password| (*password).to_owned()),
+            is_sentinel: options.iter().any(|(name, _)| *name == "sentinel"),
         };
         let mut all = version.defaults();
         all.push(("port", server.port().to_string()));
@@ -282,6 +295,9 @@ impl RedisServer {
         drop(fs::remove_file(self.socket()));
         let mut command = self.version.command();
         command.arg(self.data().join("redis.conf"));
+        if self.is_sentinel {
+            command.arg("--sentinel");
+        }
         self.service.start(command);
         self.wait_until("its data", |client| client.try_call(&["PING"]).is_ok());
     }

@@ -310,3 +310,25 @@ fn without_looking_at_every_key_the_difference_is_seen() {
         assert_ne!(wrong, 0, "{way}: nothing was missed while the connection was down");
     });
 }
+
+#[test]
+fn check_says_what_each_way_would_give_and_lacks() {
+    let world = World::new(RedisServer::start(RedisVersion::V7_0, &[]));
+    let run = world.pgdiode(world.redis.port(), "");
+    let checked = run.run(&["check"]).success();
+    assert!(checked.contains("redis.live = \"tracking\" is allowed: names of changed keys"), "{checked}");
+    let lacking = "redis.live = \"notifications\" is not allowed:";
+    assert!(checked.contains(lacking) && checked.contains("is missing"), "{checked}");
+    assert!(checked.contains("redis.live = \"polling\" is always allowed"), "{checked}");
+    assert_eq!(
+        world.redis.cli(&["CONFIG", "GET", "notify-keyspace-events"]).trim(),
+        "notify-keyspace-events"
+    );
+    world.redis.cli(&["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+    assert!(!run.run(&["check"]).success().contains(lacking));
+    let run = world.pgdiode(world.redis.port(), "live = \"notifications\"");
+    run.run(&["check"]).success();
+    world.redis.cli(&["CONFIG", "SET", "notify-keyspace-events", "KEx"]);
+    let refused = run.run(&["check"]).stdout;
+    assert!(refused.contains("refused") && refused.contains("is missing"), "{refused}");
+}

@@ -1,5 +1,6 @@
 //! Scenarios with real Redis and Valkey servers.
 
+mod captures;
 mod chaos;
 mod cluster;
 mod connection;

@@ -237,13 +237,19 @@ fn one_key_is_looked_at_when_asked_for() {
     let mended = wait_for(|| (value("one") == "1").then_some(()));
     assert!(mended.is_some(), "waited in vain\n{}", running.stderr());
     assert_eq!(value("other"), "edited", "only the key that was asked for");
-    let done = run.run(&["resync", "--key", "s:other"]);
+    let done = run.run(&["resync", "--key", "s:other", "--reason", "CHG-4712"]);
     assert!(done.stderr.contains("the key's rows are as the key is"), "{}", done.stderr);
     done.success();
     assert_eq!(value("other"), "2");
     run.run(&["resync", "--key", "h:one"]).success();
     run.run(&["resync", "--key", "l:one"]).success();
     assert_eq!(world.differences(), (vec![], vec![]));
+    let audited = run.run(&["audit", "export"]).success();
+    let ended =
+        audited.lines().filter(|line| line.contains("CHG-4712") && line.contains("\"looked_at\": true"));
+    assert_eq!(ended.count(), 1, "{audited}");
+    assert!(audited.contains("s:other") && audited.contains("\"looked_at\": false"), "{audited}");
+    run.run(&["audit", "verify"]).success();
     let refused = run.run(&["resync", "--key", "unknown:one"]).failure(2);
     assert!(refused.contains("no pattern of pipeline \"mirror\" matches this key"), "{refused}");
     let refused = run.run(&["resync", "--key", "s:one", "--database", "9"]).failure(2);

@@ -69,7 +69,7 @@ struct JoinedNode {
 /// All primaries' histories, one of them with the [`Work`].
 struct Streams<'w, 'a> {
     work: &'w mut Work<'a>,
-    streams: Vec<Stream>,
+    all: Vec<Stream>,
     /// Which one the work has; what it had before lies in its place.
     current: usize,
     bell: Arc<Notify>,
@@ -140,7 +140,8 @@ impl Run<'_> {
         }
         let wishes = Wishes::new(self.resyncs);
         let looked_around = Instant::now();
-        let mut streams = Streams { work: &mut work, streams, current: 0, bell, looked_around, obsolete };
+        let mut streams =
+            Streams { work: &mut work, all: streams, current: 0, bell, looked_around, obsolete };
         let worked = streams.run(self.until == Until::CaughtUp, &self.asked, &wishes);
         Ok(match self.until_lost(worked, listening, &wishes, &live).await? {
             Some(reason) => Attempted::Stopped(lifecycle::Attempts::stopped(self, reason)),
@@ -272,7 +273,7 @@ impl Streams<'_, '_> {
     }
 
     fn exchange(&mut self, index: usize) {
-        let stream = &mut self.streams[index];
+        let stream = &mut self.all[index];
         mem::swap(&mut self.work.live, &mut stream.live);
         mem::swap(&mut self.work.position, &mut stream.position);
         mem::swap(&mut self.work.committed, &mut stream.committed);
@@ -282,15 +283,15 @@ impl Streams<'_, '_> {
     /// Applies what was heard of each.
     async fn take(&mut self) -> Result<bool> {
         let mut has_taken = false;
-        for index in 0..self.streams.len() {
+        for index in 0..self.all.len() {
             self.enter(index);
-            if self.streams[index].clock_read.is_none_or(|read| read.elapsed() >= CLOCK_INTERVAL) {
+            if self.all[index].clock_read.is_none_or(|read| read.elapsed() >= CLOCK_INTERVAL) {
                 let now = self.work.fetcher.now().await?;
                 self.work.live.set_clock(now);
-                self.streams[index].clock_read = Some(Instant::now());
+                self.all[index].clock_read = Some(Instant::now());
             }
             if self.work.take().await? {
-                self.streams[index].is_empty = false;
+                self.all[index].is_empty = false;
                 has_taken = true;
             }
         }
@@ -306,7 +307,7 @@ impl Streams<'_, '_> {
         let was_owed = self.work.is_owed();
         let has_worked = self.work.survey_step().await?;
         if was_owed && self.work.survey.is_none() {
-            for index in 0..self.streams.len() {
+            for index in 0..self.all.len() {
                 self.enter(index);
                 let mapping = ContentHash(self.work.salt);
                 let position = NodePosition { is_scanned: true, mapping, ..self.work.position.clone() };
@@ -319,8 +320,8 @@ impl Streams<'_, '_> {
     }
 
     async fn store_all(&mut self, interval: Duration) -> Result<()> {
-        for index in 0..self.streams.len() {
-            if !self.streams[index].is_empty {
+        for index in 0..self.all.len() {
+            if !self.all[index].is_empty {
                 self.enter(index);
                 self.work.store_idle(interval).await?;
             }
@@ -336,9 +337,9 @@ impl Streams<'_, '_> {
 
     fn is_caught_up(&mut self) -> bool {
         let mut is_caught_up = !self.work.is_owed();
-        for index in 0..self.streams.len() {
+        for index in 0..self.all.len() {
             self.enter(index);
-            is_caught_up &= self.work.position.offset >= self.streams[index].goal;
+            is_caught_up &= self.work.position.offset >= self.all[index].goal;
         }
         is_caught_up
     }
@@ -363,7 +364,7 @@ impl Streams<'_, '_> {
     /// Stores no position of a node that holds nothing once all is applied that it did: it may leave the cluster without
     /// anything having been missed.
     async fn let_go_of(&mut self, node: usize) -> Result<()> {
-        if self.streams[node].is_empty || self.work.is_owed() {
+        if self.all[node].is_empty || self.work.is_owed() {
             return Ok(());
         }
         self.enter(node);
@@ -371,11 +372,11 @@ impl Streams<'_, '_> {
         let has_keys = keys(nodes.connection(node)).await? > 0;
         let server = Server::ask(nodes.connection(node)).await?;
         if !has_keys && server.is_some_and(|server| server.offset <= self.work.position.offset) {
-            let id = self.streams[node].id.clone();
+            let id = self.all[node].id.clone();
             tracing::info!(node = id, "the node holds nothing any more, and all that it did is applied");
             self.work.target.forget_positions(&[id]).await?;
             self.work.committed = None;
-            self.streams[node].is_empty = true;
+            self.all[node].is_empty = true;
         }
         Ok(())
     }

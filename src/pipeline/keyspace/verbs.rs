@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Map;
 use tokio::time::Instant;
 
+use super::verify::shown;
 use super::{location, mapper};
 use crate::audit::{self, Action, Journal};
 use crate::change::TableName;
@@ -243,7 +244,12 @@ pub(in crate::pipeline) async fn resync(
 }
 
 /// Has one key looked at and its rows written anew; waits for that where the pipeline is running.
-pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<KeySync> {
+pub async fn sync_key(
+    pipeline: &Pipeline,
+    database: u32,
+    key: &[u8],
+    reason: Option<&str>,
+) -> Result<KeySync> {
     let key = Key::new(database, key.to_vec());
     if !mapper(pipeline)?.matches(&key) {
         return Err(Error::config(format!(
@@ -253,6 +259,16 @@ pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<
         .hint("pgdiode check shows the patterns, and what they match"));
     }
     let mut target = begun(pipeline).await?;
+    let details =
+        Map::from_iter([("database".into(), database.into()), ("key".into(), shown(&key.name).into())]);
+    let journal = Journal::begin(&mut target, pipeline, Action::Resync, reason, details).await?;
+    let synced = wish_for(&mut target, pipeline, &key).await;
+    let told = |done: &KeySync| Map::from_iter([("looked_at".into(), (*done == KeySync::Done).into())]);
+    journal.conclude_with(&mut target, synced, told).await
+}
+
+/// Writes the wish down, and waits for whoever runs the pipeline to fulfil it.
+async fn wish_for(target: &mut Session, pipeline: &Pipeline, key: &Key) -> Result<KeySync> {
     let sql = "insert into pgdiode.keyspace_wish (pipeline, database, name) \
                values ($1, $2::int4, pg_catalog.decode($3, 'hex')) returning number";
     let name = data_encoding::HEXLOWER.encode(&key.name);
@@ -260,7 +276,7 @@ pub async fn sync_key(pipeline: &Pipeline, database: u32, key: &[u8]) -> Result<
     let rows = target.query_with(sql, &[Some(&pipeline.name), Some(&database), Some(&name)]).await?;
     let number = rows.first().map(|row| row.string(0)).unwrap_or_default();
     let deadline = Instant::now() + KEY_PATIENCE;
-    while holder::holder(&mut target, &pipeline.name).await?.is_some() && Instant::now() < deadline {
+    while holder::holder(target, &pipeline.name).await?.is_some() && Instant::now() < deadline {
         let waits = format!("select exists (select from pgdiode.keyspace_wish where number = {number})");
         if !target.one(&waits).await?.bool(0) {
             return Ok(KeySync::Done);

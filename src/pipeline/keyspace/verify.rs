@@ -502,6 +502,6 @@ impl<'a> Comparison<'a> {
 }
 
 /// A key's name as text.
-fn shown(name: &[u8]) -> String {
+pub(super) fn shown(name: &[u8]) -> String {
     std::str::from_utf8(name).map_or_else(|_| name.escape_ascii().to_string(), str::to_owned)
 }

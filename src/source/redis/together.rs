@@ -7,31 +7,39 @@
 pub struct Groups {
     /// By number, the group that it became a part of; itself where it did not.
     parents: Vec<u32>,
-    /// A transaction is being entered; with its group, once a key has one.
-    open: Option<Option<u32>>,
+    open: Open,
+}
+
+/// Whether a transaction is being entered; with its group, once a key has one.
+#[derive(Debug, Default, Clone, Copy)]
+enum Open {
+    #[default]
+    Nothing,
+    Ungrouped,
+    Grouped(u32),
 }
 
 impl Groups {
     /// Keys that join from now on belong together.
     pub fn begin(&mut self) {
-        self.open = Some(None);
+        self.open = Open::Ungrouped;
     }
 
     pub fn end(&mut self) {
-        self.open = None;
+        self.open = Open::Nothing;
     }
 
     /// The key whose `group` this is was written.
     pub fn join(&mut self, group: &mut Option<u32>) {
-        let Some(open) = self.open else { return };
-        let joined = match (open, *group) {
-            (None, None) => self.found(),
-            (None, Some(own)) => own,
-            (Some(open), None) => open,
-            (Some(open), Some(own)) => self.unite(open, own),
+        let joined = match (self.open, *group) {
+            (Open::Nothing, _) => return,
+            (Open::Ungrouped, None) => self.found(),
+            (Open::Ungrouped, Some(own)) => own,
+            (Open::Grouped(open), None) => open,
+            (Open::Grouped(open), Some(own)) => self.unite(open, own),
         };
         *group = Some(joined);
-        self.open = Some(Some(joined));
+        self.open = Open::Grouped(joined);
     }
 
     fn found(&mut self) -> u32 {
@@ -100,7 +108,9 @@ mod tests {
         let mut keys = [None; 5];
         for transaction in [&[0, 1][..], &[2, 3], &[1, 2]] {
             groups.begin();
-            transaction.iter().for_each(|key| groups.join(&mut keys[*key]));
+            for key in transaction {
+                groups.join(&mut keys[*key]);
+            }
             groups.end();
         }
         groups.join(&mut keys[4]);

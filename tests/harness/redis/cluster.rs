@@ -208,7 +208,7 @@ impl ClusterClient {
         for _ in 0..TRIES_MAX {
             let port = asks.or(self.routes.get(tag).copied()).unwrap_or(self.ports[self.turn]);
             let asking = asks.take().map(|_: u16| vec!["ASKING".to_owned()]);
-            let Some(replies) = self.send(port, asking, commands) else {
+            let Some(replies) = self.send(port, asking.as_ref(), commands) else {
                 self.routes.remove(tag);
                 self.turn = (self.turn + 1) % self.ports.len();
                 thread::sleep(PAUSE);
@@ -235,14 +235,14 @@ impl ClusterClient {
     fn send(
         &mut self,
         port: u16,
-        asking: Option<Vec<String>>,
+        asking: Option<&Vec<String>>,
         commands: &[Vec<String>],
     ) -> Option<Vec<Reply>> {
         if !self.clients.contains_key(&port) {
             self.clients.insert(port, RedisClient::connect(port).ok()?);
         }
         let client = self.clients.get_mut(&port)?;
-        let all = asking.iter().chain(commands);
+        let all = asking.into_iter().chain(commands);
         let Ok(replies) = client.try_pipeline(all) else {
             self.clients.remove(&port);
             return None;

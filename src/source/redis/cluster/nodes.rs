@@ -36,7 +36,7 @@ const NOT_THERE: i64 = -2;
 
 /// Connections to all primaries of a cluster.
 pub struct Nodes {
-    nodes: Vec<Node>,
+    all: Vec<Node>,
     topology: Topology,
     knows_expiry_times: bool,
     /// The node whose history is being applied.
@@ -97,20 +97,20 @@ impl Nodes {
             version = version.min(server.map_or((0, 0), |server| server.version));
             nodes.push(Node { primary: primary.clone(), connection });
         }
-        Ok(Nodes { nodes, topology, knows_expiry_times: version >= (7, 0), home: 0, asked: 0 })
+        Ok(Nodes { all: nodes, topology, knows_expiry_times: version >= (7, 0), home: 0, asked: 0 })
     }
 
     /// The primaries that it is connected with.
     pub fn primaries(&self) -> impl Iterator<Item = &Primary> {
-        self.nodes.iter().map(|node| &node.primary)
+        self.all.iter().map(|node| &node.primary)
     }
 
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.all.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.all.is_empty()
     }
 
     /// What is applied next is of this node's history.
@@ -124,12 +124,12 @@ impl Nodes {
     }
 
     pub fn connection(&mut self, node: usize) -> &mut Connection {
-        &mut self.nodes[node].connection
+        &mut self.all[node].connection
     }
 
     /// Asks one of the nodes, each in turn, how the cluster is. False where its primaries are others than these.
     pub async fn look_around(&mut self) -> Result<bool> {
-        self.asked = (self.asked + 1) % self.nodes.len();
+        self.asked = (self.asked + 1) % self.all.len();
         self.learn_from(self.asked).await
     }
 
@@ -144,7 +144,7 @@ impl Nodes {
 
     /// The clock of the node whose history is applied, milliseconds since 1970.
     pub async fn now(&mut self) -> Result<i64> {
-        let answer = self.nodes[self.home].connection.call(&[b"TIME"]).await?;
+        let answer = self.all[self.home].connection.call(&[b"TIME"]).await?;
         milliseconds(&answer).ok_or_else(|| Error::unexpected("the Redis server does not tell the time"))
     }
 
@@ -167,8 +167,8 @@ impl Nodes {
 
     /// Some more keys of a scan of all nodes; nothing once all were there.
     pub async fn scan(&mut self, scan: &mut Scan) -> Result<Option<Vec<Key>>> {
-        let node = scan.node(self.nodes.len());
-        scan.next(&mut self.nodes[node].connection).await
+        let node = scan.node(self.all.len());
+        scan.next(&mut self.all[node].connection).await
     }
 
     // ---- questions ----
@@ -210,12 +210,12 @@ impl Nodes {
         let groups = self.groups(open)?;
         for (&node, groups) in &groups {
             for group in groups {
-                send(&mut self.nodes[node].connection, group, names, self.knows_expiry_times);
+                send(&mut self.all[node].connection, group, names, self.knows_expiry_times);
             }
-            self.nodes[node].connection.send(&[b"TIME"]);
+            self.all[node].connection.send(&[b"TIME"]);
         }
         for &node in groups.keys() {
-            self.nodes[node].connection.flush().await?;
+            self.all[node].connection.flush().await?;
         }
         let mut is_news = false;
         // Nodes that say that a slot is not theirs, or not whole, and keys that they no longer have.
@@ -227,7 +227,7 @@ impl Nodes {
                 let outcome = self.hear(node, &group).await?;
                 heard.push((group, outcome));
             }
-            let time = self.nodes[node].connection.reply().await?;
+            let time = self.all[node].connection.reply().await?;
             let now = milliseconds(&time).unwrap_or_else(crate::source::redis::live::now);
             for (group, outcome) in heard {
                 match outcome {
@@ -293,7 +293,7 @@ impl Nodes {
 
     /// What a node answers to one transaction.
     async fn hear(&mut self, node: usize, group: &Group) -> Result<Outcome> {
-        let connection = &mut self.nodes[node].connection;
+        let connection = &mut self.all[node].connection;
         let mut refused = None;
         let commands: usize = group.iter().map(|open| open.question.commands()).sum();
         let asking = usize::from(group.iter().any(|open| open.asks.is_some()));
@@ -323,8 +323,7 @@ impl Nodes {
         let mut next = || replies.next().unwrap_or(Reply::Nil);
         let mut is_again = false;
         for open in group {
-            let refused =
-                |words: &str| Err(self.nodes[node].connection.refusal(words).context("reading keys"));
+            let refused = |words: &str| Err(self.all[node].connection.refusal(words).context("reading keys"));
             let mut ask = |question: Question| {
                 is_again = true;
                 again.push(Open { question, ..*open });
@@ -373,12 +372,12 @@ impl Nodes {
         if matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT") {
             return Ok(code);
         }
-        Err(self.nodes[node].connection.refusal(words).context("reading keys"))
+        Err(self.all[node].connection.refusal(words).context("reading keys"))
     }
 
     /// Sees the cluster as this node does. False where its primaries are others than these.
     async fn learn_from(&mut self, node: usize) -> Result<bool> {
-        let Node { primary, connection } = &mut self.nodes[node];
+        let Node { primary, connection } = &mut self.all[node];
         let topology = Topology::ask(connection, &primary.host).await?;
         let is_same =
             topology.primaries.iter().map(|primary| &primary.id).eq(self.primaries().map(|one| &one.id));
