@@ -2,6 +2,7 @@
 //! and go.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::thread;
 use std::time::Duration;
 
@@ -238,10 +239,10 @@ impl ClusterClient {
         asking: Option<&Vec<String>>,
         commands: &[Vec<String>],
     ) -> Option<Vec<Reply>> {
-        if !self.clients.contains_key(&port) {
-            self.clients.insert(port, RedisClient::connect(port).ok()?);
-        }
-        let client = self.clients.get_mut(&port)?;
+        let client = match self.clients.entry(port) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(RedisClient::connect(port).ok()?),
+        };
         let all = asking.into_iter().chain(commands);
         let Ok(replies) = client.try_pipeline(all) else {
             self.clients.remove(&port);

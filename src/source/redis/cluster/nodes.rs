@@ -21,7 +21,9 @@ use crate::redis::connection::Connection;
 use crate::redis::location::{Host, Location};
 use crate::redis::resp::Reply;
 use crate::redis::slot::slot;
-use crate::source::redis::fetch::{Fetched, Found, Kind, Read, alike, expires_at, milliseconds, read};
+use crate::source::redis::fetch::{
+    Fetched, Found, Kind, NOT_THERE, Read, alike, expires_at, milliseconds, read,
+};
 use crate::source::redis::scan::Scan;
 use crate::source::redis::server::Server;
 
@@ -30,9 +32,6 @@ const ROUNDS_MAX: u32 = 60;
 /// Before the next round where nodes do not agree yet; it grows.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSES_MAX: u32 = 20;
-
-/// What `PEXPIRETIME` and `PTTL` answer of a key that is not there.
-const NOT_THERE: i64 = -2;
 
 /// Connections to all primaries of a cluster.
 pub struct Nodes {
