@@ -223,7 +223,11 @@ impl ClusterClient {
             let code = words.next().unwrap_or_default();
             let place = words.nth(1).and_then(|place| place.rsplit(':').next()?.parse().ok());
             match (code, place) {
-                ("MOVED", Some(port)) => drop(self.routes.insert(tag.to_owned(), port)),
+                // Two nodes may name each other for a moment.
+                ("MOVED", Some(port)) => {
+                    self.routes.insert(tag.to_owned(), port);
+                    thread::sleep(PAUSE);
+                }
                 ("ASK", Some(port)) => asks = Some(port),
                 ("CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "MASTERDOWN", _) => thread::sleep(PAUSE),
                 ("READONLY", _) => drop(self.routes.remove(tag)),
