@@ -69,7 +69,7 @@ impl World {
                 let mut written = 0;
                 while !stops.load(Ordering::Relaxed) {
                     let next = commands.next();
-                    walker.run(&commands.tag().to_owned(), &next);
+                    walker.run(commands.tag(), &next);
                     written += 1;
                 }
                 written
@@ -84,7 +84,7 @@ impl World {
         let mut commands = Commands::of_cluster(Rng::with_seed(seed), TAGS);
         for _ in 0..count {
             let next = commands.next();
-            walker.run(&commands.tag().to_owned(), &next);
+            walker.run(commands.tag(), &next);
         }
     }
 

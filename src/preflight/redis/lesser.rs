@@ -27,7 +27,7 @@ impl Survey<'_> {
             let connection = Connection::open(location, name).await?;
             match self.try_way(way, connection, server, mapper).await {
                 Ok(()) => {
-                    self.report.ok(format!("redis.live = \"{}\" is allowed: {}", way.as_str(), gives(way)))
+                    self.report.ok(format!("redis.live = \"{}\" is allowed: {}", way.as_str(), gives(way)));
                 }
                 Err(error) if error.kind() == Kind::Refused => self.lacking(way, &error),
                 Err(error) => return Err(error),

@@ -67,7 +67,7 @@ const TYPE_ROUNDS_MAX: usize = 8;
 
 /// What `PEXPIRETIME` and `PTTL` answer of a key that is not there: a stream that is empty, and one that is not there,
 /// read alike.
-const NOT_THERE: i64 = -2;
+pub(super) const NOT_THERE: i64 = -2;
 
 /// Several keys' values at one moment.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 //! and go.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::thread;
 use std::time::Duration;
 
@@ -113,7 +114,11 @@ impl RedisCluster {
             let mut command: Vec<String> =
                 ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "REPLACE", "KEYS"].map(str::to_owned).into();
             command.extend(keys.iter().map(Reply::to_string));
-            client.call(&command);
+            // On a busy machine a node may lose sight of the others for a moment.
+            if client.try_call(&command).is_err() {
+                thread::sleep(PAUSE);
+                continue;
+            }
             meanwhile();
         }
         // The others hear of it in time; who asks them is sent on.
@@ -222,7 +227,11 @@ impl ClusterClient {
             let code = words.next().unwrap_or_default();
             let place = words.nth(1).and_then(|place| place.rsplit(':').next()?.parse().ok());
             match (code, place) {
-                ("MOVED", Some(port)) => drop(self.routes.insert(tag.to_owned(), port)),
+                // Two nodes may name each other for a moment.
+                ("MOVED", Some(port)) => {
+                    self.routes.insert(tag.to_owned(), port);
+                    thread::sleep(PAUSE);
+                }
                 ("ASK", Some(port)) => asks = Some(port),
                 ("CLUSTERDOWN" | "TRYAGAIN" | "LOADING" | "MASTERDOWN", _) => thread::sleep(PAUSE),
                 ("READONLY", _) => drop(self.routes.remove(tag)),
@@ -238,10 +247,10 @@ impl ClusterClient {
         asking: Option<&Vec<String>>,
         commands: &[Vec<String>],
     ) -> Option<Vec<Reply>> {
-        if !self.clients.contains_key(&port) {
-            self.clients.insert(port, RedisClient::connect(port).ok()?);
-        }
-        let client = self.clients.get_mut(&port)?;
+        let client = match self.clients.entry(port) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(RedisClient::connect(port).ok()?),
+        };
         let all = asking.into_iter().chain(commands);
         let Ok(replies) = client.try_pipeline(all) else {
             self.clients.remove(&port);
@@ -256,7 +265,7 @@ fn start_node(version: RedisVersion) -> RedisServer {
     let bus = ground::free_port().to_string();
     let options = [
         ("cluster-enabled", "yes"),
-        ("cluster-node-timeout", "2000"),
+        ("cluster-node-timeout", "4000"),
         ("cluster-port", bus.as_str()),
         ("cluster-allow-replica-migration", "no"),
         ("repl-backlog-size", "64mb"),

@@ -21,7 +21,9 @@ use crate::redis::connection::Connection;
 use crate::redis::location::{Host, Location};
 use crate::redis::resp::Reply;
 use crate::redis::slot::slot;
-use crate::source::redis::fetch::{Fetched, Found, Kind, Read, alike, expires_at, milliseconds, read};
+use crate::source::redis::fetch::{
+    Fetched, Found, Kind, NOT_THERE, Read, alike, expires_at, milliseconds, read,
+};
 use crate::source::redis::scan::Scan;
 use crate::source::redis::server::Server;
 
@@ -30,9 +32,6 @@ const ROUNDS_MAX: u32 = 60;
 /// Before the next round where nodes do not agree yet; it grows.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSES_MAX: u32 = 20;
-
-/// What `PEXPIRETIME` and `PTTL` answer of a key that is not there.
-const NOT_THERE: i64 = -2;
 
 /// Connections to all primaries of a cluster.
 pub struct Nodes {
@@ -221,6 +220,7 @@ impl Nodes {
         // Nodes that say that a slot is not theirs, or not whole, and keys that they no longer have.
         let mut doubted: Vec<usize> = Vec::new();
         let mut sent_on: Vec<(usize, Open)> = Vec::new();
+        let mut moved: Vec<(usize, u16)> = Vec::new();
         for (node, groups) in groups {
             let mut heard = Vec::with_capacity(groups.len());
             for group in groups {
@@ -239,6 +239,9 @@ impl Nodes {
                         if matches!(code, "MOVED" | "ASK") && !doubted.contains(&node) {
                             doubted.push(node);
                         }
+                        if code == "MOVED" {
+                            moved.extend(group.iter().map(|open| (node, open.slot)));
+                        }
                         let is_alone = code != "MOVED";
                         match group.as_slice() {
                             [only] if code == "ASK" => sent_on.push((node, *only)),
@@ -253,8 +256,14 @@ impl Nodes {
             }
         }
         for node in doubted {
+            let before = self.topology.owners.clone();
             if !self.learn_from(node).await? {
                 return Err(changed());
+            }
+            // A node knows best what it has given away; of other slots its view may be older than what was learnt before.
+            let seen = std::mem::replace(&mut self.topology.owners, before);
+            for (_, slot) in moved.iter().filter(|(from, _)| *from == node) {
+                self.topology.owners[usize::from(*slot)] = seen[usize::from(*slot)];
             }
             for (_, open) in sent_on.extract_if(.., |(from, _)| *from == node) {
                 // Where the slot is on the move no longer, its owner is asked.
