@@ -15,9 +15,9 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::nearest::nearest;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
+use crate::nearest::nearest;
 
 /// Due times that are remembered, so that a clock which is set back does not bring them again: a day of minutes.
 const REMEMBERED_MAX: usize = 1440;

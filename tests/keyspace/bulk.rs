@@ -72,7 +72,9 @@ fn many_rows_become_the_same_whoever_checks_their_references() {
     for round in 0..3 {
         let mut chats = many(round);
         if round == 2 {
-            chats.iter_mut().for_each(|chat| drop(chat.messages.remove(1)));
+            for chat in &mut chats {
+                chat.messages.remove(1);
+            }
         }
         let entries = || chats.iter().map(Chat::present).collect();
         let (one, other) = (quick.apply(entries()), plain.apply(entries()));
