@@ -6,6 +6,7 @@
     probe PORT COUNT                         a key with the time every 20 ms
 """
 
+import itertools
 import json
 import random
 import socket
@@ -128,21 +129,28 @@ def loop(port, uri, sessions, password_file):
 
 
 def write(port, keys, seconds, rate):
-    """No value is that of before, so that each key has to be written again."""
+    """Made beforehand, so that whoever is measured has the processors. No value is that of before: each key is stored anew."""
     redis = Redis(port)
-    chance, padding, written = random.Random(0), b"x" * 988, 0
+    chance, padding, rounds = random.Random(0), b"x" * 988, []
+    for value in range(3):
+        order = list(range(keys))
+        chance.shuffle(order)
+        commands = [
+            b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$1000\r\n%012d%b\r\n" % (key, value, padding) for key in order
+        ]
+        rounds += [commands[first : first + PIPELINED] for first in range(0, keys, PIPELINED)]
+    rounds = [(b"".join(commands), len(commands)) for commands in rounds]
+    written = 0
     began = time.monotonic()
-    while (now := time.monotonic() - began) < seconds:
+    for commands, count in itertools.cycle(rounds):
+        now = time.monotonic() - began
+        if now >= seconds:
+            break
         if rate and written > rate * now:
             time.sleep(written / rate - now)
-        numbers = range(written, written + PIPELINED)
-        commands = [
-            b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$1000\r\n%012d%b\r\n" % (chance.randrange(keys), number, padding)
-            for number in numbers
-        ]
-        redis.socket.sendall(b"".join(commands))
-        redis.answers.read(len(b"+OK\r\n") * PIPELINED)
-        written += PIPELINED
+        redis.socket.sendall(commands)
+        redis.answers.read(len(b"+OK\r\n") * count)
+        written += count
     print(written)
 
 

@@ -60,6 +60,12 @@ impl Checkpoint {
         self.total_syncs += 1;
     }
 
+    /// Before the next sync, when nobody was left to say how the last one ended, or how long it took.
+    pub fn died(&mut self, error: impl Into<String>) {
+        self.failed(error, 0.0);
+        self.last_duration_seconds = None;
+    }
+
     /// After a sync that failed: when one last succeeded, and how large it was, stays.
     pub fn failed(&mut self, error: impl Into<String>, duration_seconds: f64) {
         self.last_sync_status = SyncStatus::Failed;

@@ -7,8 +7,8 @@
 //! It guards one host, on a local file system; two hosts need a lock in the database beside it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ const HOLDER_BYTES_MAX: u64 = 4096;
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    left_by: Option<Holder>,
 }
 
 /// Who holds a lock.
@@ -48,8 +49,9 @@ pub fn take(path: &Path, purpose: &str) -> Result<Lock> {
             // Somebody may have removed it meanwhile: then it keeps nobody else out.
             Ok(()) if !is_at(&file, path) => {}
             Ok(()) => {
+                let left_by = read(&file);
                 describe(&file, purpose).map_err(|error| failed(path, error))?;
-                return Ok(Lock { file });
+                return Ok(Lock { file, left_by });
             }
             Err(TryLockError::Error(error)) => return Err(failed(path, error)),
             Err(TryLockError::WouldBlock) if attempt >= ATTEMPTS_MAX => return Err(held(path)),
@@ -84,6 +86,13 @@ pub fn host_name() -> String {
     if name.trim().is_empty() { "unknown host".into() } else { name.trim().to_owned() }
 }
 
+impl Lock {
+    /// Who held the lock before and died with it: killed, or with the machine.
+    pub fn left_by(&self) -> Option<&Holder> {
+        self.left_by.as_ref()
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // A free file names nobody. Should this fail, the name is stale, which `holder` knows.
@@ -108,7 +117,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Writes inside who we are; the lock is ours.
-fn describe(mut file: &File, purpose: &str) -> io::Result<()> {
+fn describe(file: &File, purpose: &str) -> io::Result<()> {
     let holder = Holder {
         pid: std::process::id(),
         host: host_name(),
@@ -118,7 +127,7 @@ fn describe(mut file: &File, purpose: &str) -> io::Result<()> {
     let mut text = serde_json::to_string(&holder)?;
     text.push('\n');
     file.set_len(0)?;
-    file.write_all(text.as_bytes())
+    file.write_all_at(text.as_bytes(), 0)
 }
 
 fn read(file: &File) -> Option<Holder> {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use crate::checkpoint;
 use crate::config::{Pipeline, state_directory};
 use crate::error::{Kind, Result};
-use crate::lock::{self, Lock};
+use crate::lock::{self, Holder, Lock};
 use crate::status::snapshot::Promoted;
 
 /// Takes the lock file; `None` when nobody has named one and the usual place cannot be written.
 pub(super) fn lock(pipeline: &Pipeline, verb: &str) -> Result<Option<Lock>> {
-    let purpose = format!("{verb} of pipeline {}", pipeline.name);
+    let purpose = purpose(pipeline, verb);
     if let Some(path) = &pipeline.snapshot.lock_file {
         return lock::take(path, &purpose).map(Some);
     }
@@ -28,6 +28,10 @@ pub(super) fn lock(pipeline: &Pipeline, verb: &str) -> Result<Option<Lock>> {
     }
 }
 
+fn purpose(pipeline: &Pipeline, verb: &str) -> String {
+    format!("{verb} of pipeline {}", pipeline.name)
+}
+
 /// Syncs under the lock file, and says in the checkpoint file how it ended.
 pub(super) async fn recorded(
     pipeline: &Pipeline,
@@ -37,8 +41,12 @@ pub(super) async fn recorded(
     // Now, since a sync that has succeeded does not fail for want of it; and before the lock, whose directory would be
     // nobody else's.
     checkpoint_file.map_or(Ok(()), checkpoint::prove_writable)?;
-    let _lock = lock(pipeline, "sync")?;
+    let lock = lock(pipeline, "sync")?;
     let Some(path) = checkpoint_file else { return sync.await };
+    let died = lock.as_ref().and_then(Lock::left_by).filter(|left| left.purpose == purpose(pipeline, "sync"));
+    if let Some(left) = died {
+        note_death(path, left)?;
+    }
     let began = Instant::now();
     let synced = sync.await;
     let is_another_running = matches!(&synced, Err(error) if error.kind() == Kind::Locked);
@@ -46,6 +54,14 @@ pub(super) async fn recorded(
         tracing::warn!(error = error.chain(), "the checkpoint file does not say how this sync ended");
     }
     synced
+}
+
+/// Who was killed has noted nothing. This is what the file says until this sync has ended.
+fn note_death(path: &Path, left: &Holder) -> Result<()> {
+    let mut checkpoint = checkpoint::read(path)?;
+    let Holder { pid, host, since, .. } = left;
+    checkpoint.died(format!("process {pid} on {host}, at it since {since}, ended without a word"));
+    checkpoint::write(path, &checkpoint)
 }
 
 fn note(path: &Path, synced: &Result<Option<Promoted>>, took: Duration) -> Result<()> {

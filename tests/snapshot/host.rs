@@ -96,15 +96,21 @@ fn the_checkpoint_file_says_how_the_last_sync_ended() {
     assert_eq!(running.wait().code(), Some(143), "{}", running.stderr());
     assert_eq!(is(&path, "failed", 1, 3)["last_error"], "it was asked to stop");
 
-    // Killed: the file stays as it was, and the lock is free.
+    // Killed: the file stays as it was until the next one begins, which counts it, and the lock is free.
     ground.let_copy_go();
     let before = fs::read(&path).unwrap();
     let mut running = ground.held_sync(&pgdiode);
     running.kill9();
     assert_eq!(fs::read(&path).unwrap(), before);
     ground.let_copy_go();
-    sync(&pgdiode).success();
-    is(&path, "success", 2, 3);
+    let mut next = ground.held_sync(&pgdiode);
+    let (_, told) = checkpoint(&path);
+    assert_eq!((&told["last_sync_status"], &told["failed_syncs"]), (&"failed".into(), &4.into()), "{told}");
+    assert!(told["last_error"].as_str().unwrap().ends_with("ended without a word"), "{told}");
+    assert!(told["last_duration_seconds"].is_null(), "{told}");
+    ground.let_copy_go();
+    assert!(next.wait().success(), "{}", next.stderr());
+    is(&path, "success", 2, 4);
     let status = pgdiode.run(&["sync", "--status"]).success();
     assert!(status.contains("2 done, 4 not"), "{status}");
     let names = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
