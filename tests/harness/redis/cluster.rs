@@ -95,6 +95,7 @@ impl RedisCluster {
 
     /// Moves a slot with its keys, as redis-cli does; `meanwhile` happens when the first of them have gone.
     pub fn move_slot(&self, slot: u16, from: usize, to: usize, mut meanwhile: impl FnMut()) {
+        self.wait_for_agreement();
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let (source_id, target_id) = (source.cli(&["CLUSTER", "MYID"]), target.cli(&["CLUSTER", "MYID"]));
         let slot = slot.to_string();
@@ -122,6 +123,29 @@ impl RedisCluster {
             meanwhile();
         }
         // The others hear of it in time; who asks them is sent on.
+    }
+
+    /// Waits until all nodes that live see the same owners with the same epochs. The new owner of a slot takes the next
+    /// epoch that it knows of: where another move's has not come to it yet, the old owner's word may count for more than its
+    /// own, and in the end each of them names the other.
+    fn wait_for_agreement(&self) {
+        let owners = |node: &RedisServer| -> Option<Vec<String>> {
+            let nodes = node.try_cli(&["CLUSTER", "NODES"]).ok()?;
+            let owner = |line: &str| {
+                let words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with('[')).collect();
+                let (id, epoch, slots) = (words.first()?, words.get(6)?, words.get(8..)?);
+                (!slots.is_empty()).then(|| format!("{id} {epoch} {}", slots.join(" ")))
+            };
+            let mut owners: Vec<String> = nodes.lines().filter_map(owner).collect();
+            owners.sort();
+            Some(owners)
+        };
+        let agreed = wait_for(|| {
+            let mut views = self.living().map(owners);
+            let first = views.next()??;
+            views.all(|view| view.as_ref() == Some(&first)).then_some(())
+        });
+        assert!(agreed.is_some(), "the nodes agree who owns which slots");
     }
 
     /// The index of the node that has the slot of a key.

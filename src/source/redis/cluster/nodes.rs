@@ -11,7 +11,7 @@
 //!
 //! Source: the Redis cluster specification; what servers of versions 6.2 to 7.4 and Valkey 9 answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::topology::{Primary, Topology};
@@ -32,6 +32,8 @@ const ROUNDS_MAX: u32 = 60;
 /// Before the next round where nodes do not agree yet; it grows.
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSES_MAX: u32 = 20;
+/// So many slots are named in an error.
+const SLOTS_NAMED_MAX: usize = 5;
 
 /// Connections to all primaries of a cluster.
 pub struct Nodes {
@@ -192,10 +194,16 @@ impl Nodes {
                 tokio::time::sleep(PAUSE * confused).await;
             }
         }
+        let slots: BTreeSet<u16> = open.iter().map(|open| open.slot).collect();
+        let some: Vec<String> = slots.iter().take(SLOTS_NAMED_MAX).map(u16::to_string).collect();
         Err(Error::new(
             ErrorKind::SourceUnreachable,
-            format!("keys of the Redis cluster were sent on from node to node {ROUNDS_MAX} times"),
-        ))
+            format!(
+                "each node of the Redis cluster sends on to another who asks for keys of slot {}",
+                some.join(", ")
+            ),
+        )
+        .hint("redis-cli --cluster check shows slots that no node takes for its own; --cluster fix gives them one."))
     }
 
     /// Asks everything once; what has no answer yet is open again. Whether something was learnt by which it will be answered.
